@@ -1,0 +1,277 @@
+"""What the losses are: float64 numpy, written for reading, never for speed.
+
+Every backend is compared with this file and this file with nothing of ours: its tests are finite differences
+and constants worked out by hand (tests/unit/test_reference.py). It imports numpy only.
+
+Notation: logits x, scaled and capped logits x' = cap·tanh(scale·x / cap), lse = log Σ_c exp(x'_c), p = exp(x' - lse),
+class weight w (1 where None), label smoothing ε. A class-index target y stands for the row q = onehot(y); then for
+class indices and probabilities alike
+
+    row loss  = Σ_c w_c·q'_c·(lse - x'_c) + z·lse²,     q' = (1-ε)·q + ε/C
+
+and a term whose factor w_c·q'_c is 0 contributes 0, whatever its logit. Rows whose class index is ignore_index
+contribute nothing. The mean divides by Σ_n w[y_n] for class indices, by the number of rows for probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+
+
+class Result(NamedTuple):
+    """The loss and what a trainer may want to log beside it. `z_loss` is already part of `loss`."""
+
+    loss: Array
+    total_weight: Array
+    lse: Array
+    z_loss: Array
+    num_correct: Array
+    entropy: Array
+
+
+class Gradients(NamedTuple):
+    """Derivatives of the loss; `target` is None for class indices, `weight` is None without weights."""
+
+    logits: Array
+    target: Array | None
+    weight: Array | None
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A loss laid out as rows (n, C), with everything the formulas need."""
+
+    x: Array  # scaled and capped logits x'
+    slope: Array  # dx'/dx
+    curvature: Array  # d²x'/dx²
+    q: Array  # q', smoothed target
+    w: Array  # weights (C,)
+    lse: Array  # (n,)
+    p: Array  # softmax
+    keep: Array  # (n,) 1 where the row counts
+    divisor: float  # of the mean; 1 for none and sum
+    target_weight: Array  # (n,) w[y], or 1 for probabilities
+    hard: Array | None  # class indices with 0 in ignored rows, None for probabilities
+
+
+def to_rows(x: Array) -> Array:
+    """(N, C, d1…dK), (N, C) or (C) as rows (N·Πd, C)."""
+    x = np.asarray(x)
+    return x[None] if x.ndim == 1 else np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+
+
+def from_rows(rows: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of `to_rows` for an array of logits' `shape`."""
+    if len(shape) == 1:
+        return rows.reshape(shape)
+    moved = (shape[0], *shape[2:], shape[1])
+    return np.moveaxis(rows.reshape(moved), -1, 1)
+
+
+def rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of the unreduced loss: logits' shape without the class axis."""
+    return () if len(shape) == 1 else (shape[0], *shape[2:])
+
+
+def _weighted_sum(factor: Array, value: Array) -> Array:
+    """Σ_c factor·value, where factor 0 contributes 0 even beside an infinite value."""
+    with np.errstate(invalid="ignore"):
+        return np.where(factor == 0, 0.0, factor * value).sum(axis=-1)
+
+
+def _log_sum_exp(x: Array) -> tuple[Array, Array]:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        top = x.max(axis=-1)
+        shifted = np.exp(x - top[:, None])
+        total = shifted.sum(axis=-1)
+        return top + np.log(total), shifted / total[:, None]
+
+
+def _prepare(
+    logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
+) -> _Rows:
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    raw = to_rows(np.asarray(logits, np.float64))
+    classes = raw.shape[1]
+    w = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
+    target = np.asarray(target)
+    if np.issubdtype(target.dtype, np.integer):
+        index = target.reshape(-1).astype(np.int64)
+        ignored = index == ignore_index
+        hard = np.where(ignored, 0, index)
+        if np.any((hard < 0) | (hard >= classes)):
+            raise ValueError(f"class index outside [0, {classes})")
+        keep, q, target_weight = (~ignored).astype(np.float64), np.eye(classes)[hard], w[hard]
+        total_weight = float((keep * target_weight).sum())
+    else:
+        hard, keep = None, np.ones(len(raw))
+        q, target_weight = to_rows(target.astype(np.float64)), np.ones(len(raw))
+        total_weight = float(len(raw))
+    raw = np.where(keep[:, None] > 0, raw, 0.0)
+    if softcap:
+        tanh = np.tanh(logit_scale * raw / softcap)
+        x, slope = softcap * tanh, logit_scale * (1 - tanh**2)
+        curvature = -2 * tanh * slope * logit_scale / softcap
+    else:
+        x, slope, curvature = logit_scale * raw, np.full_like(raw, logit_scale), np.zeros_like(raw)
+    lse, p = _log_sum_exp(x)
+    smooth = (1 - label_smoothing) * q + label_smoothing / classes
+    divisor = total_weight if reduction == "mean" else 1.0
+    return _Rows(x, slope, curvature, smooth, w, lse, p, keep, divisor, target_weight, hard)
+
+
+def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...]) -> Array:
+    """The one place where row losses become the result; a mean over nothing is nan."""
+    if reduction == "none":
+        return rows.reshape(rows_shape(shape))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return rows.sum() / np.float64(divisor)
+
+
+def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
+    with np.errstate(invalid="ignore"):
+        loss = _weighted_sum(r.w * r.q, r.lse[:, None] - r.x)
+        squares = z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
+    return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
+
+
+def cross_entropy(
+    logits,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+) -> Result:
+    """Cross entropy of logits (N, C, d1…dK) with class indices (N, d1…dK) or probabilities (N, C, d1…dK)."""
+    shape = np.shape(logits)
+    r = _prepare(
+        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
+    )
+    loss, squares = _row_losses(r, z_loss)
+    total_weight = (r.keep * r.target_weight).sum()
+    entropy = np.where(r.keep > 0, _weighted_sum(r.p, r.lse[:, None] - r.x), 0.0)
+    best = r.hard if r.hard is not None else to_rows(np.asarray(target, np.float64)).argmax(-1)
+    return Result(
+        loss=_reduce(loss + squares, reduction, r.divisor, shape),
+        total_weight=total_weight,
+        lse=np.where(r.keep > 0, r.lse, 0.0).reshape(rows_shape(shape)),
+        z_loss=_reduce(squares, reduction, r.divisor, shape),
+        num_correct=np.int64(((r.x.argmax(-1) == best) & (r.keep > 0)).sum()),
+        entropy=_reduce(
+            entropy, reduction, r.keep.sum() if reduction == "mean" else 1.0, shape
+        ),
+    )
+
+
+def _upstream(grad_loss, r: _Rows) -> Array:
+    """Gradient that arrives at each row's loss: 0 in ignored rows, and 0 where the mean has no weight."""
+    if r.divisor == 0:
+        return np.zeros(len(r.keep))
+    return np.broadcast_to(np.asarray(grad_loss, np.float64).reshape(-1), r.keep.shape) * (
+        r.keep / r.divisor
+    )
+
+
+def cross_entropy_grad(
+    logits,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+    grad_loss=1.0,
+) -> Gradients:
+    """Derivatives of Σ grad_loss·loss with respect to logits, probability target and weight."""
+    shape = np.shape(logits)
+    r = _prepare(
+        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
+    )
+    g = _upstream(grad_loss, r)[:, None]
+    factor = r.w * r.q
+    with np.errstate(invalid="ignore"):
+        mass = factor.sum(-1, keepdims=True)
+        grad_x = g * (mass * r.p - factor)
+        if z_loss:
+            grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
+        grad_logits = np.where(r.keep[:, None] > 0, grad_x * r.slope, 0.0)
+        distance = r.lse[:, None] - r.x
+        grad_target = None
+        if r.hard is None:
+            scale = (1 - label_smoothing) * g * r.w
+            grad_target = from_rows(np.where(scale == 0, 0.0, scale * distance), shape)
+        grad_weight = None
+        if weight is not None:
+            coefficient = g * r.q
+            grad_weight = np.where(coefficient == 0, 0.0, coefficient * distance).sum(0)
+            if reduction == "mean" and r.hard is not None and r.divisor != 0:
+                loss, squares = _row_losses(r, z_loss)
+                ratio = float(np.asarray(grad_loss)) * (loss + squares).sum() / r.divisor**2
+                grad_weight = grad_weight - ratio * np.bincount(
+                    r.hard, weights=r.keep, minlength=len(r.w)
+                )
+    return Gradients(from_rows(grad_logits, shape), grad_target, grad_weight)
+
+
+def cross_entropy_hvp(
+    direction,
+    logits,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+    grad_loss=1.0,
+) -> Array:
+    """Hessian with respect to logits of Σ grad_loss·loss, times `direction` (of the logits' shape)."""
+    shape = np.shape(logits)
+    r = _prepare(
+        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
+    )
+    g = _upstream(grad_loss, r)[:, None]
+    d = to_rows(np.asarray(direction, np.float64))
+    dx = d * r.slope
+    factor = r.w * r.q
+    mass = factor.sum(-1, keepdims=True)
+    mean = (r.p * dx).sum(-1, keepdims=True)
+    z_slope = 2 * z_loss * r.lse[:, None]
+    grad_x = g * ((mass + z_slope) * r.p - factor)
+    grad_dx = g * ((mass + z_slope) * r.p * (dx - mean) + 2 * z_loss * r.p * mean)
+    out = np.where(r.keep[:, None] > 0, grad_dx * r.slope + grad_x * r.curvature * d, 0.0)
+    return from_rows(out, shape)
+
+
+def nll_loss(
+    log_prob, target, weight=None, ignore_index=-100, reduction="mean"
+) -> tuple[Array, Array]:
+    """(loss, total_weight) with row loss -w_y·log_prob_y."""
+    shape = np.shape(log_prob)
+    r = _prepare(log_prob, target, weight, ignore_index, reduction, 0.0, None, 1.0)
+    rows = np.where(r.keep > 0, _weighted_sum(r.w * r.q, -r.x), 0.0)
+    return _reduce(rows, reduction, r.divisor, shape), (r.keep * r.target_weight).sum()
+
+
+def nll_loss_grad(
+    log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, grad_loss=1.0
+) -> Array:
+    """Derivative of Σ grad_loss·nll_loss with respect to log_prob."""
+    r = _prepare(log_prob, target, weight, ignore_index, reduction, 0.0, None, 1.0)
+    return from_rows(-_upstream(grad_loss, r)[:, None] * r.w * r.q, np.shape(log_prob))
