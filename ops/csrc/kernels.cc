@@ -1,0 +1,164 @@
+// The portable kernels. CMake compiles this file once per instruction set, with MS_CE_ISA naming the
+// namespace; only KernelTable() is visible outside it.
+#include "double_backward.h"
+#include "row_kernel.h"
+
+namespace ms_ce {
+namespace MS_CE_ISA {
+
+template <class Work, class Skip>
+static inline void ForRows(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
+                           Work work, Skip skip) {
+  for (int64_t index = first; index < first + count; ++index) {
+    const Row row = MakeRow(problem, index, totals);
+    if (row.target == kIgnored) {
+      skip(row);
+      continue;
+    }
+    totals->weight += row.target_weight;
+    ++totals->counted;
+    work(row);
+  }
+}
+
+static inline void ZeroGradLogits(const Problem& problem, const Row& row) {
+  StoreZeros(problem.grad_logits, row.offset, row.stride, problem.classes, problem.stream_stores);
+}
+
+template <class A>
+static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals,
+      [&](const Row& row) {
+        double mass;
+        ForwardRow<A>(problem, row, totals, &mass);
+      },
+      [&](const Row& row) { IgnoredForward(problem, row.index); });
+}
+
+template <class A>
+static void Backward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { BackwardRow<A>(problem, row); },
+      [&](const Row& row) { ZeroGradLogits(problem, row); });
+}
+
+template <class A>
+static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals); },
+      [&](const Row& row) {
+        IgnoredForward(problem, row.index);
+        ZeroGradLogits(problem, row);
+      });
+}
+
+template <class A>
+static void Partial(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { PartialRow<A>(problem, row); },
+      [&](const Row& row) {
+        for (int i = 0; i < 3; ++i) problem.partial[row.index * 3 + i] = 0.0;
+      });
+}
+
+template <class A>
+static void PartialBackward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { PartialBackwardRow<A>(problem, row); },
+      [&](const Row& row) { ZeroGradLogits(problem, row); });
+}
+
+template <class A>
+static void DoubleBackward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { DoubleBackwardRow<A>(problem, row, totals); },
+      [&](const Row& row) { IgnoredDoubleBackward(problem, row); });
+}
+
+template <class A>
+static void TargetGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals, [&](const Row& row) { TargetGradRow<A>(problem, row); },
+      [](const Row&) {});
+}
+
+// Only checks the targets and sums their weights.
+static void CountWeight(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(problem, first, count, totals, [](const Row&) {}, [](const Row&) {});
+}
+
+static void NllForward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals,
+      [&](const Row& row) {
+        const double log_prob = LoadScalar(problem.logits, row.offset + row.target * row.stride);
+        const double loss = row.hot == 0.0 ? 0.0 : -row.hot * log_prob;
+        totals->loss += loss;
+        if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
+      },
+      [&](const Row& row) { IgnoredForward(problem, row.index); });
+}
+
+// Expects grad_logits filled with zeros.
+static void NllBackward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  ForRows(
+      problem, first, count, totals,
+      [&](const Row& row) {
+        const double grad = RowUpstream(problem, problem.grad_loss, row.index) * -row.hot;
+        StoreScalar(grad, problem.grad_logits, row.offset + row.target * row.stride);
+      },
+      [](const Row&) {});
+}
+
+static double Sum(const Array& array, int64_t count) {
+  double scratch[kTile];
+  double total = 0.0;
+  for (int64_t first = 0; first < count; first += kTile) {
+    const int64_t step = count - first < kTile ? count - first : kTile;
+    const double* values = View(array, first, 1, step, scratch);
+    double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < step; ++i) sum += values[i];
+    total += sum;
+  }
+  return total;
+}
+
+template <class T, T (*Function)(T)>
+static void Map(const T* x, T* out, int64_t count) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) out[i] = Function(x[i]);
+}
+
+template <class A>
+static constexpr Kernels MakeKernels(const char* name) {
+  return {name,
+          Forward<A>,
+          Backward<A>,
+          ValueAndGrad<A>,
+          Partial<A>,
+          PartialBackward<A>,
+          DoubleBackward<A>,
+          TargetGrad<A>,
+          CountWeight,
+          NllForward,
+          NllBackward,
+          WeightGradClasses<A>,
+          StoreScalar,
+          Sum,
+          Map<float, Exp>,
+          Map<float, Log>,
+          Map<float, Tanh>,
+          Map<double, Exp>};
+}
+
+// One table per accumulation type: float serves float16, bfloat16 and float32 logits.
+const Kernels* KernelTable(bool double_precision) {
+  static constexpr Kernels kFloat = MakeKernels<float>(MS_CE_ISA_NAME);
+  static constexpr Kernels kDouble = MakeKernels<double>(MS_CE_ISA_NAME);
+  return double_precision ? &kDouble : &kFloat;
+}
+
+}  // namespace MS_CE_ISA
+}  // namespace ms_ce

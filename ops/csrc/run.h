@@ -1,0 +1,26 @@
+// Cuts a problem into units of rows, runs them on the pool, and adds their sums in order.
+#ifndef MS_CE_RUN_H_
+#define MS_CE_RUN_H_
+
+#include "arguments.h"
+#include "problem.h"
+
+namespace ms_ce {
+
+// Throws if a target is out of range.
+UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor& logits);
+
+const Kernels& KernelsFor(const Problem& problem);
+
+// d loss / d weight, summed over the rows, stored as `out`. `loss` is the mean's numerator.
+void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out);
+
+void FillZeros(void* data, size_t bytes);
+
+void StoreDouble(double value, const Tensor& out, int64_t index);
+
+bool StreamPays(const Tensor& out);
+
+}  // namespace ms_ce
+
+#endif  // MS_CE_RUN_H_

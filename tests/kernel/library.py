@@ -1,0 +1,112 @@
+"""Calls libms_ce through ctypes, as MindSpore would: numpy arrays in, numpy arrays out, no MindSpore."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = Path(os.environ.get("MS_CE_LIBRARY", ROOT / "ops" / "libms_ce.so"))
+
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+
+
+class Brain(np.ndarray):
+    """bfloat16 as its bit patterns: numpy has no such dtype."""
+
+
+def to_bfloat16(values: np.ndarray) -> Brain:
+    """Rounds to nearest, ties to even; nan keeps a mantissa bit."""
+    bits = np.atleast_1d(np.array(values, np.float32, order="C")).view(np.uint32)
+    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+    rounded = np.where(np.isnan(values), (bits >> 16) | 0x40, rounded)
+    return rounded.astype(np.uint16).reshape(np.shape(values)).view(Brain)
+
+
+def cast(values, dtype: str) -> np.ndarray:
+    """`values` as `dtype`, which may be "bfloat16"."""
+    if dtype == "bfloat16":
+        return to_bfloat16(np.asarray(values, np.float64).astype(np.float32))
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype, order="C")
+
+
+def to_float64(array: np.ndarray) -> np.ndarray:
+    """The exact values of a floating array, bfloat16 included."""
+    if isinstance(array, Brain):
+        bits = np.atleast_1d(np.asarray(array)).view(np.uint16).astype(np.uint32) << 16
+        return bits.view(np.float32).astype(np.float64).reshape(array.shape)
+    return np.asarray(array, np.float64)
+
+
+def dtype_name(array: np.ndarray) -> str:
+    return "bfloat16" if isinstance(array, Brain) else array.dtype.name
+
+
+def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An output filled with what no kernel writes, so that an element left out shows."""
+    if dtype == "int64":
+        return np.full(shape, -(2**62), np.int64)
+    return cast(np.full(shape, np.nan), dtype)
+
+
+def options(
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    class_offset: int = 0,
+    total_classes: int = 0,
+    has_weight: bool = False,
+    has_grad_z_loss: bool = False,
+) -> np.ndarray:
+    """The options tensor of ops/csrc/cross_entropy.h."""
+    slots = np.zeros(16, np.int64)
+    doubles = slots.view(np.float64)
+    slots[:3] = ignore_index, _REDUCTIONS[reduction], has_weight | has_grad_z_loss << 1
+    doubles[3:7] = label_smoothing, z_loss, softcap or 0.0, logit_scale
+    slots[7:9] = class_offset, total_classes
+    return slots
+
+
+class Library:
+    """The operations of one libms_ce.so."""
+
+    def __init__(self, path: Path = PATH):
+        self.handle = ctypes.CDLL(str(path))
+        self.handle.MsCeTry.restype = ctypes.c_char_p
+        for name in ("MsCeVersion", "MsCeIsa", "MsCeIsaList"):
+            getattr(self.handle, name).restype = ctypes.c_char_p
+
+    def isas(self) -> list[str]:
+        return self.handle.MsCeIsaList().decode().split(",")
+
+    def set_isa(self, name: str) -> None:
+        if self.handle.MsCeSetIsa(name.encode()) != 0:
+            raise ValueError(f"instruction set must be one of {self.isas()}, got {name}")
+
+    def set_threads(self, threads: int) -> int:
+        return self.handle.MsCeSetThreads(threads)
+
+    def call(self, name: str, inputs: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+        """Runs one operation; RuntimeError carries the text that the kernel threw."""
+        arrays = [*inputs, *outputs]
+        count = len(arrays)
+        shapes = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays]
+        message = self.handle.MsCeTry(
+            getattr(self.handle, name),
+            count,
+            (ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
+            (ctypes.c_int * count)(*[a.ndim for a in arrays]),
+            (ctypes.POINTER(ctypes.c_int64) * count)(
+                *[ctypes.cast(s, ctypes.POINTER(ctypes.c_int64)) for s in shapes]
+            ),
+            (ctypes.c_char_p * count)(*[dtype_name(a).encode() for a in arrays]),
+        )
+        if message is not None:
+            raise RuntimeError(message.decode())
