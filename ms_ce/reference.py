@@ -9,7 +9,8 @@ class indices and probabilities alike
 
     row loss  = Σ_c w_c·q'_c·(lse - x'_c) + z·lse²,     q' = (1-ε)·q + ε/C
 
-and a term whose factor w_c·q'_c is 0 contributes 0, whatever its logit. Rows whose class index is ignore_index
+and a class whose factor w_c·q'_c is 0 and whose logit is -inf is excluded: it contributes 0 to the loss and to every
+derivative. Rows whose class index is ignore_index
 contribute nothing. The mean divides by Σ_n w[y_n] for class indices, by the number of rows for probabilities.
 """
 
@@ -209,15 +210,15 @@ def cross_entropy_grad(
         if z_loss:
             grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
         grad_logits = np.where(r.keep[:, None] > 0, grad_x * r.slope, 0.0)
-        distance = r.lse[:, None] - r.x
+        excluded = np.isneginf(r.x) & (factor == 0)
+        distance = np.where(excluded, 0.0, r.lse[:, None] - r.x)
         grad_target = None
         if r.hard is None:
             scale = (1 - label_smoothing) * g * r.w
             grad_target = from_rows(np.where(scale == 0, 0.0, scale * distance), shape)
         grad_weight = None
         if weight is not None:
-            coefficient = g * r.q
-            grad_weight = np.where(coefficient == 0, 0.0, coefficient * distance).sum(0)
+            grad_weight = _weighted_sum((g * r.q).T, distance.T)
             if reduction == "mean" and r.hard is not None and r.divisor != 0:
                 loss, squares = _row_losses(r, z_loss)
                 ratio = float(np.asarray(grad_loss)) * (loss + squares).sum() / r.divisor**2

@@ -1,0 +1,19 @@
+"""Cross-entropy losses for MindSpore: exact, fused, the same in PyNative and graph mode, alone or sharded."""
+
+from ms_ce import ops
+from ms_ce._version import __version__
+from ms_ce.backend import available_backends
+from ms_ce.functional import LossStats, cross_entropy, cross_entropy_with_stats, nll_loss
+from ms_ce.nn import CrossEntropyLoss, NLLLoss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "LossStats",
+    "NLLLoss",
+    "__version__",
+    "available_backends",
+    "cross_entropy",
+    "cross_entropy_with_stats",
+    "nll_loss",
+    "ops",
+]

@@ -1,0 +1,192 @@
+"""Checks of everything a caller can get wrong, made once, before any kernel runs.
+
+Each check raises TypeError or ValueError that names the argument, what was expected, what arrived and what to do.
+They are constant expressions: in graph mode they run while the graph is compiled. A dimension that is unknown then
+(dynamic shape) is checked by the kernel when the graph runs; so is the range of the class indices, always.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+from mindspore.ops import functional as F
+
+from ms_ce.ops.options import Options
+
+FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
+LABELS = (mstype.int32, mstype.int64, mstype.uint8)
+MAX_RANK = 7  # (N, C, d1…d5)
+
+Shape = Sequence[int]
+
+
+def _names(dtypes) -> str:
+    return ", ".join(str(dtype).lower() for dtype in dtypes)
+
+
+def known_shape(tensor):
+    """The shape as a tuple, or None where a compiled graph does not know it yet."""
+    if F.is_sequence_value_unknown(tensor.shape):
+        return None
+    return tensor.shape
+
+
+def make_options(
+    op: str,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+) -> Options:
+    """Options, each checked."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
+        raise TypeError(
+            f"{op}: ignore_index must be an int, got {ignore_index!r} of type "
+            f"{type(ignore_index).__name__}"
+        )
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"{op}: ignore_index must fit 64 bits, got {ignore_index}")
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    smoothing = _number(op, "label_smoothing", label_smoothing)
+    if not 0.0 <= smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
+    z_factor = _number(op, "z_loss", z_loss)
+    if z_factor < 0.0:
+        raise ValueError(f"{op}: z_loss must be at least 0, got {z_loss}")
+    cap = 0.0 if softcap is None else _number(op, "softcap", softcap)
+    if softcap is not None and cap <= 0.0:
+        raise ValueError(f"{op}: softcap must be above 0, got {softcap}; use None for no cap")
+    scale = _number(op, "logit_scale", logit_scale)
+    return Options(int(ignore_index), reduction, smoothing, z_factor, cap, scale)
+
+
+def _number(op: str, name: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{op}: {name} must be a float, got {value!r} of type {type(value).__name__}"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{op}: {name} must be finite, got {value}")
+    return float(value)
+
+
+checked_options = constexpr(make_options)
+
+
+def legacy_reduction(op: str, size_average, reduce, reduction: str) -> str:
+    """torch's deprecated pair, which overrides reduction where either is given."""
+    if size_average is None and reduce is None:
+        return reduction
+    for name, value in (("size_average", size_average), ("reduce", reduce)):
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(
+                f"{op}: {name} must be True, False or None, got {value!r}; after weight come "
+                "size_average, ignore_index, reduce, reduction: pass them by keyword"
+            )
+    if reduce is False:
+        chosen = "none"
+    else:
+        chosen = "sum" if size_average is False else "mean"
+    warnings.warn(
+        f"{op}: size_average and reduce are deprecated; use reduction={chosen!r}",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return chosen
+
+
+@constexpr
+def check_tensor(op: str, name: str, is_tensor: bool, got: str) -> None:
+    if not is_tensor:
+        raise TypeError(f"{op}: {name} must be a mindspore.Tensor, got {got}")
+
+
+@constexpr
+def check_dtypes(op: str, logits_name: str, logits, target, weight, probabilities: bool) -> None:
+    """Dtypes of logits, target and weight (None without one)."""
+    if logits not in FLOATS:
+        raise TypeError(
+            f"{op}: {logits_name} must have dtype {_names(FLOATS)}, got {str(logits).lower()}"
+        )
+    reals = (logits,) if logits == mstype.float32 else (logits, mstype.float32)
+    accepted = (*LABELS, *reals) if probabilities else LABELS
+    if target not in accepted:
+        kinds = f"{_names(LABELS)} for class indices"
+        if probabilities:
+            kinds += f" or {_names(reals)} for probabilities"
+        raise TypeError(f"{op}: target must have dtype {kinds}, got {str(target).lower()}")
+    if weight is not None and weight not in reals:
+        raise TypeError(
+            f"{op}: weight must have dtype {_names(reals)} beside {logits_name} of "
+            f"{str(logits).lower()}, got {str(weight).lower()}"
+        )
+
+
+@constexpr
+def check_ranks(
+    op: str, logits_name: str, logits_rank: int, target, target_rank: int, weight_rank
+) -> None:
+    """Numbers of dimensions, which are known even under dynamic shape."""
+    if not 1 <= logits_rank <= MAX_RANK:
+        raise ValueError(
+            f"{op}: {logits_name} must have shape (C), (N, C) or (N, C, d1…dK) with K up to "
+            f"{MAX_RANK - 2}, got {logits_rank} dimensions"
+        )
+    expected = logits_rank - 1 if target in LABELS else logits_rank
+    if target_rank != expected:
+        remedy = ""
+        if target in LABELS and target_rank == logits_rank:
+            remedy = "; class indices have no class axis: for probabilities pass a float target"
+            if logits_rank == 2:
+                remedy += ", for a column of indices use target.squeeze(-1)"
+        raise ValueError(
+            f"{op}: target of dtype {str(target).lower()} must have {expected} dimensions to match "
+            f"{logits_name} of {logits_rank}, got {target_rank}{remedy}"
+        )
+    if weight_rank is not None and weight_rank != 1:
+        raise ValueError(f"{op}: weight must have shape (C,), got {weight_rank} dimensions")
+
+
+@constexpr
+def check_shapes(
+    op: str, logits_name: str, logits: Shape | None, target: Shape | None, weight: Shape | None
+) -> None:
+    """Dimensions, as far as they are known."""
+    if logits is None:
+        return
+    classes = logits[0] if len(logits) == 1 else logits[1]
+    if classes == 0:
+        raise ValueError(
+            f"{op}: {logits_name} must have at least one class, got shape {tuple(logits)}"
+        )
+    if target is not None:
+        rows = tuple(logits[:1] + logits[2:]) if len(logits) > 1 else ()
+        expected = tuple(logits) if len(target) == len(logits) else rows
+        if tuple(target) != expected:
+            raise ValueError(
+                f"{op}: target must have shape {expected} to match {logits_name} "
+                f"{tuple(logits)}, got {tuple(target)}"
+            )
+    if weight is not None and weight[0] != classes:
+        raise ValueError(
+            f"{op}: weight must have shape ({classes},), one value a class of {logits_name} "
+            f"{tuple(logits)}, got {tuple(weight)}"
+        )
+
+
+@constexpr
+def check_ignore_index(op: str, target, ignore_index: int) -> None:
+    """Probabilities have no rows to ignore."""
+    if target not in LABELS and ignore_index >= 0:
+        raise ValueError(
+            f"{op}: ignore_index must stay negative with a probability target, got {ignore_index}; "
+            "set the probabilities of a row to 0 to leave it out"
+        )

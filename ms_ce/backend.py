@@ -1,0 +1,89 @@
+"""Which implementation computes a loss: one ordered table, one way to choose from it.
+
+`auto` takes the first row whose device target is in use and whose probe finds nothing missing. A backend asked for
+by name either serves or says why it cannot; nothing falls back in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import mindspore
+from mindspore.ops import constexpr
+
+from ms_ce.ops import composed, cpu
+
+ANY_DEVICE = "any"
+
+
+class Backend(NamedTuple):
+    """A row of the table."""
+
+    name: str
+    device: str
+    dtypes: tuple[str, ...]
+    probe: Callable[[], str | None]
+    description: str
+
+
+class Availability(NamedTuple):
+    """A row of `available_backends()`; `reason` is None where the backend can be used."""
+
+    name: str
+    device: str
+    dtypes: tuple[str, ...]
+    description: str
+    reason: str | None
+
+
+_HALF_TO_DOUBLE = ("float16", "bfloat16", "float32", "float64")
+
+TABLE = (
+    Backend("cpu", "CPU", _HALF_TO_DOUBLE, cpu.probe, "fused C++ kernel, one call each way"),
+    Backend(
+        "composed", ANY_DEVICE, _HALF_TO_DOUBLE, composed.probe, "MindSpore primitives"
+    ),
+)
+NAMES = tuple(row.name for row in TABLE)
+
+
+def device_target() -> str:
+    """The device that MindSpore runs on: 'CPU', 'Ascend' or 'GPU'."""
+    return mindspore.get_context("device_target")
+
+
+def _reason(row: Backend) -> str | None:
+    if row.device not in (ANY_DEVICE, device_target()):
+        return f"needs device target {row.device}, and MindSpore runs on {device_target()}"
+    return row.probe()
+
+
+def available_backends() -> tuple[Availability, ...]:
+    """The table of backends in order of preference, each with the reason why it is not usable here.
+
+    Example:
+        >>> import ms_ce
+        >>> [row.name for row in ms_ce.available_backends()][-1]
+        'composed'
+    """
+    return tuple(
+        Availability(row.name, row.device, row.dtypes, row.description, _reason(row))
+        for row in TABLE
+    )
+
+
+def choose(op: str, backend: str = "auto") -> str:
+    """The name of the backend that serves `backend`."""
+    if backend == "auto":
+        return next(row.name for row in TABLE if _reason(row) is None)
+    for row in TABLE:
+        if row.name == backend:
+            reason = _reason(row)
+            if reason is not None:
+                raise ValueError(f"{op}: backend {backend!r} cannot be used here: {reason}")
+            return backend
+    raise ValueError(f"{op}: backend must be 'auto' or one of {', '.join(NAMES)}, got {backend!r}")
+
+
+chosen = constexpr(choose)

@@ -1,0 +1,211 @@
+"""The losses as functions: check, choose a backend, compute. Layers and primitives call the same four steps."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from mindspore import Tensor
+from mindspore import dtype as mstype
+
+from ms_ce import _checks
+from ms_ce.backend import chosen
+from ms_ce.ops import composed, cpu
+
+
+class LossStats(NamedTuple):
+    """What a trainer logs beside the loss; gradients flow through `loss` and `z_loss` only.
+
+    loss: the loss, z-loss included. total_weight: the mean's divisor. lse: log Σ exp per row.
+    z_loss: the part z·lse² of `loss`. num_correct: rows whose largest logit is the target.
+    entropy: of the softmax, reduced like the loss but unweighted.
+    """
+
+    loss: Tensor
+    total_weight: Tensor
+    lse: Tensor
+    z_loss: Tensor
+    num_correct: Tensor
+    entropy: Tensor
+
+
+def check_inputs(op, logits_name, logits, target, weight, options, probabilities):
+    """Everything that can be known of the tensors before the kernel runs."""
+    _checks.check_tensor(op, logits_name, isinstance(logits, Tensor), type(logits))
+    _checks.check_tensor(op, "target", isinstance(target, Tensor), type(target))
+    weight_dtype, weight_rank, weight_shape = None, None, None
+    if weight is not None:
+        _checks.check_tensor(op, "weight", isinstance(weight, Tensor), type(weight))
+        weight_dtype, weight_rank = weight.dtype, weight.ndim
+        weight_shape = _checks.known_shape(weight)
+    _checks.check_dtypes(op, logits_name, logits.dtype, target.dtype, weight_dtype, probabilities)
+    _checks.check_ranks(
+        op, logits_name, logits.ndim, target.dtype, target.ndim, weight_rank
+    )
+    _checks.check_shapes(
+        op,
+        logits_name,
+        _checks.known_shape(logits),
+        _checks.known_shape(target),
+        weight_shape,
+    )
+    _checks.check_ignore_index(op, target.dtype, options.ignore_index)
+
+
+def cross_entropy_on(op, backend, input, target, weight, options):
+    """`cross_entropy` with backend and options already chosen, as a Cell holds them."""
+    check_inputs(op, "input", input, target, weight, options, True)
+    if backend == "cpu":
+        return cpu.cross_entropy(input, target, weight, options)[0]
+    return composed.cross_entropy(input, target, weight, options)[0]
+
+
+def nll_loss_on(op, backend, input, target, weight, options):
+    """(loss, total_weight) with backend and options already chosen."""
+    check_inputs(op, "input", input, target, weight, options, False)
+    if backend == "cpu":
+        return cpu.nll_loss(input, target, weight, options)
+    return composed.nll_loss(input, target, weight, options)
+
+
+def cross_entropy(
+    input,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    backend="auto",
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+):
+    r"""Cross entropy between unnormalised logits and class indices or class probabilities.
+
+    With x the logits, lse = log Σ_c exp(x_c), class weight w, label smoothing ε and q the target's probabilities
+    (1 at a class index, 0 elsewhere), the loss of a row is
+
+        l = Σ_c w_c · ((1-ε)·q_c + ε/C) · (lse - x_c) + z_loss·lse²
+
+    and 0 where the class index is `ignore_index`. 'mean' divides the sum by Σ w[target] over the rows that count
+    for class indices, by the number of rows for probabilities.
+
+    Args:
+        input (Tensor): logits of shape (C), (N, C) or (N, C, d1…dK), K up to 5; float16, bfloat16, float32 or
+            float64. Computed in float32 (float64 for float64) and rounded once at the end.
+        target (Tensor): class indices int32, int64 or uint8 of input's shape without the class axis, in [0, C) or
+            `ignore_index`; or probabilities of input's shape, in input's dtype or float32.
+        weight (Tensor): a factor for each class, shape (C), input's dtype or float32. Default: 1 each.
+        ignore_index (int): class index that does not count. Default -100.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        label_smoothing (float): ε in [0, 1]. Default 0.
+
+    Keyword Args:
+        backend (str): 'auto', or a name of `available_backends()`.
+        z_loss (float): factor of lse², which keeps logits near 0 (PaLM uses 1e-4). Default 0.
+        softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
+        logit_scale (float): multiplies the logits first. Default 1.
+
+    Returns:
+        Tensor of input's dtype: a scalar, or with 'none' of input's shape without the class axis.
+
+    Raises:
+        TypeError: for an argument of the wrong type or dtype.
+        ValueError: for a shape, range or option that does not fit; a class index outside [0, C) raises when the
+            result is read (RuntimeError from the compiled kernel, ValueError from `composed`).
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> logits = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> target = mindspore.Tensor([0, 0])
+        >>> print(f"{float(ms_ce.cross_entropy(logits, target)):.4f}")
+        1.1269
+
+    Source: torch.nn.functional.cross_entropy; label smoothing: Szegedy et al. 2015; z-loss: Chowdhery et al. 2022.
+    """
+    options = _checks.checked_options(
+        "cross_entropy", ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    )
+    name = chosen("cross_entropy", backend)
+    return cross_entropy_on("cross_entropy", name, input, target, weight, options)
+
+
+def nll_loss(
+    input, target, weight=None, ignore_index=-100, reduction="mean", *, backend="auto"
+):
+    r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
+
+    Args:
+        input (Tensor): log-probabilities of shape (C), (N, C) or (N, C, d1…dK), K up to 5; float16, bfloat16,
+            float32 or float64.
+        target (Tensor): class indices int32, int64 or uint8 of input's shape without the class axis, in [0, C) or
+            `ignore_index`.
+        weight (Tensor): a factor for each class, shape (C), input's dtype or float32. Default: 1 each.
+        ignore_index (int): class index that does not count. Default -100.
+        reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
+
+    Keyword Args:
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Returns:
+        Tensor of input's dtype: a scalar, or with 'none' of target's shape.
+
+    Raises:
+        TypeError, ValueError: as `cross_entropy`.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> log_prob = mindspore.Tensor([[-0.5, -1.0], [-2.0, -0.25]])
+        >>> print(ms_ce.nll_loss(log_prob, mindspore.Tensor([0, 1])))
+        0.375
+
+    Source: torch.nn.functional.nll_loss.
+    """
+    options = _checks.checked_options("nll_loss", ignore_index, reduction)
+    name = chosen("nll_loss", backend)
+    return nll_loss_on("nll_loss", name, input, target, weight, options)[0]
+
+
+def cross_entropy_with_stats(
+    input,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    backend="auto",
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+):
+    """`cross_entropy` with everything a trainer logs, from the same single read of the logits.
+
+    Arguments, dtypes and errors are those of `cross_entropy`.
+
+    Returns:
+        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy). total_weight and lse are float32
+        (float64 for float64 input), num_correct is int64, the others have input's dtype. For probability targets
+        a row is correct where the largest logit stands at the largest probability.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> logits = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> stats = ms_ce.cross_entropy_with_stats(logits, mindspore.Tensor([0, 0]))
+        >>> print(stats.num_correct, stats.total_weight)
+        1 2.0
+    """
+    op = "cross_entropy_with_stats"
+    options = _checks.checked_options(
+        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    )
+    name = chosen(op, backend)
+    check_inputs(op, "input", input, target, weight, options, True)
+    if name == "cpu":
+        stats = cpu.cross_entropy_with_stats(input, target, weight, options)
+    else:
+        stats = composed.cross_entropy_with_stats(input, target, weight, options)
+    exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
+    return LossStats(
+        stats[0], stats[1].astype(exact), stats[2].astype(exact), stats[3], stats[4], stats[5]
+    )

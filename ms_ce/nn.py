@@ -1,0 +1,126 @@
+"""The losses as Cells: arguments are checked and the backend is chosen once, when the Cell is made."""
+
+from __future__ import annotations
+
+from mindspore import nn
+
+from ms_ce import _checks, functional
+from ms_ce.backend import choose
+
+
+class CrossEntropyLoss(nn.Cell):
+    """Cross entropy between unnormalised logits and class indices or class probabilities, as a Cell.
+
+    Formula, shapes, dtypes and errors: `ms_ce.cross_entropy`. The arguments are those of torch.nn.CrossEntropyLoss,
+    in its order.
+
+    Args:
+        weight (Tensor): a factor for each class, shape (C). Default: 1 each.
+        size_average (bool): deprecated, as in torch; False with `reduce` not False means 'sum'.
+        ignore_index (int): class index that does not count. Default -100.
+        reduce (bool): deprecated, as in torch; False means 'none'. Either of the two overrides `reduction`.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        label_smoothing (float): ε in [0, 1]. Default 0.
+
+    Keyword Args:
+        backend (str): 'auto', or a name of `available_backends()`.
+        z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
+
+    Inputs:
+        - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK).
+        - **target** (Tensor): class indices without the class axis, or probabilities of input's shape.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> loss = ms_ce.CrossEntropyLoss(label_smoothing=0.1)
+        >>> logits = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> print(f"{float(loss(logits, mindspore.Tensor([0, 1]))):.4f}")
+        0.2269
+    """
+
+    def __init__(
+        self,
+        weight=None,
+        size_average=None,
+        ignore_index=-100,
+        reduce=None,
+        reduction="mean",
+        label_smoothing=0.0,
+        *,
+        backend="auto",
+        z_loss=0.0,
+        softcap=None,
+        logit_scale=1.0,
+    ):
+        super().__init__()
+        op = type(self).__name__
+        reduction = _checks.legacy_reduction(op, size_average, reduce, reduction)
+        self.op = op
+        self.weight = weight
+        self.options = _checks.make_options(
+            op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+        )
+        self.backend = choose(op, backend)
+
+    def construct(self, input, target):
+        return functional.cross_entropy_on(
+            self.op, self.backend, input, target, self.weight, self.options
+        )
+
+    def extend_repr(self):
+        return f"{self.options}, backend={self.backend!r}"
+
+
+class NLLLoss(nn.Cell):
+    """Negative log likelihood of log-probabilities, as a Cell.
+
+    Formula, shapes, dtypes and errors: `ms_ce.nll_loss`. The arguments are those of torch.nn.NLLLoss, in its order.
+    The primitive that also returns the total weight is `ms_ce.ops.NLLLoss`.
+
+    Args:
+        weight (Tensor): a factor for each class, shape (C). Default: 1 each.
+        size_average (bool), reduce (bool): deprecated, as in torch.
+        ignore_index (int): class index that does not count. Default -100.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+
+    Keyword Args:
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Inputs:
+        - **input** (Tensor): log-probabilities (C), (N, C) or (N, C, d1…dK).
+        - **target** (Tensor): class indices without the class axis.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> loss = ms_ce.NLLLoss(reduction="sum")
+        >>> log_prob = mindspore.Tensor([[-0.5, -1.0], [-2.0, -0.25]])
+        >>> print(loss(log_prob, mindspore.Tensor([0, 1])))
+        0.75
+    """
+
+    def __init__(
+        self,
+        weight=None,
+        size_average=None,
+        ignore_index=-100,
+        reduce=None,
+        reduction="mean",
+        *,
+        backend="auto",
+    ):
+        super().__init__()
+        op = type(self).__name__
+        reduction = _checks.legacy_reduction(op, size_average, reduce, reduction)
+        self.op = op
+        self.weight = weight
+        self.options = _checks.make_options(op, ignore_index, reduction)
+        self.backend = choose(op, backend)
+
+    def construct(self, input, target):
+        loss, _ = functional.nll_loss_on(
+            self.op, self.backend, input, target, self.weight, self.options
+        )
+        return loss
+
+    def extend_repr(self):
+        return f"{self.options}, backend={self.backend!r}"

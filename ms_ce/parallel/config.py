@@ -1,0 +1,111 @@
+"""What a device mesh is to a loss: how many ways rows and classes are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from numbers import Integral
+from typing import NamedTuple
+
+from mindspore import get_auto_parallel_context
+from mindspore.ops import constexpr
+
+_FIELDS = ("data_parallel", "model_parallel", "context_parallel")
+_PARTITIONED_MODES = ("semi_auto_parallel", "auto_parallel")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the work of a loss is split over devices.
+
+    Args:
+        data_parallel: ways that the rows are split over data-parallel groups.
+        model_parallel: ways that the classes (the vocabulary) are split.
+        context_parallel: ways that the rows are split once more, along the sequence.
+
+    Raises:
+        TypeError: a field is not an int.
+        ValueError: a field is below 1.
+
+    Example:
+        >>> from ms_ce.parallel import ParallelConfig
+        >>> ParallelConfig(data_parallel=2, model_parallel=4)
+        ParallelConfig(data_parallel=2, model_parallel=4, context_parallel=1)
+    """
+
+    data_parallel: int = 1
+    model_parallel: int = 1
+    context_parallel: int = 1
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            check_positive(f"ParallelConfig: {name}", getattr(self, name))
+
+
+class Mesh(NamedTuple):
+    """`rows` ways over the rows times `classes` ways over the classes."""
+
+    rows: int
+    classes: int
+
+
+def check_positive(argument: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{argument} must be an int, got {value!r} of type {type(value).__name__}")
+    if value < 1:
+        raise ValueError(f"{argument} must be at least 1, got {value}")
+    return int(value)
+
+
+def mesh_of(op: str, parallel_config: object) -> Mesh:
+    """The mesh of any object with data_parallel and model_parallel.
+
+    Our own `ParallelConfig` carries its context_parallel with it. mindformers multiplies context_parallel into
+    data_parallel before it builds its loss and leaves the attribute set, so that there it must not count again.
+    """
+    for name in _FIELDS[:2]:
+        if not hasattr(parallel_config, name):
+            raise TypeError(
+                f"{op}: parallel_config must have data_parallel and model_parallel, got "
+                f"{parallel_config!r}; use ms_ce.parallel.ParallelConfig"
+            )
+    rows, classes = (
+        check_positive(f"{op}: parallel_config.{name}", getattr(parallel_config, name))
+        for name in _FIELDS[:2]
+    )
+    if isinstance(parallel_config, ParallelConfig):
+        rows *= parallel_config.context_parallel
+    return Mesh(rows, classes)
+
+
+def is_partitioned() -> bool:
+    """Whether MindSpore's partitioner splits the graph that is being built or compiled."""
+    return get_auto_parallel_context("parallel_mode") in _PARTITIONED_MODES
+
+
+is_partitioned_at_compile = constexpr(is_partitioned, reuse_result=False)
+
+
+@constexpr(reuse_result=False)
+def gradient_share(ranks: int) -> int:
+    """What a hand-written bprop multiplies its upstream gradient with, where `ranks` hold the value it belongs to.
+
+    A value that ranks hold alike receives its gradient divided by their number (`loss_repeated_mean`), since
+    derivatives of partitioned operators sum over them. A bprop that does not sum makes up for it.
+    """
+    return ranks if get_auto_parallel_context("loss_repeated_mean") else 1
+
+
+@constexpr
+def check_divisible(op: str, shape: tuple[int, ...] | None, rows: int, classes: int) -> None:
+    """The partitioner only splits evenly; None stands for a shape unknown at compile time."""
+    if shape is None:
+        return
+    for axis, (noun, ways, field) in enumerate(
+        (("rows", rows, "data_parallel"), ("classes", classes, "model_parallel"))
+    ):
+        if shape[axis] % ways:
+            raise ValueError(
+                f"{op}: the {noun} of logits must be divisible by {ways} ({field}), got logits of "
+                f"shape {tuple(shape)}; pad them (label ignore_index for rows, -inf logits for "
+                "classes) or change parallel_config"
+            )

@@ -1,0 +1,302 @@
+"""The `composed` backend: LogSoftmax, NLLLoss and ordinary MindSpore primitives, on any device MindSpore supports.
+
+MindSpore defines no second derivative of LogSoftmax, NLLLoss or GatherD, so the three linear or smooth pieces
+below are Cells with a bprop of their own, each other's transposes; everything else is differentiated by MindSpore.
+Half-precision inputs are computed in float32, as in the kernel. A class index out of range raises ValueError when
+called directly; inside a compiled graph no primitive can raise, so that row's loss becomes nan.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import operations as P
+from mindspore.ops.operations import _grad_ops as G
+from mindspore.ops.primitive import PrimitiveWithInfer
+
+from ms_ce.ops.options import Options
+
+
+def probe() -> str | None:
+    """MindSpore itself is all it needs."""
+    return None
+
+
+class _Compiling(PrimitiveWithInfer):
+    """True while a graph is being compiled, False where Python runs."""
+
+    def __init__(self):
+        super().__init__("ms_ce_compiling")
+
+    def __call__(self):
+        return False
+
+    def __infer__(self):
+        return {"shape": (), "dtype": mstype.bool_, "value": True}
+
+
+_compiling = _Compiling()
+
+
+class _LogSoftmaxBackward(nn.Cell):
+    """d - p·Σd, the transpose of log-softmax's Jacobian at x applied to d."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_softmax_grad = G.LogSoftmaxGrad(1)
+        self.softmax = P.Softmax(1)
+
+    def construct(self, x, log_prob, direction):
+        return self.log_softmax_grad(log_prob, direction)
+
+    def bprop(self, x, log_prob, direction, out, dout):
+        p = self.softmax(x)
+        centred = dout - (p * dout).sum(axis=1, keepdims=True)
+        grad_x = -p * direction.sum(axis=1, keepdims=True) * centred
+        return grad_x, _zeros_like(log_prob), centred
+
+
+class _LogSoftmax(nn.Cell):
+    """Log-probabilities over axis 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_softmax = P.LogSoftmax(1)
+        self.backward = _LogSoftmaxBackward()
+
+    def construct(self, x):
+        return self.log_softmax(x)
+
+    def bprop(self, x, out, dout):
+        return (self.backward(x, out, dout),)
+
+
+class _Place(nn.Cell):
+    """Zeros of `like`'s shape with `values` at class `index` of each row: the transpose of _Pick."""
+
+    def __init__(self):
+        super().__init__()
+        self.nll_loss_grad = G.NLLLossGrad("none")
+
+    def construct(self, values, index, like):
+        if like.ndim == 2 and like.dtype == mstype.float32:
+            ones = ops.ones((like.shape[1],), like.dtype)
+            total = ops.ones((), like.dtype)
+            return -self.nll_loss_grad(like, values, index, ones, total)
+        return ops.tensor_scatter_elements(
+            _zeros_like(like), index.expand_dims(1), values.expand_dims(1), 1
+        )
+
+    def bprop(self, values, index, like, out, dout):
+        return _pick(dout, index), _zeros_like(index), _zeros_like(like)
+
+
+class _Pick(nn.Cell):
+    """log_prob[n, index[n]], by NLLLoss where that can express it."""
+
+    def __init__(self):
+        super().__init__()
+        self.nll_loss = P.NLLLoss("none")
+
+    def construct(self, log_prob, index):
+        if log_prob.ndim == 2 and log_prob.dtype == mstype.float32:
+            ones = ops.ones((log_prob.shape[1],), log_prob.dtype)
+            return -self.nll_loss(log_prob, index, ones)[0]
+        return ops.gather_elements(log_prob, 1, index.expand_dims(1)).squeeze(1)
+
+    def bprop(self, log_prob, index, out, dout):
+        return _place(dout, index, log_prob), _zeros_like(index)
+
+
+class _LogSumExp(nn.Cell):
+    """lse over axis 1, read off the largest log-probability: max log p = max x - lse."""
+
+    def __init__(self):
+        super().__init__()
+        self.softmax = P.Softmax(1)
+
+    def construct(self, x, log_prob):
+        return x.max(axis=1) - log_prob.max(axis=1)
+
+    def bprop(self, x, log_prob, out, dout):
+        return self.softmax(x) * dout.expand_dims(1), _zeros_like(log_prob)
+
+
+_zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
+_log_softmax, _log_sum_exp, _place, _pick = _LogSoftmax(), _LogSumExp(), _Place(), _Pick()
+
+
+def _raise_out_of_range(target, classes: int, ignore_index: int) -> None:
+    """The kernel's error, for a target that is on the host anyway."""
+    host = target.asnumpy()
+    bad = (host != ignore_index) & ((host < 0) | (host >= classes))
+    if bad.any():
+        position = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(
+            f"ms_ce: target {int(host[position])} at position {position} is outside [0, {classes}) "
+            f"and is not ignore_index ({ignore_index})"
+        )
+
+
+def _real(logits):
+    """The dtype computed in: float64 for float64 inputs, else float32."""
+    return mstype.float64 if logits.dtype == mstype.float64 else mstype.float32
+
+
+def _is_class_index(target) -> bool:
+    return target.dtype in (mstype.int32, mstype.int64, mstype.uint8)
+
+
+def _transformed(logits, options):
+    """Scaled and capped logits in the dtype computed in."""
+    x = logits.astype(_real(logits))
+    if options.logit_scale != 1.0:
+        x = x * options.logit_scale
+    if options.softcap != 0.0:
+        x = ops.tanh(x / options.softcap) * options.softcap
+    return x
+
+
+def _class_rows(x, target, options):
+    """(x, index, keep): x is 0 in ignored rows and nan where the index is out of range, index is in range."""
+    classes = x.shape[1]
+    if not _compiling():
+        _raise_out_of_range(target, classes, options.ignore_index)
+    wide = target.astype(mstype.int64)
+    keep = wide != options.ignore_index
+    known = ops.logical_and(wide >= 0, wide < classes)
+    index = ops.where(ops.logical_and(keep, known), wide, 0).astype(mstype.int32)
+    bad = ops.logical_and(keep, ops.logical_not(known))
+    x = ops.where(keep.expand_dims(1), x, 0.0)
+    x = ops.where(bad.expand_dims(1), np.nan, x)
+    return x, index, keep
+
+
+def _product(factor, log_prob):
+    """factor·log_prob, where a class excluded by log_prob -inf and factor 0 contributes 0."""
+    excluded = ops.logical_and(factor == 0, log_prob == -np.inf)
+    return factor * ops.where(excluded, 0.0, log_prob)
+
+
+def _per_class(weight, x):
+    """weight (C,) in x's dtype, shaped to multiply x (N, C, d1…dK)."""
+    return weight.astype(x.dtype).reshape((1, -1) + (1,) * (x.ndim - 2))
+
+
+def _picked_rows(log_prob, index, keep, weight):
+    """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
+    row_weight = keep.astype(log_prob.dtype)
+    if weight is not None:
+        row_weight = row_weight * ops.gather(weight.astype(log_prob.dtype), index, 0)
+    return -_product(row_weight, _pick(log_prob, index)), row_weight
+
+
+def _class_losses(x, log_prob, index, keep, weight, options):
+    rows, row_weight = _picked_rows(log_prob, index, keep, weight)
+    if options.label_smoothing != 0.0:
+        factor = ops.ones_like(log_prob)
+        if weight is not None:
+            factor = factor * _per_class(weight, log_prob)
+        smooth = -_product(factor, log_prob).sum(axis=1) * keep.astype(x.dtype)
+        share = options.label_smoothing / log_prob.shape[1]
+        rows = rows * (1.0 - options.label_smoothing) + smooth * share
+    return rows, row_weight.sum()
+
+
+def _probability_losses(x, log_prob, target, weight, options):
+    factor = target.astype(x.dtype)
+    if options.label_smoothing != 0.0:
+        share = options.label_smoothing / log_prob.shape[1]
+        factor = factor * (1.0 - options.label_smoothing) + share
+    if weight is not None:
+        factor = factor * _per_class(weight, log_prob)
+    rows = -_product(factor, log_prob).sum(axis=1)
+    return rows, ops.ones_like(rows).sum()
+
+
+def _reduced(rows, total_weight, options):
+    """none, sum or mean of the row losses; a mean without weight is nan and its gradient 0."""
+    if options.reduction == "none":
+        return rows
+    if options.reduction == "sum":
+        return rows.sum()
+    empty = total_weight == 0
+    return ops.where(empty, np.nan, rows.sum() / ops.where(empty, 1.0, total_weight))
+
+
+def _rows(logits, target, weight, options):
+    """Everything per row: (losses with z-loss, z-losses, total_weight, lse, x, log_prob, keep)."""
+    x = _transformed(logits, options)
+    keep = None
+    if _is_class_index(target):
+        x, index, keep = _class_rows(x, target, options)
+        log_prob = _log_softmax(x)
+        rows, total_weight = _class_losses(x, log_prob, index, keep, weight, options)
+    else:
+        log_prob = _log_softmax(x)
+        rows, total_weight = _probability_losses(x, log_prob, target, weight, options)
+    lse = _log_sum_exp(x, log_prob)
+    if keep is not None:
+        lse = ops.where(keep, lse, 0.0)
+    squares = lse * lse * options.z_loss
+    if options.z_loss != 0.0:
+        rows = rows + squares
+    return rows, squares, total_weight, lse, x, log_prob, keep
+
+
+def _batched(logits, target):
+    """(C) with () or (C) as a batch of one."""
+    if logits.ndim == 1:
+        return logits.expand_dims(0), target.expand_dims(0)
+    return logits, target
+
+
+def _like_input(logits, options, value):
+    """A result per row loses the batch of one again."""
+    if logits.ndim == 1 and options.reduction == "none":
+        return value.squeeze(0)
+    return value
+
+
+def cross_entropy(logits, target, weight, options: Options):
+    """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
+    x, t = _batched(logits, target)
+    rows = _rows(x, t, weight, options)
+    loss = _reduced(rows[0], rows[2], options).astype(logits.dtype)
+    lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
+    return _like_input(logits, options, loss), rows[2], lse
+
+
+def cross_entropy_with_stats(logits, target, weight, options: Options):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+    x, t = _batched(logits, target)
+    losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, t, weight, options)
+    best = t.argmax(axis=1) if keep is None else t
+    correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
+    fixed = ops.stop_gradient(log_prob)
+    entropy = -_product(ops.exp(fixed), fixed).sum(axis=1)
+    count = ops.ones_like(entropy).sum()
+    if keep is not None:
+        correct = ops.logical_and(correct, keep)
+        entropy = ops.where(keep, entropy, 0.0)
+        count = keep.astype(x.dtype).sum()
+    reduced = [
+        _like_input(logits, options, _reduced(value, divisor, options).astype(logits.dtype))
+        for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
+    ]
+    if logits.ndim == 1:
+        lse = lse.squeeze(0)
+    num_correct = correct.astype(mstype.int64).sum()
+    return reduced[0], total_weight, lse, reduced[1], num_correct, reduced[2]
+
+
+def nll_loss(log_prob, target, weight, options: Options):
+    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's (float32 without one)."""
+    x, t = _batched(log_prob, target)
+    x, index, keep = _class_rows(x.astype(_real(log_prob)), t, options)
+    rows, row_weight = _picked_rows(x, index, keep, weight)
+    total_weight = row_weight.sum()
+    loss = _reduced(rows, total_weight, options).astype(log_prob.dtype)
+    dtype = mstype.float32 if weight is None else weight.dtype
+    return _like_input(log_prob, options, loss), total_weight.astype(dtype)

@@ -1,0 +1,287 @@
+"""The `cpu` backend: one call of the compiled kernel forward and one backward.
+
+The kernel's contract is ops/csrc/cross_entropy.h. The options travel as one int64 tensor, so that an operator is
+built once and serves every option; an absent weight travels as a scalar.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import struct
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+from mindspore.ops import operations as P
+
+from ms_ce.ops import library
+from ms_ce.ops.custom import FLOATS, LABELS, compiled
+from ms_ce.ops.options import Options, ClassBlock
+
+probe = library.problem
+
+_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
+_HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
+_NO_WEIGHT = Tensor(np.zeros((), np.float32))
+_zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
+
+
+def _bits(value: float) -> int:
+    return struct.unpack("<q", struct.pack("<d", value))[0]
+
+
+@constexpr
+@functools.lru_cache(maxsize=256)
+def _packed(options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool) -> Tensor:
+    """The kernel's options: int64[16] in the order of cross_entropy.h, doubles as their bits."""
+    ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale = options
+    flags = _HAS_WEIGHT * has_weight + _HAS_GRAD_Z_LOSS * has_grad_z_loss
+    fields = [
+        ignore_index,
+        _REDUCTIONS[reduction],
+        flags,
+        *map(_bits, (label_smoothing, z_loss, softcap, logit_scale)),
+        *block,
+    ]
+    return Tensor(np.array(fields + [0] * (16 - len(fields)), np.int64))
+
+
+@constexpr
+def _is_class_index(dtype) -> bool:
+    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
+
+
+def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
+    """Accepted dtypes of an operator: F logits' dtype, T target, W weight, I int64, D float64."""
+    rows = []
+    for logits in FLOATS:
+        reals = (logits,) if logits == "float32" else (logits, "float32")
+        labels = () if targets == "probability" else LABELS
+        probabilities = () if targets == "class" else reals
+        for target, weight in itertools.product((*labels, *probabilities), reals):
+            dtype = {"F": logits, "T": target, "W": weight, "I": "int64", "D": "float64"}
+            rows.append(tuple(dtype[letter] for letter in pattern))
+    return list(dict.fromkeys(rows))
+
+
+def _operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="both"):
+    rows = _combinations(pattern, targets)
+    return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)
+
+
+def _third_derivative(*unused):
+    raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
+
+
+def _no_gradient(target, weight, options):
+    """Zeros for what is not differentiated; the options and an absent weight are seen by nobody."""
+    return _zeros_like(target), weight, options
+
+
+def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options):
+    """Gradients of the loss with respect to target, weight and options."""
+    grad_target = _zeros_like(target)
+    if not _is_class_index(target.dtype):
+        grad_target = _target_grad(grad_loss, logits, target, weight, lse, total_weight, options)
+    grad_weight = weight
+    if weight.ndim == 1:
+        grad_weight = _weight_grad(grad_loss, logits, target, weight, lse, total_weight, options)
+    return grad_target, grad_weight, options
+
+
+def _forward_bprop(logits, target, weight, options, out, dout):
+    lse, total_weight = out[2], out[1]
+    grad = _backward(dout[0], dout[0], logits, target, weight, lse, total_weight, options)
+    data = _data_gradients(dout[0], logits, target, weight, lse, total_weight, options)
+    return grad, data[0], data[1], data[2]
+
+
+def _stats_bprop(logits, target, weight, options, out, dout):
+    lse, total_weight = out[2], out[1]
+    grad = _backward(dout[0], dout[3], logits, target, weight, lse, total_weight, options)
+    data = _data_gradients(dout[0], logits, target, weight, lse, total_weight, options)
+    return grad, data[0], data[1], data[2]
+
+
+def _backward_bprop(
+    grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options, out, dout
+):
+    second = _double_backward(
+        dout, grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options
+    )
+    rest = _no_gradient(target, weight, options)
+    return (
+        second[0],
+        second[1],
+        second[2],
+        rest[0],
+        rest[1],
+        _zeros_like(lse),
+        _zeros_like(total_weight),
+        rest[2],
+    )
+
+
+_SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
+
+_double_backward = _operator(
+    "CrossEntropyDoubleBackward",
+    ("direction", "grad_loss", "grad_z_loss", *_SAVED),
+    ("grad_grad_loss", "grad_grad_z_loss", "grad_logits", "direction_mean"),
+    "FFFFTWDDI" + "FFFD",
+    lambda direction, *_: (direction, direction, direction, mstype.float64),
+    _third_derivative,
+)
+_backward = _operator(
+    "CrossEntropyBackward",
+    ("grad_loss", "grad_z_loss", *_SAVED),
+    ("grad_logits",),
+    "FFFTWDDI" + "F",
+    lambda grad_loss, *_: grad_loss,
+    _backward_bprop,
+)
+_target_grad = _operator(
+    "CrossEntropyTargetGrad",
+    ("grad_loss", *_SAVED),
+    ("grad_target",),
+    "FFTWDDI" + "T",
+    lambda grad_loss, logits, target, *_: target,
+    _third_derivative,
+    targets="probability",
+)
+_weight_grad = _operator(
+    "CrossEntropyWeightGrad",
+    ("grad_loss", *_SAVED),
+    ("grad_weight",),
+    "FFTWDDI" + "W",
+    lambda grad_loss, logits, target, weight, *_: weight,
+    _third_derivative,
+)
+
+
+def _loss_operator(name):
+    return _operator(
+        name,
+        ("logits", "target", "weight", "options"),
+        ("loss", "total_weight", "lse"),
+        "FTWI" + "FDD",
+        lambda logits, *_: (logits, mstype.float64, mstype.float64),
+        _forward_bprop,
+    )
+
+
+def _stats_operator(name):
+    return _operator(
+        name,
+        ("logits", "target", "weight", "options"),
+        ("loss", "total_weight", "lse", "z_loss", "num_correct", "entropy"),
+        "FTWI" + "FDDFIF",
+        lambda logits, *_: (logits, mstype.float64, mstype.float64, logits, mstype.int64, logits),
+        _stats_bprop,
+    )
+
+
+_forward, _forward_rows = map(_loss_operator, ("CrossEntropyForward", "CrossEntropyForwardRows"))
+_stats, _stats_rows = map(_stats_operator, ("CrossEntropyStats", "CrossEntropyStatsRows"))
+
+
+def cross_entropy(logits, target, weight, options):
+    """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _NO_WEIGHT
+    packed = _packed(options, ClassBlock(), has_weight, False)
+    if options.reduction == "none":
+        return _forward_rows(logits, target, weight, packed)
+    return _forward(logits, target, weight, packed)
+
+
+def cross_entropy_with_stats(logits, target, weight, options):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _NO_WEIGHT
+    packed = _packed(options, ClassBlock(), has_weight, True)
+    if options.reduction == "none":
+        return _stats_rows(logits, target, weight, packed)
+    return _stats(logits, target, weight, packed)
+
+
+def _value_and_grad_bprop(*unused):
+    raise NotImplementedError(
+        "cross_entropy_value_and_grad already returns the gradient and is not differentiated; "
+        "differentiate cross_entropy instead"
+    )
+
+
+_value_and_grad = _operator(
+    "CrossEntropyValueAndGrad",
+    ("logits", "target", "weight", "options"),
+    ("loss", "total_weight", "lse", "grad_logits"),
+    "FTWI" + "FDDF",
+    lambda logits, *_: (logits, mstype.float64, mstype.float64, logits),
+    _value_and_grad_bprop,
+)
+
+
+def cross_entropy_value_and_grad(logits, target, weight, options):
+    """(loss, total_weight, lse, grad_logits) in one read and one write; reduction mean or sum."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _NO_WEIGHT
+    return _value_and_grad(logits, target, weight, _packed(options, ClassBlock(), has_weight, False))
+
+
+def _nll_bprop(log_prob, target, weight, options, out, dout):
+    rest = _no_gradient(target, weight, options)
+    grad = _nll_backward(dout[0], target, weight, log_prob, options)
+    return grad, rest[0], rest[1], rest[2]
+
+
+def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout):
+    """The loss is linear in log_prob: the derivative with respect to grad_loss is the loss of the direction."""
+    rest = _no_gradient(target, weight, options)
+    if grad_loss.ndim == 0:
+        grad_grad = _nll(dout, target, weight, options)[0]
+    else:
+        grad_grad = _nll_rows(dout, target, weight, options)[0]
+    return grad_grad, rest[0], rest[1], _zeros_like(log_prob), rest[2]
+
+
+_nll_backward = _operator(
+    "NLLBackward",
+    ("grad_loss", "target", "weight", "log_prob", "options"),
+    ("grad_log_prob",),
+    "FTWFI" + "F",
+    lambda grad_loss, *_: grad_loss,
+    _nll_backward_bprop,
+    targets="class",
+)
+
+
+def _nll_operator(name):
+    return _operator(
+        name,
+        ("log_prob", "target", "weight", "options"),
+        ("loss", "total_weight"),
+        "FTWI" + "FW",
+        lambda log_prob, target, weight, options: (log_prob, weight),
+        _nll_bprop,
+        targets="class",
+    )
+
+
+_nll, _nll_rows = map(_nll_operator, ("NLLForward", "NLLForwardRows"))
+
+
+def nll_loss(log_prob, target, weight, options):
+    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's (float32 without one)."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _NO_WEIGHT
+    packed = _packed(options, ClassBlock(), has_weight, False)
+    if options.reduction == "none":
+        return _nll_rows(log_prob, target, weight, packed)
+    return _nll(log_prob, target, weight, packed)

@@ -1,0 +1,49 @@
+"""One way to register an ahead-of-time compiled operator with MindSpore."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from mindspore import ops
+from mindspore.ops import CustomRegOp
+
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+LABELS = ("int32", "int64", "uint8")
+
+
+def registration(
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dtypes: Iterable[Sequence[str]],
+    target: str,
+) -> dict:
+    """Registration info of an operator; `dtypes` lists each accepted combination, inputs then outputs."""
+    info = CustomRegOp(name)
+    for index, argument in enumerate(inputs):
+        info = info.input(index, argument)
+    for index, result in enumerate(outputs):
+        info = info.output(index, result)
+    for combination in dtypes:
+        info = info.dtype_format(*[(dtype, "DefaultFormat") for dtype in combination])
+    return info.target(target).get_op_info()
+
+
+def compiled(
+    library: str,
+    name: str,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    dtypes: Iterable[Sequence[str]],
+    out_dtype: Callable,
+    bprop: Callable | None = None,
+) -> ops.Custom:
+    """The CPU operator `name` of `library`; shapes are inferred by the library's `<name>InferShape`."""
+    return ops.Custom(
+        f"{library}:{name}",
+        out_shape=None,
+        out_dtype=out_dtype,
+        func_type="aot",
+        bprop=bprop,
+        reg_info=registration(name, inputs, outputs, dtypes, "CPU"),
+    )

@@ -1,0 +1,43 @@
+"""Finds libms_ce, the compiled kernel of the `cpu` backend, and asks it about itself."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+
+PATH = Path(__file__).resolve().with_name("libms_ce.so")
+
+
+@functools.lru_cache(maxsize=1)
+def load() -> ctypes.CDLL:
+    """The library itself; OSError where it is missing or was built for another machine."""
+    library = ctypes.CDLL(str(PATH))
+    for name in ("MsCeIsa", "MsCeIsaList", "MsCeVersion"):
+        getattr(library, name).restype = ctypes.c_char_p
+    return library
+
+
+@functools.lru_cache(maxsize=1)
+def problem() -> str | None:
+    """Why the kernel cannot be used, or None."""
+    if not PATH.exists():
+        return (
+            "libms_ce.so was not built: no C++ compiler was found when ms_ce was installed; "
+            "install g++ or clang and reinstall ms_ce"
+        )
+    try:
+        load()
+    except OSError as error:
+        return f"libms_ce.so does not load: {error}"
+    return None
+
+
+def instruction_set() -> str:
+    """The instruction set that the kernel runs with, for example 'x86-64-v4'."""
+    return load().MsCeIsa().decode()
+
+
+def instruction_sets() -> list[str]:
+    """Every instruction set of the kernel that this processor can run."""
+    return load().MsCeIsaList().decode().split(",")

@@ -1,0 +1,55 @@
+"""NLLLoss with the signature of mindspore.ops.NLLLoss, on ms_ce's backends."""
+
+from __future__ import annotations
+
+from mindspore import nn
+
+from ms_ce import _checks, functional
+from ms_ce.backend import choose
+
+
+class NLLLoss(nn.Cell):
+    """Negative log likelihood that also returns the total weight, called as mindspore.ops.NLLLoss.
+
+    The loss of a row is -weight[y]·logits[y], 0 where y is `ignore_index`; total_weight is Σ weight[y] over the rows
+    that count, and 'mean' divides by it.
+
+    Args:
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        ignore_index (int): class index that does not count. Default -100.
+
+    Keyword Args:
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Inputs:
+        - **logits** (Tensor): log-probabilities (N, C), also (C) and (N, C, d1…dK); float16, bfloat16, float32, float64.
+        - **labels** (Tensor): class indices int32, int64 or uint8, logits' shape without the class axis.
+        - **weight** (Tensor): (C), logits' dtype or float32; None for 1 each.
+
+    Outputs:
+        (loss, total_weight): loss in logits' dtype, a scalar or with 'none' of labels' shape; total_weight a scalar
+        in weight's dtype.
+
+    Raises:
+        TypeError, ValueError: as `ms_ce.nll_loss`.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> logits = mindspore.Tensor([[0.5, 1.0], [2.0, 0.25]])
+        >>> weight = mindspore.Tensor([0.5, 2.0])
+        >>> loss, total_weight = ms_ce.ops.NLLLoss()(logits, mindspore.Tensor([0, 1]), weight)
+        >>> print(f"{float(loss)} {float(total_weight)}")
+        -0.3 2.5
+
+    Source: mindspore.ops.NLLLoss.
+    """
+
+    def __init__(self, reduction="mean", ignore_index=-100, *, backend="auto"):
+        super().__init__()
+        self.options = _checks.make_options("ops.NLLLoss", ignore_index, reduction)
+        self.backend = choose("ops.NLLLoss", backend)
+
+    def construct(self, logits, labels, weight=None):
+        return functional.nll_loss_on(
+            "ops.NLLLoss", self.backend, logits, labels, weight, self.options
+        )

@@ -1,0 +1,57 @@
+"""Ways to run a loss: PyNative, ms.jit, and a Cell under GRAPH_MODE."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn
+
+MODES = ("pynative", "jit", "graph")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def to_tensor(values: np.ndarray | None, dtype: str | None = None) -> Tensor | None:
+    """A Tensor of `dtype`; labels keep their own."""
+    if values is None:
+        return None
+    tensor = Tensor(np.array(values, order="C"))
+    if dtype is None or np.issubdtype(values.dtype, np.integer):
+        return tensor
+    return tensor.astype(getattr(ms, dtype))
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == ms.bfloat16:
+        tensor = tensor.astype(ms.float32)
+    return tensor.asnumpy()
+
+
+class _Network(nn.Cell):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def construct(self, *args):
+        return self.function(*args)
+
+
+@pytest.fixture(params=("cpu", "composed"))
+def backend(request) -> str:
+    return request.param
+
+
+@pytest.fixture(params=MODES)
+def run(request):
+    """run(function, *tensors) computes function in one of the modes."""
+
+    def call(function, *args):
+        if request.param == "pynative":
+            return function(*args)
+        if request.param == "jit":
+            return ms.jit(function)(*args)
+        ms.set_context(mode=ms.GRAPH_MODE)
+        return _Network(function)(*args)
+
+    yield call
+    ms.set_context(mode=ms.PYNATIVE_MODE)

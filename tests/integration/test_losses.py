@@ -1,0 +1,99 @@
+"""Loss and gradients of every case, against the float64 reference."""
+
+from __future__ import annotations
+
+import inspect
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+import ms_ce
+from ms_ce import reference
+from tests.cases import CASES, NLL_CASES, Case
+from tests.integration.conftest import DTYPES, to_numpy, to_tensor
+from tests.tolerances import check_close, tolerance
+
+
+def _by_name(case: Case) -> str:
+    return case.name.replace(" ", "-")
+
+
+def _check(case, backend, dtype, run, function, expected, gradients):
+    """Runs `function(logits, target, weight, upstream)` = upstream·loss with its gradients; compares all of them."""
+    data = case.inputs(dtype)
+    tensors = [to_tensor(data[name], dtype) for name in ("logits", "target", "weight", "grad_loss")]
+    bound = tolerance(backend, dtype, "softcap" in case.options)
+    positions = tuple(index for index, gradient in enumerate(gradients) if gradient is not None)
+    if tensors[2] is None:
+        del tensors[2]
+
+        def loss(logits, target, upstream):
+            return function(logits, target, None) * upstream
+
+        def value(logits, target):
+            return function(logits, target, None)
+
+        positions = tuple(position for position in positions if position < 2)
+    else:
+
+        def loss(logits, target, weight, upstream):
+            return function(logits, target, weight) * upstream
+
+        def value(logits, target, weight):
+            return function(logits, target, weight)
+
+    actual = run(value, *tensors[:-1])
+    assert actual.dtype == getattr(ms, dtype)
+    check_close(to_numpy(actual), expected, dtype, bound, f"{case.name}: loss")
+    computed = run(ms.grad(loss, positions), *tensors)
+    if len(positions) == 1:
+        computed = (computed,)
+    scale = np.abs(data["grad_loss"]).max()
+    for position, gradient in zip(positions, computed, strict=True):
+        check_close(
+            to_numpy(gradient),
+            gradients[position],
+            dtype,
+            bound._replace(absolute=bound.absolute * max(scale, 1.0)),
+            f"{case.name}: gradient {position}",
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES, ids=_by_name)
+def test_cross_entropy(case, dtype, backend, run):
+    data = case.inputs(dtype)
+    arguments = (data["logits"], data["target"], data["weight"])
+
+    def function(logits, target, weight):
+        return ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
+
+    expected = reference.cross_entropy(*arguments, **case.options).loss
+    gradients = reference.cross_entropy_grad(
+        *arguments, **case.options, grad_loss=data["grad_loss"]
+    )
+    _check(case, backend, dtype, run, function, expected, gradients)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", NLL_CASES, ids=_by_name)
+def test_nll_loss(case, dtype, backend, run):
+    data = case.inputs(dtype)
+    arguments = (data["logits"], data["target"], data["weight"])
+
+    def function(log_prob, target, weight):
+        return ms_ce.nll_loss(log_prob, target, weight, backend=backend, **case.options)
+
+    expected, _ = reference.nll_loss(*arguments, **case.options)
+    gradient = reference.nll_loss_grad(*arguments, **case.options, grad_loss=data["grad_loss"])
+    _check(case, backend, dtype, run, function, expected, (gradient,))
+
+
+def test_cases_cover_every_option():
+    """Each keyword of the loss appears in the cases at a value that is not its default."""
+    parameters = inspect.signature(ms_ce.cross_entropy).parameters
+    options = set(parameters) - {"input", "target", "weight", "backend"}
+    for option in options:
+        values = {case.options[option] for case in CASES if option in case.options}
+        assert values - {parameters[option].default}, f"{option} is never off its default"
