@@ -1,0 +1,191 @@
+// Vector instructions: what they compute, the operands they touch and the repeats they cost (256 bytes of the widest
+// operand each). A count form covers `count` consecutive elements; a mask form applies a mask to every repeat.
+#ifndef MS_CE_HOST_MODEL_VECTOR_H
+#define MS_CE_HOST_MODEL_VECTOR_H
+
+#include <type_traits>
+
+#include "tensor.h"
+
+namespace host_model {
+
+constexpr uint32_t kRepeatBytes = 256;
+
+template <typename T>
+T* At(uint32_t offset) {
+    return reinterpret_cast<T*>(Current()->ub.data() + offset);
+}
+
+inline int64_t RepeatsFor(uint64_t bytes) { return static_cast<int64_t>((bytes + kRepeatBytes - 1) / kRepeatBytes); }
+
+inline void BeginVector(const char* what, int64_t count, int64_t repeats) {
+    Machine* core = Current();
+    if (count <= 0) core->Fail(std::string(what) + " gets a count of " + std::to_string(count));
+    core->Tick(PIPE_VECTOR);
+    core->counters.vectorRepeats += repeats;
+}
+
+// Operands are read and written in the same beat, so they may coincide but not overlap in part.
+inline void CheckOverlap(uint32_t a, uint32_t b, uint64_t bytes, const char* what) {
+    if (a != b && a < b + bytes && b < a + bytes) Current()->Fail(std::string(what) + ": operands overlap in part");
+}
+
+// A strided operand of a mask form: `repeats` runs of blocks.
+struct Strided {
+    uint32_t begin, blockStride, repeatStride;  // bytes, blocks, blocks
+    uint32_t Address(uint32_t repeat, uint32_t blockIndex) const {
+        return begin + (repeat * repeatStride + blockIndex * blockStride) * kBlockBytes;
+    }
+};
+
+template <typename T, typename Visit>
+void ForEachRun(const Strided& operand, uint32_t mask, uint32_t repeats, Visit visit) {
+    constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
+    const uint32_t runBytes = mask * sizeof(T);
+    if (operand.blockStride == 1) {
+        if (operand.repeatStride * kBlockBytes == runBytes) {
+            visit(operand.begin, runBytes * repeats);
+            return;
+        }
+        for (uint32_t r = 0; r < (operand.repeatStride ? repeats : 1); ++r) visit(operand.Address(r, 0), runBytes);
+        return;
+    }
+    for (uint32_t r = 0; r < (operand.repeatStride ? repeats : 1); ++r)
+        for (uint32_t done = 0, b = 0; done < mask; done += kPerBlock, ++b)
+            visit(operand.Address(r, b), std::min(kPerBlock, mask - done) * static_cast<uint32_t>(sizeof(T)));
+}
+
+template <typename T>
+Strided Bind(const AscendC::LocalTensor<T>& tensor, uint32_t blockStride, uint32_t repeatStride, uint32_t mask,
+             uint32_t repeats, bool write, const char* what) {
+    tensor.RequireAligned(kBlockBytes, what);
+    if (mask == 0 || mask * sizeof(T) > kRepeatBytes)
+        Current()->Fail(std::string(what) + ": mask of " + std::to_string(mask) + " elements");
+    const Strided operand{tensor.Begin(), blockStride, repeatStride};
+    ForEachRun<T>(operand, mask, repeats, [&](uint32_t at, uint32_t bytes) {
+        tensor.Range(PIPE_VECTOR, at - tensor.Begin(), bytes, write, what);
+    });
+    return operand;
+}
+
+template <typename T>
+void RequireRuns(const Strided& operand, uint32_t mask, uint32_t repeats, const char* what) {
+    ForEachRun<T>(operand, mask, repeats, [&](uint32_t at, uint32_t bytes) { Current()->RequireWritten(at, bytes, what); });
+}
+
+template <typename T, typename F>
+void BinaryCount(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src0,
+                 const AscendC::LocalTensor<T>& src1, int32_t count, F f, const char* what) {
+    const uint64_t bytes = uint64_t(count > 0 ? count : 0) * sizeof(T);
+    BeginVector(what, count, RepeatsFor(bytes));
+    for (const auto* t : {&dst, &src0, &src1}) t->RequireAligned(kBlockBytes, what);
+    const uint32_t a = src0.Range(PIPE_VECTOR, 0, bytes, false, what), b = src1.Range(PIPE_VECTOR, 0, bytes, false, what);
+    const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
+    CheckOverlap(d, a, bytes, what);
+    CheckOverlap(d, b, bytes, what);
+    Current()->Issue(PIPE_VECTOR, [=] {
+        Current()->RequireWritten(a, bytes, what);
+        Current()->RequireWritten(b, bytes, what);
+        const T *x = At<T>(a), *y = At<T>(b);
+        T* out = At<T>(d);
+        for (int32_t i = 0; i < count; ++i) out[i] = f(x[i], y[i]);
+        Current()->MarkWritten(d, bytes);
+    });
+}
+
+template <typename T, typename F>
+void BinaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src0,
+                const AscendC::LocalTensor<T>& src1, uint64_t mask64, uint32_t repeats,
+                const AscendC::BinaryRepeatParams& p, F f, const char* what) {
+    BeginVector(what, repeats, repeats);
+    const uint32_t mask = static_cast<uint32_t>(std::min<uint64_t>(mask64, 1u << 20));
+    const Strided a = Bind(src0, p.src0BlkStride, p.src0RepStride, mask, repeats, false, what);
+    const Strided b = Bind(src1, p.src1BlkStride, p.src1RepStride, mask, repeats, false, what);
+    const Strided d = Bind(dst, p.dstBlkStride, p.dstRepStride, mask, repeats, true, what);
+    if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
+    Current()->Issue(PIPE_VECTOR, [=] {
+        constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
+        RequireRuns<T>(a, mask, repeats, what);
+        RequireRuns<T>(b, mask, repeats, what);
+        const bool dense = a.blockStride == 1 && b.blockStride == 1 && d.blockStride == 1;
+        for (uint32_t r = 0; r < repeats; ++r) {
+            for (uint32_t done = 0, block = 0; done < mask; ++block) {
+                const uint32_t run = dense ? mask : std::min(kPerBlock, mask - done);
+                const T *x = At<T>(a.Address(r, block)), *y = At<T>(b.Address(r, block));
+                T* out = At<T>(d.Address(r, block));
+                for (uint32_t i = 0; i < run; ++i) out[i] = f(x[i], y[i]);
+                done += run;
+            }
+        }
+        ForEachRun<T>(d, mask, repeats, [](uint32_t at, uint32_t bytes) { Current()->MarkWritten(at, bytes); });
+    });
+}
+
+template <typename D, typename S, typename F>
+void UnaryCount(const AscendC::LocalTensor<D>& dst, const AscendC::LocalTensor<S>& src, int32_t count, F f,
+                const char* what) {
+    const uint64_t n = count > 0 ? count : 0;
+    BeginVector(what, count, RepeatsFor(n * std::max(sizeof(D), sizeof(S))));
+    dst.RequireAligned(kBlockBytes, what);
+    src.RequireAligned(kBlockBytes, what);
+    const uint32_t a = src.Range(PIPE_VECTOR, 0, n * sizeof(S), false, what);
+    const uint32_t d = dst.Range(PIPE_VECTOR, 0, n * sizeof(D), true, what);
+    CheckOverlap(d, a, n * std::max(sizeof(D), sizeof(S)), what);
+    if (a == d && sizeof(D) != sizeof(S)) Current()->Fail(std::string(what) + ": a cast in place changes the width");
+    Current()->Issue(PIPE_VECTOR, [=] {
+        Current()->RequireWritten(a, n * sizeof(S), what);
+        const S* x = At<S>(a);
+        D* out = At<D>(d);
+        for (uint64_t i = 0; i < n; ++i) out[i] = f(x[i]);
+        Current()->MarkWritten(d, n * sizeof(D));
+    });
+}
+
+template <typename T, typename F>
+void UnaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, uint64_t mask64, uint32_t repeats,
+               const AscendC::UnaryRepeatParams& p, F f, const char* what) {
+    BeginVector(what, repeats, repeats);
+    const uint32_t mask = static_cast<uint32_t>(std::min<uint64_t>(mask64, 1u << 20));
+    const Strided a = Bind(src, p.srcBlkStride, p.srcRepStride, mask, repeats, false, what);
+    const Strided d = Bind(dst, p.dstBlkStride, p.dstRepStride, mask, repeats, true, what);
+    if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
+    if (a.blockStride != 1 || d.blockStride != 1) Current()->Fail(std::string(what) + ": block strides are not modelled");
+    Current()->Issue(PIPE_VECTOR, [=] {
+        RequireRuns<T>(a, mask, repeats, what);
+        for (uint32_t r = 0; r < repeats; ++r) {
+            const T* x = At<T>(a.Address(r, 0));
+            T* out = At<T>(d.Address(r, 0));
+            for (uint32_t i = 0; i < mask; ++i) out[i] = f(x[i]);
+        }
+        ForEachRun<T>(d, mask, repeats, [](uint32_t at, uint32_t bytes) { Current()->MarkWritten(at, bytes); });
+    });
+}
+
+// One value per repeat, `dstRepStride` elements apart. Pairwise, so that the order does not depend on the mask's length.
+template <typename F>
+void ReduceRepeats(const AscendC::LocalTensor<float>& dst, const AscendC::LocalTensor<float>& src, int32_t mask,
+                   AscendC::RepeatTime repeatTime, int32_t dstRepStride, int32_t srcBlkStride, int32_t srcRepStride,
+                   float identity, F f, const char* what) {
+    const uint32_t repeats = repeatTime.value;
+    BeginVector(what, repeats, repeats);
+    if (srcBlkStride != 1) Current()->Fail(std::string(what) + ": block strides are not modelled");
+    const Strided a = Bind(src, 1, AscendC::Stride16(srcRepStride), mask, repeats, false, what);
+    const uint32_t bytes = ((repeats - 1) * dstRepStride + 1) * sizeof(float);
+    const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
+    Current()->Issue(PIPE_VECTOR, [=] {
+        RequireRuns<float>(a, mask, repeats, what);
+        for (uint32_t r = 0; r < repeats; ++r) {
+            float lanes[64];
+            for (int i = 0; i < 64; ++i) lanes[i] = i < mask ? At<float>(a.Address(r, 0))[i] : identity;
+            for (int half = 32; half; half /= 2)
+                for (int i = 0; i < half; ++i) lanes[i] = f(lanes[i], lanes[i + half]);
+            const uint32_t at = d + r * dstRepStride * sizeof(float);
+            *At<float>(at) = lanes[0];
+            Current()->MarkWritten(at, sizeof(float));
+        }
+    });
+}
+
+}  // namespace host_model
+
+#endif

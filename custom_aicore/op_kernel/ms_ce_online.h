@@ -1,0 +1,142 @@
+// Running statistics of a row, one set per lane: the maximum m, the sum s of exp(x - m), and where the loss needs it the
+// sum `dot` of v·(x - m) with the sum `count` of v. Keeping 64 lanes apart until the row is complete needs no reduction
+// across lanes inside the loop, and no wait of the scalar pipe.
+#ifndef MS_CE_ONLINE_H
+#define MS_CE_ONLINE_H
+
+#include "ms_ce_vector.h"
+
+namespace ms_ce {
+
+// The lane sets of a group's rows, 64 floats per row.
+class Lanes {
+public:
+    __aicore__ inline void Init(AscendC::TPipe& pipe, int32_t rows, int32_t dot, bool sums)
+    {
+        const int32_t bytes = rows * static_cast<int32_t>(kLaneBytes);
+        rows_ = rows;
+        sums_ = sums;
+        dot_ = dot;
+        if (sums) {
+            pipe.InitBuffer(maximumBuffer_, bytes);
+            pipe.InitBuffer(sumBuffer_, bytes);
+            maximum = maximumBuffer_.Get<float>();
+            sum = sumBuffer_.Get<float>();
+        }
+        if (dot != MS_CE_DOT_NONE) {
+            pipe.InitBuffer(dotBuffer_, bytes);
+            pipe.InitBuffer(countBuffer_, bytes);
+            pipe.InitBuffer(scratchBuffer_, bytes);
+            dotSum = dotBuffer_.Get<float>();
+            count = countBuffer_.Get<float>();
+            scratch = scratchBuffer_.Get<float>();
+        }
+        pipe.InitBuffer(stepBuffer_, 4 * static_cast<int32_t>(kLaneBytes));
+        newMaximum_ = stepBuffer_.Get<float>();
+        change_ = newMaximum_[LANES];
+        otherChange_ = newMaximum_[2 * LANES];
+        product_ = newMaximum_[3 * LANES];
+    }
+
+    // Rows that nothing has been added to.
+    __aicore__ inline void Clear(int32_t rows)
+    {
+        AscendC::Duplicate(maximum, LOWEST, rows * LANES);
+        AscendC::Duplicate(sum, 0.0f, rows * LANES);
+        if (dot_ != MS_CE_DOT_NONE) {
+            AscendC::Duplicate(dotSum, 0.0f, rows * LANES);
+            AscendC::Duplicate(count, 0.0f, rows * LANES);
+        }
+    }
+
+    // Statistics that stay finite, for a row that does not count and is never read.
+    __aicore__ inline void Neutralise(int32_t row)
+    {
+        AscendC::Duplicate(maximum[row * LANES], 0.0f, LANES);
+        AscendC::Duplicate(sum[row * LANES], 1.0f, LANES);
+    }
+
+    // Adds x[0, elements) to a row. `work` takes the elements (it may be x), `half` half as many. For weighted sums v holds
+    // the weights and `product` takes the elements (it may be v).
+    __aicore__ inline void Add(int32_t row, const Floats& x, int32_t elements, const Floats& work, const Floats& half,
+                               const Floats& v, const Floats& product)
+    {
+        const int32_t at = row * LANES;
+        Copy64(newMaximum_, maximum[at]);
+        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);
+        MoveMaximum(at);
+        TileOperation<SubOperation>(work, x, newMaximum_, elements, 1);
+        if (dot_ == MS_CE_DOT_UNIFORM) {
+            FoldLanes<AddOperation>(dotSum[at], work, elements, half);
+            CountElements(count[at], elements);
+        } else if (dot_ != MS_CE_DOT_NONE) {
+            // v = 0 must contribute 0 even where x is -inf.
+            AscendC::Maxs(work, work, LOWEST, elements);
+            FoldLanes<AddOperation>(count[at], v, elements, half);
+            AscendC::Mul(product, work, v, elements);
+            FoldLanes<AddOperation>(dotSum[at], product, elements, product);
+        }
+        AscendC::Exp(work, work, elements);
+        FoldLanes<AddOperation>(sum[at], work, elements, work);
+    }
+
+    // Adds the finished lanes of another slice of the same row; `others` holds its m, s, dot and count one after another.
+    __aicore__ inline void Merge(int32_t row, const Floats& others)
+    {
+        const int32_t at = row * LANES;
+        Copy64(newMaximum_, maximum[at]);
+        AscendC::Max(newMaximum_, newMaximum_, others, LANES);
+        AscendC::Sub(otherChange_, others, newMaximum_, LANES);
+        MoveMaximum(at);
+        if (dot_ != MS_CE_DOT_NONE) {
+            AscendC::Maxs(product_, otherChange_, LOWEST, LANES);
+            AscendC::Mul(product_, product_, others[3 * LANES], LANES);
+            AscendC::Add(dotSum[at], dotSum[at], product_, LANES);
+            AscendC::Add(dotSum[at], dotSum[at], others[2 * LANES], LANES);
+            AscendC::Add(count[at], count[at], others[3 * LANES], LANES);
+        }
+        AscendC::Exp(otherChange_, otherChange_, LANES);
+        AscendC::Mul(otherChange_, otherChange_, others[LANES], LANES);
+        AscendC::Add(sum[at], sum[at], otherChange_, LANES);
+    }
+
+    // Adds 1 to lane l for every element 64·k + l below `elements`.
+    __aicore__ inline void CountElements(const Floats& counts, int32_t elements)
+    {
+        if (elements / LANES) {
+            AscendC::Adds(counts, counts, static_cast<float>(elements / LANES), LANES);
+        }
+        if (elements % LANES) {
+            AscendC::Adds(counts, counts, 1.0f, elements % LANES);
+        }
+    }
+
+    Floats maximum, sum, dotSum, count, scratch;
+
+private:
+    // Takes newMaximum_ as the row's maximum and rescales what was summed so far.
+    __aicore__ inline void MoveMaximum(int32_t at)
+    {
+        AscendC::Sub(change_, maximum[at], newMaximum_, LANES);
+        Copy64(maximum[at], newMaximum_);
+        if (dot_ != MS_CE_DOT_NONE) {
+            // The first change is from LOWEST, with a count of 0: the product must be 0, not 0·inf.
+            AscendC::Maxs(change_, change_, LOWEST, LANES);
+            AscendC::Mul(product_, change_, count[at], LANES);
+            AscendC::Add(dotSum[at], dotSum[at], product_, LANES);
+        }
+        AscendC::Exp(change_, change_, LANES);
+        AscendC::Mul(sum[at], sum[at], change_, LANES);
+    }
+
+    int32_t rows_ = 0;
+    int32_t dot_ = MS_CE_DOT_NONE;
+    bool sums_ = false;
+    Floats newMaximum_, change_, otherChange_, product_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> maximumBuffer_, sumBuffer_, dotBuffer_, countBuffer_, scratchBuffer_,
+        stepBuffer_;
+};
+
+}  // namespace ms_ce
+
+#endif

@@ -1,0 +1,145 @@
+// Statistics of many short rows at once: the tile is a matrix with a row in each line, and every instruction repeats over
+// the rows.
+#ifndef MS_CE_SHORT_H
+#define MS_CE_SHORT_H
+
+#include "ms_ce_finish.h"
+#include "ms_ce_tiles.h"
+
+namespace ms_ce {
+
+template <typename T>
+class ShortRows {
+public:
+    __aicore__ inline void Init(const MsCeTiling& tiling)
+    {
+        dot_ = tiling.dot;
+        cols_ = static_cast<int32_t>(tiling.problem.cols);
+        pitch_ = tiling.tilePitch;
+        stride_ = pitch_ / FLOATS_PER_BLOCK;
+        chunks_ = static_cast<int32_t>(CeilDiv(cols_, LANES));
+    }
+
+    // Fetches a tile; where a run of rows does not count its place stays empty.
+    __aicore__ inline void Fetch(Tiles<T>& tiles, const GlobalTensor<T>& logits, const Rows<T>& state, int64_t row,
+                                 int32_t rows)
+    {
+        const LocalTensor<T> tile = tiles.Allocate();
+        for (int32_t r = 0; r < rows;) {
+            const int32_t run = state.RunLength(r, rows - r);
+            if (state.Counts(r)) {
+                CopyIn(tile[r * pitch_], logits[(row + r) * cols_], run, cols_, cols_);
+            }
+            r += run;
+        }
+        tiles.Put(tile);
+        const Tile whole{0, rows, 0, 0, cols_};
+        tiles.Fetch(row, whole, false);
+    }
+
+    // Zeros where rows were not fetched, so that their statistics are finite; what they yield is multiplied by 0.
+    __aicore__ inline void FillGaps(const LocalTensor<T>& tile, const Rows<T>& state, int32_t rows)
+    {
+        const auto words = tile.template ReinterpretCast<int32_t>();
+        const int32_t wordsPerRow = pitch_ * static_cast<int32_t>(sizeof(T)) / static_cast<int32_t>(sizeof(int32_t));
+        for (int32_t r = 0; r < rows;) {
+            const int32_t run = state.RunLength(r, rows - r);
+            if (!state.Counts(r)) {
+                AscendC::Duplicate(words[r * wordsPerRow], 0, run * wordsPerRow);
+            }
+            r += run;
+        }
+    }
+
+    // Takes the statistics of x (destroyed; `into` may be x) and describes where they lie.
+    __aicore__ inline StatisticsView Statistics(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& into,
+                                                int32_t rows)
+    {
+        StatisticsView view;
+        view.count = tiles.laneCounts;
+        view.countStride = 0;
+        view.hasDot = false;
+        view.hasSums = chunks_ > 1;
+        Floats v = tiles.laneCounts;
+        if (dot_ == MS_CE_DOT_PROB) {
+            v = tiles.WeightedProbabilities(rows, cols_);
+            view.count = v;
+            view.countStride = stride_;
+        }
+        if (chunks_ == 1) {
+            if (into.GetPhyAddr() != x.GetPhyAddr()) {
+                AscendC::Adds(into, x, 0.0f, rows * pitch_);
+            }
+            view.maximum = into;
+            view.stride = stride_;
+            view.lanes = cols_;
+            return view;
+        }
+        view.maximum = lanes.maximum;
+        view.stride = BLOCKS_PER_REPEAT;
+        view.lanes = LANES;
+        FoldRows<MaxOperation>(lanes.maximum, x, rows);
+        for (int32_t k = 0; k < chunks_; ++k) {
+            RowsOperation<SubOperation>(into[k * LANES], x[k * LANES], lanes.maximum, Mask(k), rows, stride_, stride_,
+                                        BLOCKS_PER_REPEAT, 1);
+        }
+        if (dot_ != MS_CE_DOT_NONE) {
+            view.hasDot = true;
+            SumDots(tiles, lanes, into, v, rows);
+        }
+        if (dot_ == MS_CE_DOT_PROB) {
+            FoldRows<AddOperation>(lanes.count, v, rows);
+            view.count = lanes.count;
+            view.countStride = BLOCKS_PER_REPEAT;
+        }
+        for (int32_t k = 0; k < chunks_; ++k) {
+            RowsExp(into[k * LANES], Mask(k), rows, stride_);
+        }
+        FoldRows<AddOperation>(lanes.sum, into, rows);
+        return view;
+    }
+
+    __aicore__ inline int32_t Mask(int32_t chunk) const
+    {
+        return static_cast<int32_t>(Min(LANES, cols_ - chunk * LANES));
+    }
+
+private:
+    // dst[r][l] = operation over x[r][64·k + l].
+    template <typename Operation>
+    __aicore__ inline void FoldRows(const Floats& dst, const Floats& x, int32_t rows)
+    {
+        RowsAdds(dst, x, 0.0f, LANES, rows, BLOCKS_PER_REPEAT, stride_);
+        for (int32_t k = 1; k < chunks_; ++k) {
+            RowsOperation<Operation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, stride_,
+                                     1);
+        }
+    }
+
+    __aicore__ inline void SumDots(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& v, int32_t rows)
+    {
+        if (dot_ == MS_CE_DOT_UNIFORM) {
+            FoldRows<AddOperation>(lanes.dotSum, x, rows);
+            return;
+        }
+        const bool perRow = dot_ == MS_CE_DOT_PROB;
+        const Floats weights = perRow ? v : tiles.Weights();
+        for (int32_t k = 0; k < chunks_; ++k) {
+            const Floats product = k == 0 ? lanes.dotSum : lanes.scratch;
+            // v = 0 must contribute 0 even where x is -inf.
+            RowsMaxs(x[k * LANES], LOWEST, Mask(k), rows, stride_);
+            RowsOperation<MulOperation>(product, x[k * LANES], weights[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, stride_,
+                                        perRow ? stride_ : 0, 1);
+            if (k > 0) {
+                RowsOperation<AddOperation>(lanes.dotSum, lanes.dotSum, product, Mask(k), rows, BLOCKS_PER_REPEAT,
+                                            BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 1);
+            }
+        }
+    }
+
+    int32_t dot_, cols_, pitch_, stride_, chunks_;
+};
+
+}  // namespace ms_ce
+
+#endif

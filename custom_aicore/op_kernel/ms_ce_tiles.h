@@ -1,0 +1,285 @@
+// Tiles of logits, weights and probabilities: fetching them and taking their statistics.
+#ifndef MS_CE_TILES_H
+#define MS_CE_TILES_H
+
+#include "ms_ce_online.h"
+#include "ms_ce_rows.h"
+
+namespace ms_ce {
+
+// A tile: `rows` rows from row `row` of the group, columns [begin, begin + cols).
+struct Tile {
+    int32_t row;
+    int32_t rows;
+    int32_t index;
+    int64_t begin;
+    int32_t cols;
+};
+
+// Walks the tiles of a group's rows that count; rows that do not are never fetched.
+template <typename T>
+class TileWalk {
+public:
+    __aicore__ inline TileWalk(const MsCeTiling& tiling, const Rows<T>& rows, int32_t count, int64_t begin, int64_t end)
+        : tiling_(tiling), rows_(rows), count_(count), begin_(begin), end_(end)
+    {
+        tile.row = 0;
+        SkipToRow();
+    }
+
+    __aicore__ inline bool Done() const { return tile.row >= count_; }
+
+    __aicore__ inline void Next()
+    {
+        if (tile.begin + tile.cols < end_) {
+            ++tile.index;
+            SetColumns();
+            return;
+        }
+        tile.row += tile.rows;
+        SkipToRow();
+    }
+
+    Tile tile;
+
+private:
+    __aicore__ inline void SkipToRow()
+    {
+        while (tile.row < count_ && !rows_.Counts(tile.row)) {
+            ++tile.row;
+        }
+        tile.index = 0;
+        tile.rows = Done() ? 0 : rows_.RunLength(tile.row, tiling_.tileRows);
+        SetColumns();
+    }
+
+    __aicore__ inline void SetColumns()
+    {
+        tile.begin = begin_ + static_cast<int64_t>(tile.index) * tiling_.tileCols;
+        tile.cols = static_cast<int32_t>(Min(tiling_.tileCols, end_ - tile.begin));
+    }
+
+    const MsCeTiling& tiling_;
+    const Rows<T>& rows_;
+    int32_t count_;
+    int64_t begin_, end_;
+};
+
+template <typename T>
+class Tiles {
+public:
+    static constexpr bool kCasts = sizeof(T) != sizeof(float);
+
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR logits, GM_ADDR weight,
+                                GM_ADDR probabilities)
+    {
+        tiling_ = tiling;
+        const int32_t elements = tiling.tileRows * tiling.tilePitch;
+        const int32_t floats = elements * static_cast<int32_t>(sizeof(float));
+        logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(logits));
+        weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(weight) + tiling.problem.classOffset);
+        probabilities_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(probabilities));
+        pipe.InitBuffer(logitsQueue_, tiling.ringTiles, elements * static_cast<int32_t>(sizeof(T)));
+        pipe.InitBuffer(workBuffer_, floats);
+        work = workBuffer_.template Get<float>();
+        if (TakesStatistics(tiling.problem.kind)) {
+            pipe.InitBuffer(halfBuffer_, RoundUp(floats / 2, kLaneBytes));
+            half = halfBuffer_.template Get<float>();
+        }
+        pipe.InitBuffer(laneBuffer_, static_cast<int32_t>(kLaneBytes));
+        laneCounts = laneBuffer_.template Get<float>();
+        if (UsesWeights()) {
+            keepsWeights_ = tiling.tilesPerRow == 1 && tiling.path != MS_CE_SPLIT;
+            const int32_t bytes = tiling.tilePitch * static_cast<int32_t>(sizeof(float));
+            pipe.InitBuffer(weightQueue_, keepsWeights_ ? 1 : 2, bytes);
+        }
+        if (tiling.dot == MS_CE_DOT_WEIGHTED && TakesStatistics(tiling.problem.kind)) {
+            pipe.InitBuffer(productBuffer_, floats);
+            product_ = productBuffer_.template Get<float>();
+        }
+        if (tiling.dot == MS_CE_DOT_PROB) {
+            pipe.InitBuffer(probabilityQueue_, 2, elements * static_cast<int32_t>(sizeof(T)));
+            pipe.InitBuffer(productBuffer_, floats);
+            product_ = productBuffer_.template Get<float>();
+        }
+    }
+
+    __aicore__ inline bool UsesWeights() const
+    {
+        return tiling_.dot == MS_CE_DOT_WEIGHTED || (tiling_.dot == MS_CE_DOT_PROB && tiling_.problem.hasWeight);
+    }
+
+    // Loads the one tile of weights that serves every row, where a row is one tile.
+    __aicore__ inline void Open()
+    {
+        if (UsesWeights() && keepsWeights_) {
+            FetchWeights(0, tiling_.tileCols);
+            keptWeights_ = weightQueue_.template DeQue<float>();
+        }
+    }
+
+    __aicore__ inline void Close()
+    {
+        if (UsesWeights() && keepsWeights_) {
+            weightQueue_.FreeTensor(keptWeights_);
+        }
+    }
+
+    // laneCounts[l] = Σ v over the columns 64·k + l, the same for every row with class targets; returns Σ v.
+    __aicore__ inline float CountLanes()
+    {
+        AscendC::Duplicate(laneCounts, 0.0f, LANES);
+        const int64_t cols = tiling_.problem.cols;
+        if (tiling_.dot == MS_CE_DOT_UNIFORM) {
+            const int32_t whole = static_cast<int32_t>(cols / LANES);
+            const int32_t tail = static_cast<int32_t>(cols % LANES);
+            AscendC::Adds(laneCounts, laneCounts, static_cast<float>(whole), LANES);
+            if (tail) {
+                AscendC::Adds(laneCounts, laneCounts, 1.0f, tail);
+            }
+            return static_cast<float>(cols);
+        }
+        if (tiling_.dot != MS_CE_DOT_WEIGHTED) {
+            return 0.0f;
+        }
+        for (int64_t begin = 0; begin < cols; begin += tiling_.tileCols) {
+            const int32_t count = static_cast<int32_t>(Min(tiling_.tileCols, cols - begin));
+            if (!keepsWeights_) {
+                FetchWeights(begin, count);
+            }
+            Floats weights = Weights();
+            FoldLanes<AddOperation>(laneCounts, weights, count, work);
+            DropWeights(weights);
+        }
+        RowsSum(work, laneCounts, LANES, 1, BLOCKS_PER_REPEAT);
+        Synchronise<HardEvent::V_S>();
+        const float total = work.GetValue(0);
+        Synchronise<HardEvent::S_V>();
+        return total;
+    }
+
+    __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile, bool withLogits)
+    {
+        const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
+        if (withLogits) {
+            const LocalTensor<T> logits = logitsQueue_.template AllocTensor<T>();
+            CopyIn(logits, logits_[at], tile.rows, tile.cols, tiling_.problem.cols);
+            logitsQueue_.EnQue(logits);
+        }
+        if (UsesWeights() && !keepsWeights_) {
+            FetchWeights(tile.begin, tile.cols);
+        }
+        if (tiling_.dot == MS_CE_DOT_PROB) {
+            const LocalTensor<T> q = probabilityQueue_.template AllocTensor<T>();
+            CopyIn(q, probabilities_[at], tile.rows, tile.cols, tiling_.problem.cols);
+            probabilityQueue_.EnQue(q);
+        }
+    }
+
+    // Logits of the next tile, rows `Pitch` elements apart. The caller releases them.
+    __aicore__ inline LocalTensor<T> Take() { return logitsQueue_.template DeQue<T>(); }
+    __aicore__ inline void Release(LocalTensor<T>& logits) { logitsQueue_.FreeTensor(logits); }
+
+    // A tile with room for `rows` rows, to be filled run by run and given to Put.
+    __aicore__ inline LocalTensor<T> Allocate() { return logitsQueue_.template AllocTensor<T>(); }
+    __aicore__ inline void Put(const LocalTensor<T>& logits) { logitsQueue_.EnQue(logits); }
+
+    __aicore__ inline int32_t Pitch(int32_t cols) const
+    {
+        return static_cast<int32_t>(RoundUp(cols, kBlock / static_cast<int64_t>(sizeof(T))));
+    }
+
+    // The tile in fp32: the logits themselves, or a cast of them in `work`.
+    __aicore__ inline Floats InFloat(const LocalTensor<T>& logits, int32_t elements)
+    {
+        if constexpr (kCasts) {
+            AscendC::Cast(work, logits, AscendC::RoundMode::CAST_NONE, elements);
+            return work;
+        } else {
+            return logits;
+        }
+    }
+
+    __aicore__ inline Floats Weights()
+    {
+        return keepsWeights_ ? keptWeights_ : weightQueue_.template DeQue<float>();
+    }
+    __aicore__ inline void DropWeights(Floats& weights)
+    {
+        if (!keepsWeights_) {
+            weightQueue_.FreeTensor(weights);
+        }
+    }
+
+    // v = w·((1-ε)·q + ε/C) of the next tile of probabilities, in fp32 with the pitch of the logits.
+    __aicore__ inline Floats WeightedProbabilities(int32_t rows, int32_t cols)
+    {
+        const MsCeProblem& p = tiling_.problem;
+        const int32_t pitch = Pitch(cols);
+        const int32_t elements = rows * pitch;
+        LocalTensor<T> q = probabilityQueue_.template DeQue<T>();
+        if constexpr (kCasts) {
+            AscendC::Cast(product_, q, AscendC::RoundMode::CAST_NONE, elements);
+        } else {
+            AscendC::Adds(product_, q, 0.0f, elements);
+        }
+        probabilityQueue_.FreeTensor(q);
+        if (p.labelSmoothing != 0.0f) {
+            AscendC::Muls(product_, product_, 1.0f - p.labelSmoothing, elements);
+            AscendC::Adds(product_, product_, p.labelSmoothing / static_cast<float>(p.totalClasses), elements);
+        }
+        if (p.hasWeight) {
+            Floats weights = Weights();
+            for (int32_t r = 0; r < rows; ++r) {
+                AscendC::Mul(product_[r * pitch], product_[r * pitch], weights, cols);
+            }
+            DropWeights(weights);
+        }
+        return product_;
+    }
+
+    // Adds a tile of logits to the lanes of its rows. `into` takes the exponentials; it may be the logits in fp32.
+    __aicore__ inline void Accumulate(Lanes& lanes, const Tile& tile, const Floats& x, const Floats& into)
+    {
+        const int32_t pitch = Pitch(tile.cols);
+        if (tiling_.dot == MS_CE_DOT_PROB) {
+            const Floats v = WeightedProbabilities(tile.rows, tile.cols);
+            for (int32_t r = 0; r < tile.rows; ++r) {
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, v[r * pitch], v[r * pitch]);
+            }
+        } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
+            Floats weights = Weights();
+            for (int32_t r = 0; r < tile.rows; ++r) {
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, weights, product_);
+            }
+            DropWeights(weights);
+        } else {
+            for (int32_t r = 0; r < tile.rows; ++r) {
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, half, half);
+            }
+        }
+    }
+
+    Floats work, half, laneCounts;
+
+private:
+    __aicore__ inline void FetchWeights(int64_t begin, int32_t count)
+    {
+        const Floats weights = weightQueue_.template AllocTensor<float>();
+        CopyIn(weights, weight_[begin], 1, count, count);
+        weightQueue_.EnQue(weights);
+    }
+
+    MsCeTiling tiling_;
+    bool keepsWeights_ = false;
+    GlobalTensor<T> logits_, probabilities_;
+    GlobalTensor<float> weight_;
+    Floats keptWeights_, product_;
+    AscendC::TQue<AscendC::TPosition::VECIN, kMaxRing> logitsQueue_;
+    AscendC::TQue<AscendC::TPosition::VECIN, 2> weightQueue_, probabilityQueue_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> workBuffer_, halfBuffer_, laneBuffer_, productBuffer_;
+};
+
+}  // namespace ms_ce
+
+#endif

@@ -1,0 +1,217 @@
+// Vector building blocks: sums and maxima by halves, and operations of a tile with one vector of 64 lanes or with one value
+// per row. Within the vector pipe order is kept by the compiler's automatic synchronisation.
+#ifndef MS_CE_VECTOR_H
+#define MS_CE_VECTOR_H
+
+#include "kernel_operator.h"
+#include "ms_ce_tiling.h"
+
+namespace ms_ce {
+
+using AscendC::GlobalTensor;
+using AscendC::HardEvent;
+using AscendC::LocalTensor;
+using Floats = AscendC::LocalTensor<float>;
+
+constexpr int32_t LANES = 64;
+constexpr int32_t FLOATS_PER_BLOCK = 8;
+constexpr int32_t BLOCKS_PER_REPEAT = 8;
+// At most 255 repeats fit an instruction; a multiple of 8 keeps every chunk of row results aligned to a block.
+constexpr int32_t CHUNK_ROWS = 248;
+// Start of a running maximum: unlike -inf it can be subtracted from -inf.
+constexpr float LOWEST = -3.4028234e38f;
+
+struct AddOperation {
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Add(arguments...); }
+};
+struct SubOperation {
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Sub(arguments...); }
+};
+struct MulOperation {
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Mul(arguments...); }
+};
+struct MaxOperation {
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Max(arguments...); }
+};
+
+// Makes one pipe wait for all that another has been given so far.
+template <HardEvent event>
+__aicore__ inline void Synchronise()
+{
+    const int32_t id = static_cast<int32_t>(GetTPipePtr()->FetchEventID(event));
+    AscendC::SetFlag<event>(id);
+    AscendC::WaitFlag<event>(id);
+}
+
+template <typename T>
+__aicore__ inline float ScalarToFloat(T value)
+{
+    if constexpr (sizeof(T) == sizeof(float)) {
+        return value;
+    } else if constexpr (std::is_same<T, half>::value) {
+        return static_cast<float>(value);
+    } else {
+        return AscendC::ToFloat(value);
+    }
+}
+
+__aicore__ inline float NotANumber()
+{
+    union {
+        uint32_t bits;
+        float value;
+    } pun = {0x7fc00000u};
+    return pun.value;
+}
+
+// `rows` runs of `count` elements, `stride` elements apart in global memory; each starts a block and its last block is
+// filled up with zeros, so that whole tiles can be cast.
+template <typename T>
+__aicore__ inline void CopyIn(const LocalTensor<T>& dst, const GlobalTensor<T>& src, int32_t rows, int32_t count,
+                              int64_t stride)
+{
+    const int32_t perBlock = static_cast<int32_t>(kBlock / sizeof(T));
+    const AscendC::DataCopyExtParams params(rows, count * static_cast<int32_t>(sizeof(T)),
+                                            static_cast<uint32_t>((stride - count) * sizeof(T)), 0, 0);
+    AscendC::DataCopyPadExtParams<T> padding;
+    padding.isPad = true;
+    padding.rightPadding = static_cast<uint8_t>((perBlock - count % perBlock) % perBlock);
+    AscendC::DataCopyPad(dst, src, params, padding);
+}
+
+template <typename T>
+__aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<T>& src, int32_t rows, int32_t count,
+                               int64_t stride)
+{
+    const AscendC::DataCopyExtParams params(rows, count * static_cast<int32_t>(sizeof(T)), 0,
+                                            static_cast<uint32_t>((stride - count) * sizeof(T)), 0);
+    AscendC::DataCopyPad(dst, src, params);
+}
+
+__aicore__ inline void Copy64(const Floats& dst, const Floats& src) { AscendC::Adds(dst, src, 0.0f, LANES); }
+
+// accumulator[l] = operation over every x[64·k + l], by halves: about one repeat per 64 elements in all. `scratch` takes
+// half the elements and may be x itself where x is not needed afterwards.
+template <typename Operation>
+__aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int32_t count, const Floats& scratch)
+{
+    const int32_t tail = count % LANES;
+    int32_t repeats = count / LANES;
+    const Floats tailSource = x[repeats * LANES];
+    Floats source = x;
+    while (repeats > 1) {
+        const int32_t half = repeats / 2;
+        if (repeats % 2) {
+            Operation::Run(accumulator, accumulator, source[(repeats - 1) * LANES], LANES);
+        }
+        Operation::Run(scratch, source, source[half * LANES], half * LANES);
+        source = scratch;
+        repeats = half;
+    }
+    if (repeats == 1) {
+        Operation::Run(accumulator, accumulator, source, LANES);
+    }
+    if (tail) {
+        Operation::Run(accumulator, accumulator, tailSource, tail);
+    }
+}
+
+// dst = x operation `operand` for `rows` rows of `mask` elements. Strides are in blocks from row to row;
+// operandBlockStride 0 takes one block for a whole row: one value per row, as Brcb lays it out.
+template <typename Operation>
+__aicore__ inline void RowsOperation(const Floats& dst, const Floats& x, const Floats& operand, int32_t mask, int32_t rows,
+                                     int32_t dstStride, int32_t xStride, int32_t operandStride, int32_t operandBlockStride)
+{
+    const AscendC::BinaryRepeatParams params(1, 1, operandBlockStride, dstStride, xStride, operandStride);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const int32_t at = first * FLOATS_PER_BLOCK;
+        Operation::Run(dst[at * dstStride], x[at * xStride], operand[at * operandStride], static_cast<uint64_t>(mask), chunk,
+                       params);
+    }
+}
+
+// dst[i] = x[i] operation operand[i mod 64] (operandBlockStride 1) or operation operand[i mod 8] (0) over a whole tile.
+template <typename Operation>
+__aicore__ inline void TileOperation(const Floats& dst, const Floats& x, const Floats& operand, int32_t count,
+                                     int32_t operandBlockStride)
+{
+    const int32_t repeats = count / LANES;
+    const int32_t tail = count % LANES;
+    if (repeats) {
+        RowsOperation<Operation>(dst, x, operand, LANES, repeats, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 0,
+                                 operandBlockStride);
+    }
+    if (tail) {
+        const int32_t at = repeats * LANES;
+        RowsOperation<Operation>(dst[at], x[at], operand, tail, 1, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 0,
+                                 operandBlockStride);
+    }
+}
+
+// One operation of each row with a scalar, `mask` elements of every row.
+__aicore__ inline void RowsAdds(const Floats& dst, const Floats& x, float scalar, int32_t mask, int32_t rows,
+                                int32_t dstStride, int32_t xStride)
+{
+    const AscendC::UnaryRepeatParams params(1, 1, dstStride, xStride);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const int32_t at = first * FLOATS_PER_BLOCK;
+        AscendC::Adds(dst[at * dstStride], x[at * xStride], scalar, static_cast<uint64_t>(mask), chunk, params);
+    }
+}
+
+__aicore__ inline void RowsMaxs(const Floats& x, float scalar, int32_t mask, int32_t rows, int32_t stride)
+{
+    const AscendC::UnaryRepeatParams params(1, 1, stride, stride);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const Floats at = x[first * FLOATS_PER_BLOCK * stride];
+        AscendC::Maxs(at, at, scalar, static_cast<uint64_t>(mask), chunk, params);
+    }
+}
+
+__aicore__ inline void RowsExp(const Floats& x, int32_t mask, int32_t rows, int32_t stride)
+{
+    const AscendC::UnaryRepeatParams params(1, 1, stride, stride);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const Floats at = x[first * FLOATS_PER_BLOCK * stride];
+        AscendC::Exp(at, at, static_cast<uint64_t>(mask), chunk, params);
+    }
+}
+
+__aicore__ inline void RowsMaximum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride)
+{
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        AscendC::WholeReduceMax(dst[first], x[first * FLOATS_PER_BLOCK * stride], mask, chunk, 1, 1, stride,
+                                AscendC::ReduceOrder::ORDER_ONLY_VALUE);
+    }
+}
+
+__aicore__ inline void RowsSum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride)
+{
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        AscendC::WholeReduceSum(dst[first], x[first * FLOATS_PER_BLOCK * stride], mask, chunk, 1, 1, stride);
+    }
+}
+
+// One block per row, filled with the row's value. Reads whole blocks of `values`: they are padded to 8 rows.
+__aicore__ inline void BroadcastRows(const Floats& dst, const Floats& values, int32_t rows)
+{
+    const AscendC::BrcbRepeatParams params(1, BLOCKS_PER_REPEAT);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        AscendC::Brcb(dst[first * FLOATS_PER_BLOCK], values[first], (chunk + 7) / 8, params);
+    }
+}
+
+}  // namespace ms_ce
+
+#endif

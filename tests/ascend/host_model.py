@@ -1,0 +1,191 @@
+"""Builds the host model of the Ascend C kernels and runs them from numpy.
+
+The kernels of custom_aicore/op_kernel are compiled unchanged against custom_aicore/host_model with g++, one shared
+library per dtype of logits. The structs shared with the kernels are read from ms_ce_tiling.h, so their layout is written
+down once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+PROJECT = Path(__file__).resolve().parents[2] / "custom_aicore"
+UB_BYTES = 188_160  # usable unified buffer of a vector core of Atlas A2 with the default reserve
+CORES = 48  # vector cores of 910B1
+C_TYPES = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
+CPP_TYPES = {"float32": "float", "float16": "half", "bfloat16": "bfloat16_t"}
+ELEMENT_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+LAZY_VECTOR, LAZY_LOAD, LAZY_STORE = 2, 4, 8
+ADVERSARIAL = (LAZY_VECTOR, LAZY_LOAD, LAZY_STORE, LAZY_VECTOR | LAZY_STORE, LAZY_LOAD | LAZY_STORE)
+
+
+class HostModelFault(AssertionError):
+    """What the hardware would have punished, in the model's words."""
+
+
+def _struct_fields(header: str, name: str) -> list[tuple[str, str]]:
+    body = re.search(rf"struct {name} {{(.*?)\n}};", header, re.S).group(1)
+    return re.findall(r"^\s+(\w+) (\w+);", body, re.M)
+
+
+def _structs(project: Path) -> tuple[type, type]:
+    header = (project / "op_kernel" / "ms_ce_tiling.h").read_text()
+    problem = type(
+        "MsCeProblem",
+        (ctypes.Structure,),
+        {"_fields_": [(n, C_TYPES[t]) for t, n in _struct_fields(header, "MsCeProblem")]},
+    )
+    known = {**C_TYPES, "MsCeProblem": problem}
+    tiling = type(
+        "MsCeTiling",
+        (ctypes.Structure,),
+        {"_fields_": [(n, known[t]) for t, n in _struct_fields(header, "MsCeTiling")]},
+    )
+    return problem, tiling
+
+
+def enum_values(name: str, project: Path = PROJECT) -> dict[str, int]:
+    """Members of an enum of ms_ce_tiling.h, without their prefix, in lower case."""
+    header = (project / "op_kernel" / "ms_ce_tiling.h").read_text()
+    body = re.search(rf"enum {name} : int32_t {{(.*?)}};", header, re.S).group(1)
+    return {n.lower(): int(v) for n, v in re.findall(r"MS_CE_(\w+) = (\d+)", body)}
+
+
+class _LaunchRequest(ctypes.Structure):
+    _fields_ = [
+        ("blocks", ctypes.c_int32),
+        ("unified_buffer_bytes", ctypes.c_uint32),
+        ("lazy_pipes", ctypes.c_uint32),
+        ("falling_order", ctypes.c_int32),
+        ("buffers", ctypes.c_int32),
+        ("bases", ctypes.POINTER(ctypes.c_void_p)),
+        ("bytes", ctypes.POINTER(ctypes.c_int64)),
+        ("writable", ctypes.POINTER(ctypes.c_int32)),
+        ("names", ctypes.POINTER(ctypes.c_char_p)),
+        ("tiling", ctypes.c_void_p),
+        ("bytes_read", ctypes.POINTER(ctypes.c_int64)),
+        ("bytes_written", ctypes.POINTER(ctypes.c_int64)),
+        ("copies", ctypes.POINTER(ctypes.c_int64)),
+        ("smallest_copy", ctypes.POINTER(ctypes.c_int64)),
+        ("vector_repeats", ctypes.c_int64),
+        ("message", ctypes.c_char * 512),
+    ]
+
+
+@dataclass
+class Counters:
+    """Traffic of one launch per tensor, in bytes, and the vector repeats of all blocks together."""
+
+    read: dict[str, int] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)
+    smallest_copy: dict[str, int] = field(default_factory=dict)
+    vector_repeats: int = 0
+
+
+def compile_library(source: Path, defines: list[str], project: Path, optimise: str = "-O3") -> Path:
+    """Compiles one translation unit to a shared library; the result is cached by the content of all it may include."""
+    digest = hashlib.sha256(" ".join([source.name, optimise, *defines]).encode())
+    for path in sorted([*project.glob("op_kernel/*"), *project.glob("host_model/**/*"), source]):
+        if path.is_file():
+            digest.update(path.name.encode() + path.read_bytes())
+    cache = Path(tempfile.gettempdir()) / f"ms_ce_host_model_{os.getuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    library = cache / f"{digest.hexdigest()[:24]}.so"
+    if library.exists():
+        return library
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise RuntimeError("tests/ascend needs g++ to compile the host model; install g++")
+    partial = library.with_suffix(f".{os.getpid()}")
+    command = [compiler, "-std=c++17", optimise, "-march=native", "-fno-gnu-unique", "-Wall", "-Wextra", "-Werror"]
+    command += ["-shared", "-fPIC", *defines, f"-I{project / 'host_model'}", f"-I{project / 'op_kernel'}"]
+    done = subprocess.run([*command, str(source), "-o", str(partial)], capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"the host model does not compile:\n{done.stderr[-4000:]}")
+    partial.rename(library)
+    return library
+
+
+class HostModel:
+    """The kernels for one dtype of logits."""
+
+    def __init__(self, dtype: str, project: Path = PROJECT, optimise: str = "-O3"):
+        self.dtype = dtype
+        self.project = project
+        self.Problem, self.Tiling = _structs(project)
+        self.kinds = enum_values("MsCeKind", project)
+        self.reductions = enum_values("MsCeReduction", project)
+        source = project / "host_model" / "kernels.cpp"
+        library = compile_library(source, [f"-DDTYPE_LOGITS={CPP_TYPES[dtype]}"], project, optimise)
+        self._library = ctypes.CDLL(str(library))
+
+    def problem(self, kind: str, rows: int, cols: int, **options):
+        """A problem with defaults for all that `options` does not set; names are those of MsCeProblem."""
+        values = {
+            "rows": rows,
+            "cols": cols,
+            "ignoreIndex": -100,
+            "totalClasses": options.get("totalClasses", cols),
+            "ubBytes": UB_BYTES,
+            "cores": CORES,
+            "kind": self.kinds[kind],
+            "reduction": self.reductions["mean"],
+            "logitsBytes": ELEMENT_BYTES[self.dtype],
+            "targetBytes": 4,
+            **options,
+        }
+        return self.Problem(**values)
+
+    def tiling(self, problem):
+        tiling = self.Tiling()
+        self._library.host_model_tiling(ctypes.byref(problem), ctypes.byref(tiling))
+        return tiling
+
+    def launch(
+        self,
+        kernel: str,
+        inputs: dict[str, np.ndarray],
+        outputs: dict[str, np.ndarray],
+        tiling,
+        *,
+        lazy_pipes: int = 0,
+        falling_order: bool = False,
+    ) -> Counters:
+        """Runs a kernel; outputs are filled in place. Raises HostModelFault for anything the model objects to."""
+        workspace = np.full(max(int(tiling.workspaceBytes), 1), 0xFF, np.uint8)
+        tensors = {**inputs, **outputs, "workspace": workspace}
+        count = len(tensors)
+        arrays = list(tensors.values())
+        assert all(a.flags.c_contiguous for a in arrays)
+        numbers = [(ctypes.c_int64 * count)() for _ in range(4)]
+        problem = tiling.problem
+        request = _LaunchRequest(
+            blocks=tiling.usedCores,
+            unified_buffer_bytes=problem.ubBytes,
+            lazy_pipes=lazy_pipes,
+            falling_order=int(falling_order),
+            buffers=count,
+            bases=(ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
+            bytes=(ctypes.c_int64 * count)(*[a.nbytes for a in arrays]),
+            writable=(ctypes.c_int32 * count)(*[int(name not in inputs) for name in tensors]),
+            names=(ctypes.c_char_p * count)(*[name.encode() for name in tensors]),
+            tiling=ctypes.addressof(tiling),
+        )
+        for name, values in zip(("bytes_read", "bytes_written", "copies", "smallest_copy"), numbers, strict=True):
+            setattr(request, name, ctypes.cast(values, ctypes.POINTER(ctypes.c_int64)))
+        status = self._library.host_model_launch(kernel.encode(), ctypes.byref(request))
+        if status:
+            raise HostModelFault(f"{kernel}: {request.message.decode()}")
+        per_tensor = [dict(zip(tensors, values, strict=True)) for values in numbers]
+        return Counters(*per_tensor, vector_repeats=request.vector_repeats)
