@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
 from numbers import Integral, Real
 
 from mindspore import dtype as mstype
@@ -22,7 +21,7 @@ FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
 MAX_RANK = 7  # (N, C, d1…d5)
 
-Shape = Sequence[int]
+Shape = tuple[int, ...]
 
 
 def _names(dtypes) -> str:
@@ -51,7 +50,7 @@ def make_options(
             f"{op}: ignore_index must be an int, got {ignore_index!r} of type "
             f"{type(ignore_index).__name__}"
         )
-    if not -(2**63) <= ignore_index < 2**63:
+    if not -(2**63) <= int(ignore_index) < 2**63:
         raise ValueError(f"{op}: ignore_index must fit 64 bits, got {ignore_index}")
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -165,20 +164,20 @@ def check_shapes(
     classes = logits[0] if len(logits) == 1 else logits[1]
     if classes == 0:
         raise ValueError(
-            f"{op}: {logits_name} must have at least one class, got shape {tuple(logits)}"
+            f"{op}: {logits_name} must have at least one class, got shape {logits}"
         )
     if target is not None:
-        rows = tuple(logits[:1] + logits[2:]) if len(logits) > 1 else ()
-        expected = tuple(logits) if len(target) == len(logits) else rows
-        if tuple(target) != expected:
+        rows = logits[:1] + logits[2:] if len(logits) > 1 else ()
+        expected = logits if len(target) == len(logits) else rows
+        if target != expected:
             raise ValueError(
                 f"{op}: target must have shape {expected} to match {logits_name} "
-                f"{tuple(logits)}, got {tuple(target)}"
+                f"{logits}, got {target}"
             )
     if weight is not None and weight[0] != classes:
         raise ValueError(
             f"{op}: weight must have shape ({classes},), one value a class of {logits_name} "
-            f"{tuple(logits)}, got {tuple(weight)}"
+            f"{logits}, got {weight}"
         )
 
 

@@ -31,7 +31,7 @@ class Result(NamedTuple):
     total_weight: Array
     lse: Array
     z_loss: Array
-    num_correct: Array
+    num_correct: np.int64
     entropy: Array
 
 

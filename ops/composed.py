@@ -9,7 +9,7 @@ called directly; inside a compiled graph no primitive can raise, so that row's l
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
@@ -78,15 +78,14 @@ class _Place(nn.Cell):
     def __init__(self):
         super().__init__()
         self.nll_loss_grad = G.NLLLossGrad("none")
+        self.scatter = P.TensorScatterElements(1)
 
     def construct(self, values, index, like):
         if like.ndim == 2 and like.dtype == mstype.float32:
             ones = ops.ones((like.shape[1],), like.dtype)
             total = ops.ones((), like.dtype)
             return -self.nll_loss_grad(like, values, index, ones, total)
-        return ops.tensor_scatter_elements(
-            _zeros_like(like), index.expand_dims(1), values.expand_dims(1), 1
-        )
+        return self.scatter(_zeros_like(like), index.expand_dims(1), values.expand_dims(1))
 
     def bprop(self, values, index, like, out, dout):
         return _pick(dout, index), _zeros_like(index), _zeros_like(like)
@@ -98,12 +97,13 @@ class _Pick(nn.Cell):
     def __init__(self):
         super().__init__()
         self.nll_loss = P.NLLLoss("none")
+        self.gather = P.GatherD()
 
     def construct(self, log_prob, index):
         if log_prob.ndim == 2 and log_prob.dtype == mstype.float32:
             ones = ops.ones((log_prob.shape[1],), log_prob.dtype)
             return -self.nll_loss(log_prob, index, ones)[0]
-        return ops.gather_elements(log_prob, 1, index.expand_dims(1)).squeeze(1)
+        return self.gather(log_prob, 1, index.expand_dims(1)).squeeze(1)
 
     def bprop(self, log_prob, index, out, dout):
         return _place(dout, index, log_prob), _zeros_like(index)
@@ -148,9 +148,24 @@ def _is_class_index(target) -> bool:
     return target.dtype in (mstype.int32, mstype.int64, mstype.uint8)
 
 
-def _transformed(logits, options):
-    """Scaled and capped logits in the dtype computed in."""
-    x = logits.astype(_real(logits))
+def _prepared(logits, target, weight):
+    """Each input cast once to the dtype computed in, (C) with () or (C) as a batch of one.
+
+    Once, because the gradients of several uses are then added in that dtype: MindSpore's CPU adds no bfloat16.
+    """
+    real = _real(logits)
+    if weight is not None:
+        weight = weight.astype(real)
+    if not _is_class_index(target):
+        target = target.astype(real)
+    x = logits.astype(real)
+    if logits.ndim == 1:
+        return x.expand_dims(0), target.expand_dims(0), weight
+    return x, target, weight
+
+
+def _transformed(x, options):
+    """Scaled and capped logits."""
     if options.logit_scale != 1.0:
         x = x * options.logit_scale
     if options.softcap != 0.0:
@@ -180,15 +195,15 @@ def _product(factor, log_prob):
 
 
 def _per_class(weight, x):
-    """weight (C,) in x's dtype, shaped to multiply x (N, C, d1…dK)."""
-    return weight.astype(x.dtype).reshape((1, -1) + (1,) * (x.ndim - 2))
+    """weight (C,), shaped to multiply x (N, C, d1…dK)."""
+    return weight.reshape((1, -1) + (1,) * (x.ndim - 2))
 
 
 def _picked_rows(log_prob, index, keep, weight):
     """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
     row_weight = keep.astype(log_prob.dtype)
     if weight is not None:
-        row_weight = row_weight * ops.gather(weight.astype(log_prob.dtype), index, 0)
+        row_weight = row_weight * ops.gather(weight, index, 0)
     return -_product(row_weight, _pick(log_prob, index)), row_weight
 
 
@@ -205,7 +220,7 @@ def _class_losses(x, log_prob, index, keep, weight, options):
 
 
 def _probability_losses(x, log_prob, target, weight, options):
-    factor = target.astype(x.dtype)
+    factor = target
     if options.label_smoothing != 0.0:
         share = options.label_smoothing / log_prob.shape[1]
         factor = factor * (1.0 - options.label_smoothing) + share
@@ -225,9 +240,9 @@ def _reduced(rows, total_weight, options):
     return ops.where(empty, np.nan, rows.sum() / ops.where(empty, 1.0, total_weight))
 
 
-def _rows(logits, target, weight, options):
+def _rows(x, target, weight, options):
     """Everything per row: (losses with z-loss, z-losses, total_weight, lse, x, log_prob, keep)."""
-    x = _transformed(logits, options)
+    x = _transformed(x, options)
     keep = None
     if _is_class_index(target):
         x, index, keep = _class_rows(x, target, options)
@@ -245,13 +260,6 @@ def _rows(logits, target, weight, options):
     return rows, squares, total_weight, lse, x, log_prob, keep
 
 
-def _batched(logits, target):
-    """(C) with () or (C) as a batch of one."""
-    if logits.ndim == 1:
-        return logits.expand_dims(0), target.expand_dims(0)
-    return logits, target
-
-
 def _like_input(logits, options, value):
     """A result per row loses the batch of one again."""
     if logits.ndim == 1 and options.reduction == "none":
@@ -261,8 +269,8 @@ def _like_input(logits, options, value):
 
 def cross_entropy(logits, target, weight, options: Options):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
-    x, t = _batched(logits, target)
-    rows = _rows(x, t, weight, options)
+    x, target, weight = _prepared(logits, target, weight)
+    rows = _rows(x, target, weight, options)
     loss = _reduced(rows[0], rows[2], options).astype(logits.dtype)
     lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
     return _like_input(logits, options, loss), rows[2], lse
@@ -270,9 +278,9 @@ def cross_entropy(logits, target, weight, options: Options):
 
 def cross_entropy_with_stats(logits, target, weight, options: Options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
-    x, t = _batched(logits, target)
-    losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, t, weight, options)
-    best = t.argmax(axis=1) if keep is None else t
+    x, target, weight = _prepared(logits, target, weight)
+    losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, target, weight, options)
+    best = target.argmax(axis=1) if keep is None else target
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = ops.stop_gradient(log_prob)
     entropy = -_product(ops.exp(fixed), fixed).sum(axis=1)
@@ -292,11 +300,11 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
 
 
 def nll_loss(log_prob, target, weight, options: Options):
-    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's (float32 without one)."""
-    x, t = _batched(log_prob, target)
-    x, index, keep = _class_rows(x.astype(_real(log_prob)), t, options)
+    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
+    dtype = log_prob.dtype if weight is None else weight.dtype
+    x, target, weight = _prepared(log_prob, target, weight)
+    x, index, keep = _class_rows(x, target, options)
     rows, row_weight = _picked_rows(x, index, keep, weight)
     total_weight = row_weight.sum()
     loss = _reduced(rows, total_weight, options).astype(log_prob.dtype)
-    dtype = mstype.float32 if weight is None else weight.dtype
     return _like_input(log_prob, options, loss), total_weight.astype(dtype)

@@ -24,7 +24,6 @@ probe = library.problem
 
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
-_NO_WEIGHT = Tensor(np.zeros((), np.float32))
 _zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
@@ -46,6 +45,13 @@ def _packed(options: Options, block: ClassBlock, has_weight: bool, has_grad_z_lo
         *block,
     ]
     return Tensor(np.array(fields + [0] * (16 - len(fields)), np.int64))
+
+
+@constexpr
+@functools.lru_cache(maxsize=8)
+def _no_weight(dtype) -> Tensor:
+    """The scalar that stands for an absent weight, in logits' dtype."""
+    return Tensor(0, dtype)
 
 
 @constexpr
@@ -118,8 +124,8 @@ def _backward_bprop(
         second[2],
         rest[0],
         rest[1],
-        _zeros_like(lse),
-        _zeros_like(total_weight),
+        lse,  # lse and total_weight are part of the total derivative above, and _forward_bprop
+        total_weight,  # reads nothing of what arrives for them
         rest[2],
     )
 
@@ -191,7 +197,7 @@ def cross_entropy(logits, target, weight, options):
     """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
     has_weight = weight is not None
     if weight is None:
-        weight = _NO_WEIGHT
+        weight = _no_weight(logits.dtype)
     packed = _packed(options, ClassBlock(), has_weight, False)
     if options.reduction == "none":
         return _forward_rows(logits, target, weight, packed)
@@ -202,7 +208,7 @@ def cross_entropy_with_stats(logits, target, weight, options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
     has_weight = weight is not None
     if weight is None:
-        weight = _NO_WEIGHT
+        weight = _no_weight(logits.dtype)
     packed = _packed(options, ClassBlock(), has_weight, True)
     if options.reduction == "none":
         return _stats_rows(logits, target, weight, packed)
@@ -230,7 +236,7 @@ def cross_entropy_value_and_grad(logits, target, weight, options):
     """(loss, total_weight, lse, grad_logits) in one read and one write; reduction mean or sum."""
     has_weight = weight is not None
     if weight is None:
-        weight = _NO_WEIGHT
+        weight = _no_weight(logits.dtype)
     return _value_and_grad(logits, target, weight, _packed(options, ClassBlock(), has_weight, False))
 
 
@@ -277,10 +283,10 @@ _nll, _nll_rows = map(_nll_operator, ("NLLForward", "NLLForwardRows"))
 
 
 def nll_loss(log_prob, target, weight, options):
-    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's (float32 without one)."""
+    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
     has_weight = weight is not None
     if weight is None:
-        weight = _NO_WEIGHT
+        weight = _no_weight(log_prob.dtype)
     packed = _packed(options, ClassBlock(), has_weight, False)
     if options.reduction == "none":
         return _nll_rows(log_prob, target, weight, packed)

@@ -53,5 +53,6 @@ def run(request):
         ms.set_context(mode=ms.GRAPH_MODE)
         return _Network(function)(*args)
 
+    call.compiles = request.param != "pynative"
     yield call
     ms.set_context(mode=ms.PYNATIVE_MODE)

@@ -1,0 +1,175 @@
+"""Hessian-vector products, a full Hessian and mixed second derivatives, against the reference."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import ops
+
+import ms_ce
+from ms_ce import reference
+from tests.cases import CASES, Case
+from tests.integration.conftest import to_numpy, to_tensor
+from tests.tolerances import check_close, tolerance
+
+# One of each formula: the options' second derivatives differ, shapes and dtypes were covered by the first.
+NAMES = (
+    "plain",
+    "ignored none",
+    "smoothing weight ignored",
+    "probabilities",
+    "probabilities smoothing weight",
+    "z-loss",
+    "softcap",
+    "everything",
+    "everything probabilities",
+)
+SECOND = tuple(case for case in CASES if case.name in NAMES)
+
+
+def _direction(case: Case) -> np.ndarray:
+    return np.random.default_rng(1).normal(size=case.shape)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", SECOND, ids=lambda case: case.name.replace(" ", "-"))
+def test_hessian_vector_product(case, dtype, backend, run):
+    data = case.inputs(dtype)
+    weight = to_tensor(data["weight"], dtype)
+
+    def loss(logits, target, upstream):
+        value = ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
+        return (value * upstream).sum()
+
+    def slope(logits, target, upstream, direction):
+        return (ms.grad(loss)(logits, target, upstream) * direction).sum()
+
+    direction = _direction(case).astype(dtype)
+    arguments = (data["logits"], data["target"], data["grad_loss"], direction)
+    actual = run(ms.grad(slope), *(to_tensor(array, dtype) for array in arguments))
+    expected = reference.cross_entropy_hvp(
+        direction,
+        data["logits"],
+        data["target"],
+        data["weight"],
+        **case.options,
+        grad_loss=data["grad_loss"],
+    )
+    bound = tolerance(backend, dtype, "softcap" in case.options)
+    scale = max(np.abs(direction).max() * np.abs(data["grad_loss"]).max(), 1.0)
+    bound = bound._replace(absolute=bound.absolute * scale)
+    check_close(to_numpy(actual), expected, dtype, bound, case.name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_hessian_vector_product_of_half_precision(dtype, backend, run):
+    case = next(case for case in CASES if case.name == "probabilities smoothing weight")
+    data = case.inputs(dtype)
+    weight = to_tensor(data["weight"], dtype)
+    direction = np.ones(case.shape)
+    direction[:, 0] = -1.0
+
+    def loss(logits, target):
+        return ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
+
+    def slope(logits, target, direction):
+        gradient = ms.grad(loss)(logits, target).astype(ms.float32)
+        return (gradient * direction).sum()
+
+    tensors = [to_tensor(data["logits"], dtype), to_tensor(data["target"], dtype)]
+    if dtype == "bfloat16" and backend == "cpu" and run.compiles:
+        with pytest.raises(TypeError, match="AddN"):  # MindSpore's CPU adds no bfloat16 in a graph
+            run(ms.grad(slope), *tensors, to_tensor(direction, "float32"))
+        return
+    actual = run(ms.grad(slope), *tensors, to_tensor(direction, "float32"))
+    expected = reference.cross_entropy_hvp(
+        direction, data["logits"], data["target"], data["weight"], **case.options
+    )
+    bound = tolerance(backend, dtype)
+    check_close(to_numpy(actual), expected, dtype, bound._replace(ulps=2), case.name)
+
+
+def test_full_hessian(backend, run):
+    logits = np.array([0.3, -1.0, 2.0])
+
+    def loss(logits, target):
+        return ms_ce.cross_entropy(logits, target, backend=backend)
+
+    def slope(logits, target, direction):
+        return (ms.grad(loss)(logits, target) * direction).sum()
+
+    columns = [
+        to_numpy(
+            run(
+                ms.grad(slope),
+                to_tensor(logits, "float64"),
+                ms.Tensor(2, ms.int32),
+                to_tensor(np.eye(3)[index], "float64"),
+            )
+        )
+        for index in range(3)
+    ]
+    p = np.exp(logits) / np.exp(logits).sum()
+    check_close(
+        np.stack(columns), np.diag(p) - np.outer(p, p), "float64", tolerance(backend, "float64")
+    )
+
+
+def test_gradient_of_upstream_gradient(backend, run):
+    """d/dg of Σ direction·(g·∇loss) is Σ direction·∇loss: the derivative used by gradient penalties."""
+    case = next(case for case in CASES if case.name == "ignored none")
+    data = case.inputs("float32")
+    direction = _direction(case).astype(np.float32)
+
+    def loss(logits, target, upstream):
+        value = ms_ce.cross_entropy(logits, target, backend=backend, **case.options)
+        return (value * upstream).sum()
+
+    def slope(logits, target, upstream, direction):
+        return (ms.grad(loss)(logits, target, upstream) * direction).sum()
+
+    arguments = (data["logits"], data["target"], data["grad_loss"], direction)
+    actual = run(ms.grad(slope, 2), *(to_tensor(array, "float32") for array in arguments))
+    rows = reference.cross_entropy_grad(
+        data["logits"], data["target"], **case.options, grad_loss=np.ones(len(data["logits"]))
+    ).logits
+    bound = tolerance(backend, "float32")._replace(absolute=2e-5)
+    check_close(to_numpy(actual), (rows * direction).sum(1), "float32", bound)
+
+
+def test_nll_loss_is_linear(backend, run):
+    """The second derivative with respect to log_prob is 0, with respect to the upstream gradient -w_y·d_y."""
+    log_prob = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    target = np.array([0, 3, -100, 2, 1], np.int32)
+    direction = np.random.default_rng(1).normal(size=(5, 4)).astype(np.float32)
+    upstream = np.arange(5, dtype=np.float32)
+
+    def loss(log_prob, target, upstream):
+        value = ms_ce.nll_loss(log_prob, target, reduction="none", backend=backend)
+        return (value * upstream).sum()
+
+    def slope(log_prob, target, upstream, direction):
+        return (ms.grad(loss)(log_prob, target, upstream) * direction).sum()
+
+    tensors = [to_tensor(array) for array in (log_prob, target, upstream, direction)]
+    by_input, by_upstream = run(ms.grad(slope, (0, 2)), *tensors)
+    np.testing.assert_array_equal(to_numpy(by_input), np.zeros((5, 4)))
+    expected = np.where(target >= 0, -direction[np.arange(5), np.maximum(target, 0)], 0.0)
+    np.testing.assert_array_equal(to_numpy(by_upstream), expected)
+
+
+def test_third_derivative_of_the_kernel_raises(run):
+    """Nothing silent: the compiled kernel ends at the second order."""
+
+    def loss(logits, target):
+        return ms_ce.cross_entropy(logits, target, backend="cpu")
+
+    def first(logits, target):
+        return ops.square(ms.grad(loss)(logits, target)).sum()
+
+    def second(logits, target):
+        return ops.square(ms.grad(first)(logits, target)).sum()
+
+    with pytest.raises(Exception, match="second order"):
+        to_numpy(run(ms.grad(second), ms.Tensor([[0.1, 0.2]]), ms.Tensor([0])))
