@@ -10,17 +10,6 @@ namespace ms_ce {
 // Weighted sums are scaled by this and back: a term with a -inf logit, held at LOWEST, overflows to -inf as it should.
 constexpr float OVERFLOW_SCALE = 18446744073709551616.0f;
 
-// Where the statistics of a group lie. A stride is in blocks from row to row.
-struct StatisticsView {
-    Floats maximum;       // per row `lanes` maxima; turned into exp(m - row maximum) here
-    int32_t stride;
-    int32_t lanes;
-    bool hasSums;         // false where every lane holds one logit, whose sum of exponentials is 1
-    Floats count;         // sums of v per lane; stride 0 where they are the same for every row
-    int32_t countStride;
-    bool hasDot;          // lane sums of v·(x - m) exist; false where each lane holds one logit
-};
-
 template <typename T>
 class Finisher {
 public:
@@ -41,6 +30,8 @@ public:
         blocks = blockBuffer_.Get<float>();
         lossLanes = totalBuffer_.Get<float>();
         weightLanes = lossLanes[LANES];
+        // Whole blocks of row values are broadcast, so what lies behind the last row must be defined.
+        AscendC::Duplicate(maximum_, 0.0f, 6 * padded_);
         AscendC::Duplicate(lossLanes, 0.0f, LANES);
         AscendC::Duplicate(weightLanes, 0.0f, LANES);
         pipe.InitBuffer(results_, 2, 3 * bytes);

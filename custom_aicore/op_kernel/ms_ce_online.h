@@ -8,6 +8,17 @@
 
 namespace ms_ce {
 
+// Where the statistics of a group lie. A stride is in blocks from row to row.
+struct StatisticsView {
+    Floats maximum;       // per row `lanes` maxima; turned into exp(m - row maximum) here
+    int32_t stride;
+    int32_t lanes;
+    bool hasSums;         // false where every lane holds one logit, whose sum of exponentials is 1
+    Floats count;         // sums of v per lane; stride 0 where they are the same for every row
+    int32_t countStride;
+    bool hasDot;          // lane sums of v·(x - m) exist; false where each lane holds one logit
+};
+
 // The lane sets of a group's rows, 64 floats per row.
 class Lanes {
 public:
@@ -98,6 +109,11 @@ public:
         AscendC::Exp(otherChange_, otherChange_, LANES);
         AscendC::Mul(otherChange_, otherChange_, others[LANES], LANES);
         AscendC::Add(sum[at], sum[at], otherChange_, LANES);
+    }
+
+    __aicore__ inline StatisticsView View() const
+    {
+        return StatisticsView{maximum, BLOCKS_PER_REPEAT, LANES, true, count, BLOCKS_PER_REPEAT, true};
     }
 
     // Adds 1 to lane l for every element 64·k + l below `elements`.

@@ -34,7 +34,7 @@ public:
         }
         tiles.Put(tile);
         const Tile whole{0, rows, 0, 0, cols_};
-        tiles.Fetch(row, whole, false);
+        tiles.FetchFactors(row, whole);
     }
 
     // Zeros where rows were not fetched, so that their statistics are finite; what they yield is multiplied by 0.

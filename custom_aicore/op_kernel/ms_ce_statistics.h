@@ -53,8 +53,8 @@ public:
     {
         const int64_t block = AscendC::GetBlockIdx();
         const int64_t rows = tiling_.problem.rows;
+        totalMass_ = tiles_.CountLanes(tiling_.problem.classOffset, tiling_.problem.cols);
         tiles_.Open();
-        totalMass_ = tiles_.CountLanes();
         if (tiling_.path == MS_CE_SPLIT) {
             Split(block);
         } else {
@@ -130,7 +130,7 @@ private:
             state.Load(row, count);
             state.FetchClassLogits(logits_, row);
             Accumulate(row, count, state, 0, tiling_.problem.cols);
-            ReduceLanes(count);
+            finisher_.Reduce(count, lanes_.View(), lanes_);
             Finish(row, count, state);
         }
     }
@@ -149,7 +149,7 @@ private:
         int32_t inFlight = 0;
         for (; !now.Done(); now.Next()) {
             for (; !ahead.Done() && inFlight < tiling_.ringTiles; ahead.Next()) {
-                tiles_.Fetch(row, ahead.tile, true);
+                tiles_.Fetch(row, ahead.tile);
                 ++inFlight;
             }
             LocalTensor<T> logits = tiles_.Take();
@@ -158,19 +158,6 @@ private:
             tiles_.Release(logits);
             --inFlight;
         }
-    }
-
-    __aicore__ inline void ReduceLanes(int32_t count)
-    {
-        StatisticsView view;
-        view.maximum = lanes_.maximum;
-        view.stride = BLOCKS_PER_REPEAT;
-        view.lanes = LANES;
-        view.hasSums = true;
-        view.count = lanes_.count;
-        view.countStride = BLOCKS_PER_REPEAT;
-        view.hasDot = true;
-        finisher_.Reduce(count, view, lanes_);
     }
 
     __aicore__ inline void Finish(int64_t row, int32_t count, Rows<T>& state)
@@ -220,7 +207,7 @@ private:
             Synchronise<HardEvent::MTE2_V>();
             lanes_.Merge(0, others);
         }
-        ReduceLanes(1);
+        finisher_.Reduce(1, lanes_.View(), lanes_);
         Finish(row, 1, state);
     }
 

@@ -77,30 +77,30 @@ public:
         const int32_t elements = tiling.tileRows * tiling.tilePitch;
         const int32_t floats = elements * static_cast<int32_t>(sizeof(float));
         logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(logits));
-        weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(weight) + tiling.problem.classOffset);
+        weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(weight));
         probabilities_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(probabilities));
         pipe.InitBuffer(logitsQueue_, tiling.ringTiles, elements * static_cast<int32_t>(sizeof(T)));
-        pipe.InitBuffer(workBuffer_, floats);
-        work = workBuffer_.template Get<float>();
+        if constexpr (kCasts) {
+            pipe.InitBuffer(workBuffer_, floats);
+            work = workBuffer_.template Get<float>();
+        }
         if (TakesStatistics(tiling.problem.kind)) {
             pipe.InitBuffer(halfBuffer_, RoundUp(floats / 2, kLaneBytes));
             half = halfBuffer_.template Get<float>();
         }
-        pipe.InitBuffer(laneBuffer_, static_cast<int32_t>(kLaneBytes));
+        pipe.InitBuffer(laneBuffer_, 2 * static_cast<int32_t>(kLaneBytes));
         laneCounts = laneBuffer_.template Get<float>();
         if (UsesWeights()) {
             keepsWeights_ = tiling.tilesPerRow == 1 && tiling.path != MS_CE_SPLIT;
             const int32_t bytes = tiling.tilePitch * static_cast<int32_t>(sizeof(float));
             pipe.InitBuffer(weightQueue_, keepsWeights_ ? 1 : 2, bytes);
         }
-        if (tiling.dot == MS_CE_DOT_WEIGHTED && TakesStatistics(tiling.problem.kind)) {
-            pipe.InitBuffer(productBuffer_, floats);
-            product_ = productBuffer_.template Get<float>();
-        }
         if (tiling.dot == MS_CE_DOT_PROB) {
             pipe.InitBuffer(probabilityQueue_, 2, elements * static_cast<int32_t>(sizeof(T)));
+        }
+        if (tiling.dot == MS_CE_DOT_WEIGHTED || tiling.dot == MS_CE_DOT_PROB) {
             pipe.InitBuffer(productBuffer_, floats);
-            product_ = productBuffer_.template Get<float>();
+            product = productBuffer_.template Get<float>();
         }
     }
 
@@ -113,7 +113,7 @@ public:
     __aicore__ inline void Open()
     {
         if (UsesWeights() && keepsWeights_) {
-            FetchWeights(0, tiling_.tileCols);
+            FetchWeights(tiling_.problem.classOffset, tiling_.tileCols);
             keptWeights_ = weightQueue_.template DeQue<float>();
         }
     }
@@ -125,49 +125,55 @@ public:
         }
     }
 
-    // laneCounts[l] = Σ v over the columns 64·k + l, the same for every row with class targets; returns Σ v.
-    __aicore__ inline float CountLanes()
+    // laneCounts[l] = Σ v over the columns first + 64·k + l of `cols` columns, the same for every row with class targets.
+    // Returns Σ v. Comes before Open.
+    __aicore__ inline float CountLanes(int64_t first, int64_t cols)
     {
         AscendC::Duplicate(laneCounts, 0.0f, LANES);
-        const int64_t cols = tiling_.problem.cols;
         if (tiling_.dot == MS_CE_DOT_UNIFORM) {
-            const int32_t whole = static_cast<int32_t>(cols / LANES);
-            const int32_t tail = static_cast<int32_t>(cols % LANES);
-            AscendC::Adds(laneCounts, laneCounts, static_cast<float>(whole), LANES);
-            if (tail) {
-                AscendC::Adds(laneCounts, laneCounts, 1.0f, tail);
+            AscendC::Adds(laneCounts, laneCounts, static_cast<float>(cols / LANES), LANES);
+            if (cols % LANES) {
+                AscendC::Adds(laneCounts, laneCounts, 1.0f, static_cast<int32_t>(cols % LANES));
             }
             return static_cast<float>(cols);
         }
         if (tiling_.dot != MS_CE_DOT_WEIGHTED) {
             return 0.0f;
         }
-        for (int64_t begin = 0; begin < cols; begin += tiling_.tileCols) {
-            const int32_t count = static_cast<int32_t>(Min(tiling_.tileCols, cols - begin));
-            if (!keepsWeights_) {
-                FetchWeights(begin, count);
-            }
-            Floats weights = Weights();
-            FoldLanes<AddOperation>(laneCounts, weights, count, work);
-            DropWeights(weights);
+        for (int64_t begin = 0; begin < cols; begin += WeightStep()) {
+            const int32_t count = static_cast<int32_t>(Min(WeightStep(), cols - begin));
+            FetchWeights(first + begin, count);
+            Floats weights = weightQueue_.template DeQue<float>();
+            FoldLanes<AddOperation>(laneCounts, weights, count, weights);
+            weightQueue_.FreeTensor(weights);
         }
-        RowsSum(work, laneCounts, LANES, 1, BLOCKS_PER_REPEAT);
+        RowsSum(laneCounts[LANES], laneCounts, LANES, 1, BLOCKS_PER_REPEAT);
         Synchronise<HardEvent::V_S>();
-        const float total = work.GetValue(0);
+        const float total = laneCounts.GetValue(LANES);
         Synchronise<HardEvent::S_V>();
         return total;
     }
 
-    __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile, bool withLogits)
+    __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile)
+    {
+        FetchLogits(groupRow, tile);
+        FetchFactors(groupRow, tile);
+    }
+
+    __aicore__ inline void FetchLogits(int64_t groupRow, const Tile& tile)
     {
         const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
-        if (withLogits) {
-            const LocalTensor<T> logits = logitsQueue_.template AllocTensor<T>();
-            CopyIn(logits, logits_[at], tile.rows, tile.cols, tiling_.problem.cols);
-            logitsQueue_.EnQue(logits);
-        }
+        const LocalTensor<T> logits = logitsQueue_.template AllocTensor<T>();
+        CopyIn(logits, logits_[at], tile.rows, tile.cols, tiling_.problem.cols);
+        logitsQueue_.EnQue(logits);
+    }
+
+    // The weights and probabilities of a tile, as far as there are any.
+    __aicore__ inline void FetchFactors(int64_t groupRow, const Tile& tile)
+    {
+        const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
         if (UsesWeights() && !keepsWeights_) {
-            FetchWeights(tile.begin, tile.cols);
+            FetchWeights(tiling_.problem.classOffset + tile.begin, tile.cols);
         }
         if (tiling_.dot == MS_CE_DOT_PROB) {
             const LocalTensor<T> q = probabilityQueue_.template AllocTensor<T>();
@@ -219,23 +225,23 @@ public:
         const int32_t elements = rows * pitch;
         LocalTensor<T> q = probabilityQueue_.template DeQue<T>();
         if constexpr (kCasts) {
-            AscendC::Cast(product_, q, AscendC::RoundMode::CAST_NONE, elements);
+            AscendC::Cast(product, q, AscendC::RoundMode::CAST_NONE, elements);
         } else {
-            AscendC::Adds(product_, q, 0.0f, elements);
+            AscendC::Adds(product, q, 0.0f, elements);
         }
         probabilityQueue_.FreeTensor(q);
         if (p.labelSmoothing != 0.0f) {
-            AscendC::Muls(product_, product_, 1.0f - p.labelSmoothing, elements);
-            AscendC::Adds(product_, product_, p.labelSmoothing / static_cast<float>(p.totalClasses), elements);
+            AscendC::Muls(product, product, 1.0f - p.labelSmoothing, elements);
+            AscendC::Adds(product, product, p.labelSmoothing / static_cast<float>(p.totalClasses), elements);
         }
         if (p.hasWeight) {
             Floats weights = Weights();
             for (int32_t r = 0; r < rows; ++r) {
-                AscendC::Mul(product_[r * pitch], product_[r * pitch], weights, cols);
+                AscendC::Mul(product[r * pitch], product[r * pitch], weights, cols);
             }
             DropWeights(weights);
         }
-        return product_;
+        return product;
     }
 
     // Adds a tile of logits to the lanes of its rows. `into` takes the exponentials; it may be the logits in fp32.
@@ -250,7 +256,7 @@ public:
         } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
             Floats weights = Weights();
             for (int32_t r = 0; r < tile.rows; ++r) {
-                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, weights, product_);
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, weights, product);
             }
             DropWeights(weights);
         } else {
@@ -260,13 +266,19 @@ public:
         }
     }
 
-    Floats work, half, laneCounts;
+    Floats work, half, laneCounts, product;  // work: the fp32 copy of a tile, where one is needed
 
 private:
-    __aicore__ inline void FetchWeights(int64_t begin, int32_t count)
+    // Classes of one load of weights: whole lanes, so that a class keeps its lane from load to load.
+    __aicore__ inline int64_t WeightStep() const
+    {
+        return tiling_.tileCols < LANES ? tiling_.tileCols : tiling_.tileCols / LANES * LANES;
+    }
+
+    __aicore__ inline void FetchWeights(int64_t firstClass, int32_t count)
     {
         const Floats weights = weightQueue_.template AllocTensor<float>();
-        CopyIn(weights, weight_[begin], 1, count, count);
+        CopyIn(weights, weight_[firstClass], 1, count, count);
         weightQueue_.EnQue(weights);
     }
 
@@ -274,7 +286,7 @@ private:
     bool keepsWeights_ = false;
     GlobalTensor<T> logits_, probabilities_;
     GlobalTensor<float> weight_;
-    Floats keptWeights_, product_;
+    Floats keptWeights_;
     AscendC::TQue<AscendC::TPosition::VECIN, kMaxRing> logitsQueue_;
     AscendC::TQue<AscendC::TPosition::VECIN, 2> weightQueue_, probabilityQueue_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> workBuffer_, halfBuffer_, laneBuffer_, productBuffer_;

@@ -54,6 +54,7 @@ struct MsCeTiling {
     int32_t tilesPerRow;
     int32_t slices;      // slices of a row, 1 unless the path is SPLIT
     int32_t sliceCols;
+    int32_t outputTiles; // gradient tiles on their way out
     int32_t ringTiles;   // input tiles in the unified buffer; a whole row where the row is resident
     int32_t resident;    // FORWARD_GRAD: a row stays in the unified buffer between its two passes
     int64_t workspaceBytes;
@@ -67,8 +68,10 @@ constexpr int64_t kShortCols = 1024;     // up to here rows are handled as a mat
 constexpr int64_t kCopyBytes = 16384;    // below this a copy does not reach the bandwidth of global memory
 constexpr int64_t kMaxCopyRows = 4095;   // blocks of one DataCopyPad
 constexpr int64_t kMaxRing = 6;          // of 8 event ids, two stay free for the tiles of weights
-constexpr int64_t kRowVectorBytes = 192; // per row: target, class logit slot, weights, results, their broadcast blocks
-constexpr int64_t kFixedBytes = 14336;   // accumulators, every block's record, lane counts, constants
+constexpr int64_t kRowVectorBytes = 288; // per row: target, class logit slot, weights, results, their broadcast blocks
+constexpr int64_t kLookupRowsPerCore = 16;
+constexpr int64_t kLookupRows = 1024;    // rows of a group where only one element of each is read
+constexpr int64_t kFixedBytes = 11776;   // accumulators, every block's record, lane counts, constants
 constexpr int64_t kLaneBytes = kLanes * 4;
 constexpr int64_t kRecordBytes = 128;    // what a block leaves for a reduction over blocks
 constexpr int64_t kMaxCores = 64;
@@ -93,16 +96,15 @@ constexpr int32_t DotOf(const MsCeProblem& p) {
     return p.hasWeight ? MS_CE_DOT_WEIGHTED : MS_CE_DOT_UNIFORM;
 }
 
-// Unified buffer bytes for one element of a tile, `ring` input tiles included.
-constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring) {
-    const bool gradient = WritesGradient(p.kind);
-    int64_t bytes = ring * p.logitsBytes;                      // logits as they come
-    bytes += 4;                                                // the same in fp32, where exp is taken
-    if (TakesStatistics(p.kind)) bytes += 2;                   // half a tile for halving sums and maxima
-    if (gradient) bytes += 2 * p.logitsBytes;                  // gradient on its way out
+// Unified buffer bytes for one element of a tile, with `ring` input tiles and `outputs` gradient tiles.
+constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs) {
+    int64_t bytes = ring * p.logitsBytes;                               // logits as they come
+    if (p.logitsBytes != 4) bytes += 4;                                 // the same in fp32
+    if (TakesStatistics(p.kind)) bytes += 2;                            // half a tile for sums and maxima by halves
+    if (WritesGradient(p.kind)) bytes += outputs * p.logitsBytes;       // gradient on its way out
     if (dot == MS_CE_DOT_WEIGHTED || (dot == MS_CE_DOT_PROB && p.hasWeight)) bytes += 2 * 4;  // weights
-    if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                 // weight times logit
-    if (dot == MS_CE_DOT_PROB) bytes += 2 * p.logitsBytes + 4; // probabilities, and w·q' in fp32
+    if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                          // weight times logit
+    if (dot == MS_CE_DOT_PROB) bytes += 2 * p.logitsBytes + 4;          // probabilities, and w·q' in fp32
     return bytes;
 }
 
@@ -115,50 +117,82 @@ constexpr int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums) 
     return kRowVectorBytes + lanes * kLaneBytes;
 }
 
-constexpr void TileShort(MsCeTiling& t, int64_t rowsPerCore) {
+// Rows as a matrix; false where fewer than 8 fit.
+constexpr bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
     const int64_t pitch = RoundUp(p.cols, kBlock / p.logitsBytes);
-    // One row of weights is kept for the whole kernel, in fp32 at the pitch of the logits.
-    const int64_t fixed = kFixedBytes + pitch * 4;
-    const int64_t perRow = pitch * BytesPerElement(p, t.dot, 2) + BytesPerRow(p, t.dot, p.cols > kLanes);
-    const int64_t fit = (p.ubBytes - fixed) / perRow / 8 * 8;
+    const int64_t perRow = pitch * BytesPerElement(p, t.dot, 2, 2) + BytesPerRow(p, t.dot, p.cols > kLanes);
+    const int64_t fit = (p.ubBytes - kFixedBytes) / perRow / 8 * 8;
+    if (p.cols > kShortCols || fit < 8) return false;
     t.path = MS_CE_SHORT;
-    t.tileRows = static_cast<int32_t>(Max(8, Min(Min(fit, kMaxCopyRows / 8 * 8), RoundUp(rowsPerCore, 8))));
+    t.tileRows = static_cast<int32_t>(Min(Min(fit, kMaxCopyRows / 8 * 8), RoundUp(rowsPerCore, 8)));
     t.groupRows = t.tileRows;
     t.tileCols = static_cast<int32_t>(p.cols);
     t.tilePitch = static_cast<int32_t>(pitch);
     t.tilesPerRow = 1;
     t.ringTiles = 2;
+    t.outputTiles = 2;
     t.resident = 1;
+    return true;
+}
+
+// Elements of the largest tile that leaves room for `group` rows' values.
+constexpr int64_t LargestTile(const MsCeTiling& t, int64_t group, int64_t ring, int64_t outputs) {
+    const MsCeProblem& p = t.problem;
+    const int64_t space = p.ubBytes - kFixedBytes - RoundUp(group, 8) * BytesPerRow(p, t.dot, true);
+    return space / BytesPerElement(p, t.dot, ring, outputs) / kLanes * kLanes;
+}
+
+// A row of several tiles may stay in the unified buffer as a ring of smaller tiles; one gradient tile instead of two makes
+// room for more logits. Returns the tile's elements, 0 where the row does not fit.
+constexpr int64_t RingTile(MsCeTiling& t, int64_t cols) {
+    for (int64_t outputs = 2; outputs >= 1; --outputs) {
+        for (int64_t ring = 3; ring <= kMaxRing; ++ring) {
+            const int64_t fit = LargestTile(t, 1, ring, outputs);
+            if (fit * ring < cols) continue;
+            t.ringTiles = static_cast<int32_t>(ring);
+            t.outputTiles = static_cast<int32_t>(outputs);
+            return fit;
+        }
+    }
+    return 0;
 }
 
 constexpr void TileLong(MsCeTiling& t, int64_t cols, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
-    const int64_t group = t.path == MS_CE_SPLIT ? 8 : (t.dot == MS_CE_DOT_NONE ? 32 : 16);
-    const int64_t align = kBlock / p.logitsBytes;
-    const int64_t space = p.ubBytes - kFixedBytes - group * BytesPerRow(p, t.dot, true);
-    int64_t ring = 2;
-    int64_t fit = space / BytesPerElement(p, t.dot, ring) / kLanes * kLanes;
-    t.resident = p.kind != MS_CE_FORWARD_GRAD || cols <= fit;
-    // A row that takes several tiles may still stay in the unified buffer as a ring of smaller tiles.
-    while (!t.resident && ring < kMaxRing) {
-        ++ring;
-        const int64_t smaller = space / BytesPerElement(p, t.dot, ring) / kLanes * kLanes;
-        if (smaller * ring < cols) continue;
-        fit = smaller;
-        t.resident = 1;
-    }
-    if (!t.resident) {
-        ring = 2;
-        fit = space / BytesPerElement(p, t.dot, ring) / kLanes * kLanes;
+    const int64_t group = t.path == MS_CE_SPLIT ? 1 : (t.dot == MS_CE_DOT_NONE ? 32 : 16);
+    const bool together = p.kind == MS_CE_FORWARD_GRAD;
+    t.ringTiles = 2;
+    t.outputTiles = 2;
+    t.resident = 1;
+    int64_t fit = LargestTile(t, group, 2, 2);
+    if (together && cols > fit) {
+        fit = RingTile(t, cols);
+        t.resident = fit > 0;
+        if (!t.resident) fit = LargestTile(t, 1, 2, 2);
     }
     t.tilesPerRow = static_cast<int32_t>(CeilDiv(cols, fit));
     t.tileCols = static_cast<int32_t>(t.tilesPerRow == 1 ? cols : RoundUp(CeilDiv(cols, t.tilesPerRow), kLanes));
     t.tilesPerRow = static_cast<int32_t>(CeilDiv(cols, t.tileCols));
-    t.tilePitch = static_cast<int32_t>(RoundUp(t.tileCols, align));
+    t.tilePitch = static_cast<int32_t>(RoundUp(t.tileCols, kBlock / p.logitsBytes));
     t.tileRows = static_cast<int32_t>(t.tilesPerRow == 1 ? Max(1, Min(Min(group, rowsPerCore), fit / t.tilePitch)) : 1);
-    t.groupRows = static_cast<int32_t>(group);
-    t.ringTiles = static_cast<int32_t>(ring);
+    t.groupRows = static_cast<int32_t>(together ? t.tileRows : group);
+}
+
+// One element per row is read: rows are spread over the cores, a group of them at a time.
+constexpr void TileLookup(MsCeTiling& t, int64_t cores) {
+    const MsCeProblem& p = t.problem;
+    t.usedCores = static_cast<int32_t>(Max(1, Min(cores, CeilDiv(p.rows, kLookupRowsPerCore))));
+    t.path = MS_CE_LONG;
+    t.groupRows = static_cast<int32_t>(kLookupRows);
+    t.tileCols = static_cast<int32_t>(p.cols);
+    t.tilePitch = static_cast<int32_t>(RoundUp(p.cols, kBlock / p.logitsBytes));
+    t.tileRows = 1;
+    t.tilesPerRow = 1;
+    t.ringTiles = 2;
+    t.outputTiles = 2;
+    t.resident = 1;
+    t.workspaceBytes = kReductions * kMaxCores * kRecordBytes;
 }
 
 constexpr MsCeTiling ComputeTiling(const MsCeProblem& problem) {
@@ -171,20 +205,21 @@ constexpr MsCeTiling ComputeTiling(const MsCeProblem& problem) {
     const int64_t useful = Max(1, Min(cores, CeilDiv(bytes, kCopyBytes)));
     t.slices = 1;
     t.sliceCols = static_cast<int32_t>(problem.cols);
+    if (problem.kind == MS_CE_NLL_FORWARD) {
+        TileLookup(t, cores);
+        return t;
+    }
     t.usedCores = static_cast<int32_t>(Max(1, Min(useful, problem.rows)));
     t.path = MS_CE_LONG;
     const int64_t slices = problem.rows > 0 ? useful / problem.rows : 1;
-    const bool splits = problem.kind != MS_CE_FORWARD_GRAD && problem.kind != MS_CE_NLL_FORWARD;
-    if (splits && slices > 1 && problem.cols > kShortCols) {
+    if (problem.kind != MS_CE_FORWARD_GRAD && slices > 1 && problem.cols > kShortCols) {
         t.path = MS_CE_SPLIT;
         t.sliceCols = static_cast<int32_t>(RoundUp(CeilDiv(problem.cols, slices), kLanes));
         t.slices = static_cast<int32_t>(CeilDiv(problem.cols, t.sliceCols));
         t.usedCores = static_cast<int32_t>(problem.rows * t.slices);
     }
     const int64_t rowsPerCore = Max(1, CeilDiv(problem.rows, t.usedCores));
-    if (t.path == MS_CE_LONG && problem.cols <= kShortCols) {
-        TileShort(t, rowsPerCore);
-    } else {
+    if (t.path == MS_CE_SPLIT || !TileShort(t, rowsPerCore)) {
         TileLong(t, t.sliceCols, rowsPerCore);
     }
     const int64_t lanes = t.path == MS_CE_SPLIT ? problem.rows * t.slices * 4 * kLaneBytes : 0;

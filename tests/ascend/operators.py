@@ -106,3 +106,77 @@ def partial(logits, target, weight, dtype, *, run=Run(), **options):
     problem = machine.problem("partial", rows, cols, **values)
     inputs = {"logits": logits, "target": target, "weight": weights}
     return outputs, _execute(machine, run, "ms_ce_partial", inputs, outputs, problem)
+
+
+def backward(grad_loss, logits, target, weight, lse, total_weight, dtype, *, mass=None, reduction="mean", run=Run(), **options):
+    """MsCeBackward, or MsCeProbBackward where `mass` is given."""
+    rows, cols = logits.shape
+    machine = model(dtype, run.project, run.optimise)
+    weights, has_weight = _weight(weight, cols)
+    kernel = "backward" if mass is None else "prob_backward"
+    inputs = {
+        "grad_loss": np.ascontiguousarray(grad_loss, np.float32).reshape(-1),
+        "logits": logits,
+        "target": target,
+        "weight": weights,
+        "lse": np.ascontiguousarray(lse, np.float32),
+    }
+    if mass is not None:
+        inputs["mass"] = np.ascontiguousarray(mass, np.float32)
+    inputs["total_weight"] = np.ascontiguousarray(total_weight, np.float32).reshape(-1)
+    outputs = {"grad_logits": empty((rows, cols), dtype)}
+    values = _options(run, target, has_weight, machine, reduction, **options)
+    problem = machine.problem(kernel, rows, cols, **values)
+    return outputs["grad_logits"], _execute(machine, run, f"ms_ce_{kernel}", inputs, outputs, problem)
+
+
+def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=Run(), **options):
+    """MsCeForwardGrad: loss and gradient in one call."""
+    rows, cols = logits.shape
+    machine = model(dtype, run.project, run.optimise)
+    weights, has_weight = _weight(weight, cols)
+    outputs = {
+        "loss": empty(1, "float32"),
+        "total_weight": empty(1, "float32"),
+        "lse": empty(rows, "float32"),
+        "grad_logits": empty((rows, cols), dtype),
+        "error": empty(ERROR_WORDS, "int32"),
+    }
+    values = _options(run, target, has_weight, machine, reduction, **options)
+    problem = machine.problem("forward_grad", rows, cols, **values)
+    inputs = {"logits": logits, "target": target, "weight": weights}
+    return outputs, _execute(machine, run, "ms_ce_forward_grad", inputs, outputs, problem)
+
+
+def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=Run(), **options):
+    """MsCeNllForward."""
+    rows, cols = log_prob.shape
+    machine = model(dtype, run.project, run.optimise)
+    weights, has_weight = _weight(weight, cols)
+    outputs = {
+        "loss": empty(rows if reduction == "none" else 1, "float32"),
+        "total_weight": empty(1, "float32"),
+        "error": empty(ERROR_WORDS, "int32"),
+    }
+    values = _options(run, target, has_weight, machine, reduction, **options)
+    problem = machine.problem("nll_forward", rows, cols, **values)
+    inputs = {"log_prob": log_prob, "target": target, "weight": weights}
+    return outputs, _execute(machine, run, "ms_ce_nll_forward", inputs, outputs, problem)
+
+
+def nll_backward(grad_loss, log_prob, target, weight, total_weight, dtype, *, reduction="mean", run=Run(), **options):
+    """MsCeNllBackward."""
+    rows, cols = log_prob.shape
+    machine = model(dtype, run.project, run.optimise)
+    weights, has_weight = _weight(weight, cols)
+    outputs = {"grad_log_prob": empty((rows, cols), dtype)}
+    values = _options(run, target, has_weight, machine, reduction, **options)
+    problem = machine.problem("nll_backward", rows, cols, **values)
+    inputs = {
+        "grad_loss": np.ascontiguousarray(grad_loss, np.float32).reshape(-1),
+        "log_prob": log_prob,
+        "target": target,
+        "weight": weights,
+        "total_weight": np.ascontiguousarray(total_weight, np.float32).reshape(-1),
+    }
+    return outputs["grad_log_prob"], _execute(machine, run, "ms_ce_nll_backward", inputs, outputs, problem)

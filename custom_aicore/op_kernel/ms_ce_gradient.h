@@ -1,0 +1,255 @@
+// Gradients of tiles: a·exp(x - lse) - k·v - b·1{c = y}, with a value of a, k and b per row.
+#ifndef MS_CE_GRADIENT_H
+#define MS_CE_GRADIENT_H
+
+#include "ms_ce_short.h"
+
+namespace ms_ce {
+
+template <typename T>
+class Gradient {
+public:
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR output)
+    {
+        tiling_ = tiling;
+        output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(output));
+        const int32_t padded = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
+        const int32_t bytes = padded * static_cast<int32_t>(sizeof(float));
+        pipe.InitBuffer(rowBuffer_, 3 * bytes);
+        pipe.InitBuffer(blockBuffer_, 3 * bytes * FLOATS_PER_BLOCK);
+        scale_ = rowBuffer_.template Get<float>();
+        smooth_ = scale_[padded];
+        negated_ = scale_[2 * padded];
+        lseBlocks_ = blockBuffer_.template Get<float>();
+        scaleBlocks_ = lseBlocks_[padded * FLOATS_PER_BLOCK];
+        smoothBlocks_ = lseBlocks_[2 * padded * FLOATS_PER_BLOCK];
+        pipe.InitBuffer(outputQueue_, tiling.outputTiles, tiling.tileRows * tiling.tilePitch * static_cast<int32_t>(sizeof(T)));
+        if (tiling.dot == MS_CE_DOT_WEIGHTED && tiling.path == MS_CE_SHORT) {
+            pipe.InitBuffer(laneBuffer_, padded * static_cast<int32_t>(kLaneBytes));
+        }
+        AscendC::Duplicate(scale_, 0.0f, padded * 3);
+    }
+
+    // Coefficients of a group's rows from the upstream gradient (already divided by the mean's denominator), the
+    // log-sum-exp and, for probabilities, the mass Σ w·q'. All are padded to 8 rows.
+    __aicore__ inline void SetRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& lse,
+                                   const Floats& mass, float totalMass)
+    {
+        const MsCeProblem& p = tiling_.problem;
+        const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
+        if (HasProbabilities(p.kind)) {
+            AscendC::Mul(scale_, mass, upstream, rows);
+            AscendC::Mul(smooth_, upstream, state.valid, rows);
+        } else {
+            AscendC::Muls(scale_, state.classWeight, 1.0f - p.labelSmoothing, rows);
+            if (tiling_.dot != MS_CE_DOT_NONE) {
+                AscendC::Adds(scale_, scale_, smooth * totalMass, rows);
+            }
+            AscendC::Mul(scale_, scale_, upstream, rows);
+            AscendC::Muls(smooth_, upstream, smooth, rows);
+            AscendC::Mul(smooth_, smooth_, state.valid, rows);
+        }
+        if (p.zLoss != 0.0f) {
+            AscendC::Mul(negated_, lse, upstream, rows);
+            AscendC::Axpy(scale_, negated_, 2.0f * p.zLoss, rows);
+        }
+        AscendC::Mul(scale_, scale_, state.valid, rows);
+        BroadcastRows(lseBlocks_, lse, rows);
+        BroadcastRows(scaleBlocks_, scale_, rows);
+        BroadcastRows(smoothBlocks_, smooth_, rows);
+    }
+
+    // Gradient of a tile of long rows, written out. `upstream` gives each row's value on the scalar pipe. For NLLLoss there
+    // are no logits: x is ignored and only the class of each row is not zero.
+    template <typename Upstream>
+    __aicore__ inline void LongTile(Tiles<T>& tiles, const Rows<T>& state, int64_t groupRow, const Tile& tile, const Floats& x,
+                                    const Upstream& upstream)
+    {
+        const int32_t pitch = tiles.Pitch(tile.cols);
+        LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
+        const Floats g = InFloat(tiles, out);
+        if (tiling_.problem.kind == MS_CE_NLL_BACKWARD) {
+            AscendC::Duplicate(g, 0.0f, tile.rows * pitch);
+        } else {
+            const bool isProbability = tiling_.dot == MS_CE_DOT_PROB;
+            Floats v = isProbability ? tiles.WeightedProbabilities(tile.rows, tile.cols) : x;
+            if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
+                v = tiles.Weights();
+            }
+            for (int32_t r = 0; r < tile.rows; ++r) {
+                Row(tiles, tile, r, x[r * pitch], g[r * pitch], isProbability ? v[r * pitch] : v);
+            }
+            if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
+                tiles.DropWeights(v);
+            }
+        }
+        for (int32_t r = 0; r < tile.rows; ++r) {
+            SubtractClass(state, tile.row + r, tile.begin, tile.cols, g[r * pitch], upstream);
+        }
+        Write(groupRow + tile.row, tile, g, out, tile.rows * pitch);
+    }
+
+    // The same for a tile of short rows. `x` and `g` have the tile's pitch.
+    template <typename Upstream>
+    __aicore__ inline void ShortTile(Tiles<T>& tiles, const ShortRows<T>& shape, const Rows<T>& state, int64_t row,
+                                     int32_t rows, const Floats& x, const Upstream& upstream)
+    {
+        const int32_t pitch = tiling_.tilePitch;
+        const int32_t stride = pitch / FLOATS_PER_BLOCK;
+        const int32_t cols = tiling_.tileCols;
+        LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
+        const Floats g = InFloat(tiles, out);
+        if (tiling_.problem.kind == MS_CE_NLL_BACKWARD) {
+            for (int32_t r = 0; r < rows; ++r) {
+                AscendC::Duplicate(g[r * pitch], state.Counts(r) || state.IsIgnored(r) ? 0.0f : NotANumber(), pitch);
+            }
+        } else {
+            const Floats v = tiling_.dot == MS_CE_DOT_PROB ? tiles.WeightedProbabilities(rows, cols) : x;
+            for (int32_t at = 0; at < cols; at += LANES) {
+                const int32_t mask = shape.Mask(at / LANES);
+                RowsOperation<SubOperation>(g[at], x[at], lseBlocks_, mask, rows, stride, stride, 1, 0);
+                RowsExp(g[at], mask, rows, stride);
+                RowsOperation<MulOperation>(g[at], g[at], scaleBlocks_, mask, rows, stride, stride, 1, 0);
+                ShortSmoothing(tiles, v, at, mask, rows, stride, g[at]);
+            }
+        }
+        for (int32_t r = 0; r < rows; ++r) {
+            SubtractClass(state, r, 0, cols, g[r * pitch], upstream);
+        }
+        const Tile whole{0, rows, 0, 0, cols};
+        Write(row, whole, g, out, rows * pitch);
+    }
+
+    // Room for a tile in fp32 that the statistics may destroy while the logits stay: the cast copy, or the gradient's tile
+    // as long as no gradient is in it.
+    __aicore__ inline Floats Borrow(Tiles<T>& tiles)
+    {
+        if constexpr (Tiles<T>::kCasts) {
+            return tiles.work;
+        } else {
+            borrowed_ = outputQueue_.template AllocTensor<T>();
+            return borrowed_;
+        }
+    }
+    __aicore__ inline void GiveBack()
+    {
+        if constexpr (!Tiles<T>::kCasts) {
+            outputQueue_.FreeTensor(borrowed_);
+        }
+    }
+
+    // Rows that do not count: zeros, or NaN where the target was bad. Their logits are not read.
+    __aicore__ inline void FillRow(const Rows<T>& state, int64_t groupRow, const Tile& tile)
+    {
+        LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
+        const LocalTensor<int32_t> words = out.template ReinterpretCast<int32_t>();
+        const int32_t count = static_cast<int32_t>(CeilDiv(tile.cols * static_cast<int32_t>(sizeof(T)), sizeof(int32_t)));
+        AscendC::Duplicate(words, state.IsIgnored(tile.row) ? 0 : NotANumberWord(), count);
+        outputQueue_.EnQue(out);
+        CopyRows(groupRow + tile.row, tile);
+    }
+
+private:
+    // Where the gradient is computed in fp32: the output tile itself, or the tile of casts.
+    __aicore__ inline Floats InFloat(Tiles<T>& tiles, const LocalTensor<T>& out)
+    {
+        if constexpr (Tiles<T>::kCasts) {
+            return tiles.work;
+        } else {
+            return out;
+        }
+    }
+
+    __aicore__ inline void Row(Tiles<T>& tiles, const Tile& tile, int32_t r, const Floats& x, const Floats& g, const Floats& v)
+    {
+        const int32_t at = (tile.row + r) * FLOATS_PER_BLOCK;
+        TileOperation<SubOperation>(g, x, lseBlocks_[at], tile.cols, 0);
+        AscendC::Exp(g, g, tile.cols);
+        TileOperation<MulOperation>(g, g, scaleBlocks_[at], tile.cols, 0);
+        if (tiling_.dot == MS_CE_DOT_UNIFORM) {
+            TileOperation<SubOperation>(g, g, smoothBlocks_[at], tile.cols, 0);
+        } else if (tiling_.dot != MS_CE_DOT_NONE) {
+            const Floats product = tiling_.dot == MS_CE_DOT_PROB ? v : tiles.product;
+            TileOperation<MulOperation>(product, v, smoothBlocks_[at], tile.cols, 0);
+            AscendC::Sub(g, g, product, tile.cols);
+        }
+    }
+
+    __aicore__ inline void ShortSmoothing(Tiles<T>& tiles, const Floats& v, int32_t at, int32_t mask, int32_t rows,
+                                          int32_t stride, const Floats& g)
+    {
+        if (tiling_.dot == MS_CE_DOT_UNIFORM) {
+            RowsOperation<SubOperation>(g, g, smoothBlocks_, mask, rows, stride, stride, 1, 0);
+        } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
+            const Floats product = laneBuffer_.template Get<float>();
+            const Floats weights = tiles.Weights();
+            RowsOperation<MulOperation>(product, weights[at], smoothBlocks_, mask, rows, BLOCKS_PER_REPEAT, 0, 1, 0);
+            RowsOperation<SubOperation>(g, g, product, mask, rows, stride, stride, BLOCKS_PER_REPEAT, 1);
+        } else if (tiling_.dot == MS_CE_DOT_PROB) {
+            RowsOperation<MulOperation>(v[at], v[at], smoothBlocks_, mask, rows, stride, stride, 1, 0);
+            RowsOperation<SubOperation>(g, g, v[at], mask, rows, stride, stride, stride, 1);
+        }
+    }
+
+    // g[y] -= upstream·(1-ε)·w[y], one lane of one block, on the vector pipe: no wait between the pipes.
+    template <typename Upstream>
+    __aicore__ inline void SubtractClass(const Rows<T>& state, int32_t row, int64_t begin, int32_t cols, const Floats& g,
+                                         const Upstream& upstream)
+    {
+        if (!state.Owns(row)) {
+            return;
+        }
+        const int64_t column = state.LocalClass(row) - begin;
+        if (column < 0 || column >= cols) {
+            return;
+        }
+        const float amount = upstream.Of(row) * state.classWeight.GetValue(row) * (1.0f - Smoothing());
+        const int32_t block = static_cast<int32_t>(column) / FLOATS_PER_BLOCK * FLOATS_PER_BLOCK;
+        uint64_t mask[2] = {1ull << (column - block), 0};
+        AscendC::Adds(g[block], g[block], -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
+    }
+
+    __aicore__ inline float Smoothing() const
+    {
+        return tiling_.problem.kind == MS_CE_NLL_BACKWARD ? 0.0f : tiling_.problem.labelSmoothing;
+    }
+
+    __aicore__ inline void Write(int64_t row, const Tile& tile, const Floats& g, LocalTensor<T>& out, int32_t elements)
+    {
+        if constexpr (Tiles<T>::kCasts) {
+            AscendC::Cast(out, g, AscendC::RoundMode::CAST_RINT, elements);
+        }
+        outputQueue_.EnQue(out);
+        CopyRows(row, tile);
+    }
+
+    __aicore__ inline void CopyRows(int64_t row, const Tile& tile)
+    {
+        LocalTensor<T> out = outputQueue_.template DeQue<T>();
+        const int64_t cols = tiling_.problem.cols;
+        CopyOut(output_[row * cols + tile.begin], out, tile.rows, tile.cols, cols);
+        outputQueue_.FreeTensor(out);
+    }
+
+    __aicore__ inline int32_t NotANumberWord() const
+    {
+        if constexpr (std::is_same<T, float>::value) {
+            return 0x7fc00000;
+        } else if constexpr (std::is_same<T, half>::value) {
+            return 0x7e007e00;
+        } else {
+            return 0x7fc07fc0;
+        }
+    }
+
+    MsCeTiling tiling_;
+    GlobalTensor<T> output_;
+    LocalTensor<T> borrowed_;
+    Floats scale_, smooth_, negated_, lseBlocks_, scaleBlocks_, smoothBlocks_;
+    AscendC::TQue<AscendC::TPosition::VECOUT, 1> outputQueue_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> rowBuffer_, blockBuffer_, laneBuffer_;
+};
+
+}  // namespace ms_ce
+
+#endif

@@ -1,0 +1,270 @@
+// Loss and gradient in one call. Where a row fits the unified buffer its logits are read once and the gradient is written
+// once; a longer row is read a second time.
+#ifndef MS_CE_VALUE_AND_GRAD_H
+#define MS_CE_VALUE_AND_GRAD_H
+
+#include "ms_ce_gradient.h"
+#include "ms_ce_totals.h"
+
+namespace ms_ce {
+
+// Global memory of the operator.
+struct ForwardGradAddresses {
+    GM_ADDR logits;
+    GM_ADDR target;
+    GM_ADDR weight;
+    GM_ADDR loss;
+    GM_ADDR totalWeight;
+    GM_ADDR lse;
+    GM_ADDR gradLogits;
+    GM_ADDR error;
+    GM_ADDR workspace;
+};
+
+// The upstream gradient of every row on the scalar pipe.
+struct CommonUpstream {
+    float value;
+    __aicore__ inline float Of(int32_t) const { return value; }
+};
+
+template <typename T>
+class ValueAndGrad {
+public:
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const ForwardGradAddresses& gm)
+    {
+        tiling_ = tiling;
+        logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gm.logits));
+        loss_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.loss));
+        totalWeight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.totalWeight));
+        lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.lse));
+        error_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(gm.error));
+        rows_[0].Init(pipe, tiling, gm.target, gm.weight, &errors_);
+        rows_[1].Init(pipe, tiling, gm.target, gm.weight, &errors_);
+        tiles_.Init(pipe, tiling, gm.logits, gm.weight, nullptr);
+        lanes_.Init(pipe, tiling.groupRows, tiling.dot, tiling.path != MS_CE_SHORT || tiling.problem.cols > LANES);
+        finisher_.Init(pipe, tiling);
+        totals_.Init(pipe, tiling, gm.workspace);
+        gradient_.Init(pipe, tiling, gm.gradLogits);
+        short_.Init(tiling);
+        const int32_t padded = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
+        pipe.InitBuffer(upstreamBuffer_, padded * static_cast<int32_t>(sizeof(float)));
+        upstreamRows_ = upstreamBuffer_.template Get<float>();
+        padded_ = padded;
+    }
+
+    __aicore__ inline void Process()
+    {
+        const int64_t block = AscendC::GetBlockIdx();
+        const int64_t rows = tiling_.problem.rows;
+        const int64_t first = block * rows / tiling_.usedCores;
+        const int64_t last = (block + 1) * rows / tiling_.usedCores;
+        totalMass_ = tiles_.CountLanes(0, tiling_.problem.cols);
+        tiles_.Open();
+        FindUpstream(first, last);
+        if (tiling_.tilesPerRow == 1) {
+            Batched(first, last);
+        } else {
+            Streamed(first, last);
+        }
+        tiles_.Close();
+        totals_.Publish(1, finisher_.lossLanes, finisher_.weightLanes, errors_);
+        if (block == 0) {
+            totals_.Collect(1);
+            totals_.Store(loss_, totalWeight_);
+            totals_.StoreErrors(error_);
+        }
+    }
+
+private:
+    // The mean divides by the total weight, which must be known before the first gradient is written.
+    __aicore__ inline void FindUpstream(int64_t first, int64_t last)
+    {
+        upstream_.value = 1.0f;
+        if (tiling_.problem.reduction == MS_CE_MEAN) {
+            for (int64_t row = first; row < last; row += tiling_.groupRows) {
+                const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+                rows_[0].Load(row, count);
+                AscendC::Adds(upstreamRows_, rows_[0].classWeight, 0.0f, count);
+                FoldLanes<AddOperation>(finisher_.lossLanes, upstreamRows_, count, upstreamRows_);
+            }
+            errors_ = RowErrors();
+            totals_.Publish(0, finisher_.lossLanes, finisher_.weightLanes, errors_);
+            totals_.Collect(0);
+            Synchronise<HardEvent::V_S>();
+            const float total = totals_.sums.GetValue(0);
+            // Every row ignored: the mean is NaN and its gradient 0.
+            upstream_.value = total == 0.0f ? 0.0f : 1.0f / total;
+            Synchronise<HardEvent::S_V>();
+            AscendC::Duplicate(finisher_.lossLanes, 0.0f, LANES);
+        }
+        AscendC::Duplicate(upstreamRows_, upstream_.value, padded_);
+    }
+
+    // Whole rows in a tile: the next tile is on its way while this one is at work.
+    __aicore__ inline void Batched(int64_t first, int64_t last)
+    {
+        int32_t current = 0;
+        if (first < last) {
+            FetchBatch(first, last, current);
+        }
+        for (int64_t row = first; row < last; row += tiling_.groupRows) {
+            const int64_t next = row + tiling_.groupRows;
+            if (next < last) {
+                FetchBatch(next, last, 1 - current);
+            }
+            ComputeBatch(row, static_cast<int32_t>(Min(tiling_.groupRows, last - row)), rows_[current]);
+            current = 1 - current;
+        }
+    }
+
+    __aicore__ inline void FetchBatch(int64_t row, int64_t last, int32_t set)
+    {
+        const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+        rows_[set].Load(row, count);
+        short_.Fetch(tiles_, logits_, rows_[set], row, count);
+    }
+
+    __aicore__ inline void ComputeBatch(int64_t row, int32_t count, Rows<T>& state)
+    {
+        const int32_t pitch = tiling_.tilePitch;
+        const bool isShort = tiling_.path == MS_CE_SHORT;
+        const Tile whole{0, count, 0, 0, tiling_.tileCols};
+        LocalTensor<T> tile = tiles_.Take();
+        short_.FillGaps(tile, state, count);
+        Floats x = tiles_.InFloat(tile, count * pitch);
+        state.FetchClassLogits(x, pitch);
+        const Floats scratch = gradient_.Borrow(tiles_);
+        if (isShort) {
+            finisher_.Reduce(count, short_.Statistics(tiles_, lanes_, x, scratch, count), lanes_);
+        } else {
+            lanes_.Clear(count);
+            tiles_.Accumulate(lanes_, whole, x, scratch);
+            finisher_.Reduce(count, lanes_.View(), lanes_);
+        }
+        gradient_.GiveBack();
+        finisher_.Losses(row, count, state, totalMass_, loss_, lse_, lse_);
+        gradient_.SetRows(count, state, upstreamRows_, finisher_.lse, finisher_.mass, totalMass_);
+        x = tiles_.InFloat(tile, count * pitch);
+        if (isShort) {
+            gradient_.ShortTile(tiles_, short_, state, row, count, x, upstream_);
+        } else {
+            gradient_.LongTile(tiles_, state, row, whole, x, upstream_);
+        }
+        tiles_.Release(tile);
+    }
+
+    // A row takes several tiles. A resident row keeps them all until its gradient is done; every tile given back is filled
+    // with the next row.
+    __aicore__ inline void Streamed(int64_t first, int64_t last)
+    {
+        int32_t current = 0;
+        fetched_ = 0;
+        if (first < last) {
+            LoadRow(first, current);
+        }
+        for (int64_t row = first; row < last; ++row) {
+            const int64_t next = row + 1 < last ? row + 1 : -1;
+            Rows<T>& state = rows_[current];
+            if (state.Counts(0)) {
+                Statistics(row);
+            } else {
+                lanes_.Clear(1);
+                lanes_.Neutralise(0);
+            }
+            if (next >= 0) {
+                LoadRow(next, 1 - current);
+            }
+            const bool nextCounts = next >= 0 && rows_[1 - current].Counts(0);
+            fetched_ = 0;
+            const int32_t spare = tiling_.resident && state.Counts(0) ? tiling_.ringTiles - tiling_.tilesPerRow : 0;
+            while (nextCounts && fetched_ < spare && fetched_ < tiling_.tilesPerRow) {
+                tiles_.FetchLogits(next, TileOf(fetched_++));
+            }
+            finisher_.Reduce(1, lanes_.View(), lanes_);
+            finisher_.Losses(row, 1, state, totalMass_, loss_, lse_, lse_);
+            gradient_.SetRows(1, state, upstreamRows_, finisher_.lse, finisher_.mass, totalMass_);
+            WriteRow(row, state, nextCounts ? next : -1);
+            current = 1 - current;
+        }
+    }
+
+    __aicore__ inline void LoadRow(int64_t row, int32_t set)
+    {
+        rows_[set].Load(row, 1);
+        rows_[set].FetchClassLogits(logits_, row);
+    }
+
+    __aicore__ inline Tile TileOf(int32_t index) const
+    {
+        const int64_t begin = static_cast<int64_t>(index) * tiling_.tileCols;
+        return Tile{0, 1, index, begin, static_cast<int32_t>(Min(tiling_.tileCols, tiling_.problem.cols - begin))};
+    }
+
+    __aicore__ inline void Statistics(int64_t row)
+    {
+        lanes_.Clear(1);
+        for (int32_t index = 0; index < tiling_.tilesPerRow; ++index) {
+            while (fetched_ < tiling_.tilesPerRow && fetched_ < (tiling_.resident ? tiling_.tilesPerRow : index + 2)) {
+                tiles_.FetchLogits(row, TileOf(fetched_++));
+            }
+            const Tile tile = TileOf(index);
+            tiles_.FetchFactors(row, tile);
+            LocalTensor<T> logits = tiles_.Take();
+            const Floats x = tiles_.InFloat(logits, tiles_.Pitch(tile.cols));
+            tiles_.Accumulate(lanes_, tile, x, gradient_.Borrow(tiles_));
+            gradient_.GiveBack();
+            if (tiling_.resident) {
+                held_[index] = logits;
+            } else {
+                tiles_.Release(logits);
+            }
+        }
+    }
+
+    __aicore__ inline void WriteRow(int64_t row, const Rows<T>& state, int64_t next)
+    {
+        int32_t again = 0;
+        for (int32_t index = 0; index < tiling_.tilesPerRow; ++index) {
+            const Tile tile = TileOf(index);
+            if (!state.Counts(0)) {
+                gradient_.FillRow(state, row, tile);
+                continue;
+            }
+            while (!tiling_.resident && again < tiling_.tilesPerRow && again < index + 2) {
+                tiles_.FetchLogits(row, TileOf(again++));
+            }
+            tiles_.FetchFactors(row, tile);
+            LocalTensor<T> logits = tiling_.resident ? held_[index] : tiles_.Take();
+            const Floats x = tiles_.InFloat(logits, tiles_.Pitch(tile.cols));
+            gradient_.LongTile(tiles_, state, row, tile, x, upstream_);
+            tiles_.Release(logits);
+            if (tiling_.resident && next >= 0 && fetched_ < tiling_.tilesPerRow) {
+                tiles_.FetchLogits(next, TileOf(fetched_++));
+            }
+        }
+    }
+
+    MsCeTiling tiling_;
+    CommonUpstream upstream_{1.0f};
+    float totalMass_ = 0.0f;
+    int32_t fetched_ = 0;
+    int32_t padded_ = 0;
+    RowErrors errors_;
+    GlobalTensor<T> logits_;
+    GlobalTensor<float> loss_, totalWeight_, lse_;
+    GlobalTensor<int32_t> error_;
+    Floats upstreamRows_;
+    LocalTensor<T> held_[kMaxRing];
+    Rows<T> rows_[2];
+    Tiles<T> tiles_;
+    Lanes lanes_;
+    Finisher<T> finisher_;
+    Totals totals_;
+    Gradient<T> gradient_;
+    ShortRows<T> short_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> upstreamBuffer_;
+};
+
+}  // namespace ms_ce
+
+#endif
