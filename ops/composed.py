@@ -15,7 +15,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 from mindspore.ops.primitive import PrimitiveWithInfer
 
-from ms_ce.ops.options import Options
+from ms_ce.ops.options import ClassBlock, Options
 
 
 def probe() -> str | None:
@@ -261,17 +261,17 @@ def _rows(x, target, weight, options):
 
 
 def _like_input(logits, options, value):
-    """A result per row loses the batch of one again."""
+    """A result in logits' dtype; per row it loses the batch of one again (first: MindSpore squeezes no bfloat16)."""
     if logits.ndim == 1 and options.reduction == "none":
-        return value.squeeze(0)
-    return value
+        value = value.squeeze(0)
+    return value.astype(logits.dtype)
 
 
 def cross_entropy(logits, target, weight, options: Options):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
     x, target, weight = _prepared(logits, target, weight)
     rows = _rows(x, target, weight, options)
-    loss = _reduced(rows[0], rows[2], options).astype(logits.dtype)
+    loss = _reduced(rows[0], rows[2], options)
     lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
     return _like_input(logits, options, loss), rows[2], lse
 
@@ -290,7 +290,7 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
         entropy = ops.where(keep, entropy, 0.0)
         count = keep.astype(x.dtype).sum()
     reduced = [
-        _like_input(logits, options, _reduced(value, divisor, options).astype(logits.dtype))
+        _like_input(logits, options, _reduced(value, divisor, options))
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
     if logits.ndim == 1:
@@ -306,5 +306,76 @@ def nll_loss(log_prob, target, weight, options: Options):
     x, index, keep = _class_rows(x, target, options)
     rows, row_weight = _picked_rows(x, index, keep, weight)
     total_weight = row_weight.sum()
-    loss = _reduced(rows, total_weight, options).astype(log_prob.dtype)
+    loss = _reduced(rows, total_weight, options)
     return _like_input(log_prob, options, loss), total_weight.astype(dtype)
+
+
+def cross_entropy_value_and_grad(logits, target, weight, options: Options):
+    """(loss, total_weight, lse, grad_logits); reduction mean or sum."""
+
+    def losses(logits, target):
+        return cross_entropy(logits, target, weight, options)
+
+    (loss, total_weight, lse), grad = ops.value_and_grad(losses, 0, None, True)(logits, target)
+    return loss, total_weight, lse, grad
+
+
+def _block_factor(x, target, weight, options, block):
+    """(w·q' for the classes of the block, rows that count or None), like x and like its rows."""
+    total = block.total or x.shape[1]
+    local_weight = None
+    if weight is not None:
+        local_weight = _per_class(weight[block.offset : block.offset + x.shape[1]], x)
+    keep = None
+    if _is_class_index(target):
+        if not _compiling():
+            _raise_out_of_range(target, total, options.ignore_index)
+        wide = target.astype(mstype.int64)
+        keep = wide != options.ignore_index
+        bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= total))
+        classes = ops.arange(block.offset, block.offset + x.shape[1])
+        classes = classes.reshape((1, -1) + (1,) * (x.ndim - 2))
+        factor = (wide.expand_dims(1) == classes).astype(x.dtype)
+        factor = ops.where(bad.expand_dims(1), np.nan, factor)
+    else:
+        factor = target
+    if options.label_smoothing != 0.0:
+        share = options.label_smoothing / total
+        factor = factor * (1.0 - options.label_smoothing) + share
+    if local_weight is not None:
+        factor = factor * local_weight
+    if keep is not None:
+        factor = ops.where(keep.expand_dims(1), factor, 0.0)
+    return factor, keep
+
+
+def partial(logits, target, weight, options: Options, block: ClassBlock):
+    """(rows, 3) over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
+    x, target, weight = _prepared(logits, target, weight)
+    x = _transformed(x, options)
+    factor, keep = _block_factor(x, target, weight, options, block)
+    top = x.max(axis=1)
+    lse = ops.where(top == -np.inf, -np.inf, _log_sum_exp(x, _log_softmax(x)))
+    if keep is not None:
+        lse = ops.where(keep, lse, 0.0)
+        x = ops.where(keep.expand_dims(1), x, 0.0)
+    return ops.stack((lse, _product(factor, x).sum(axis=1), factor.sum(axis=1)), axis=-1)
+
+
+def partial_backward(
+    grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock
+):
+    """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
+    raw, target, weight = _prepared(logits, target, weight)
+    x = _transformed(raw, options)
+    factor, keep = _block_factor(x, target, weight, options, block)
+    g = grad_rows.astype(x.dtype).expand_dims(1)
+    p = ops.exp(x - lse.astype(x.dtype).expand_dims(1))
+    slope = (grad_rows * mass.astype(x.dtype) + grad_lse).expand_dims(1)
+    grad = slope * p - g * factor
+    if options.softcap != 0.0:
+        grad = grad * (1.0 - ops.square(x / options.softcap))
+    grad = grad * options.logit_scale
+    if keep is not None:
+        grad = ops.where(keep.expand_dims(1), grad, 0.0)
+    return grad.astype(logits.dtype)

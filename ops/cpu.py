@@ -22,6 +22,8 @@ from ms_ce.ops.options import Options, ClassBlock
 
 probe = library.problem
 
+# As tensor types: a bare dtype with shape () would make a graph see a Python number.
+_DOUBLE, _INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
 _zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
@@ -137,7 +139,7 @@ _double_backward = _operator(
     ("direction", "grad_loss", "grad_z_loss", *_SAVED),
     ("grad_grad_loss", "grad_grad_z_loss", "grad_logits", "direction_mean"),
     "FFFFTWDDI" + "FFFD",
-    lambda direction, *_: (direction, direction, direction, mstype.float64),
+    lambda direction, *_: (direction, direction, direction, _DOUBLE),
     _third_derivative,
 )
 _backward = _operator(
@@ -173,7 +175,7 @@ def _loss_operator(name):
         ("logits", "target", "weight", "options"),
         ("loss", "total_weight", "lse"),
         "FTWI" + "FDD",
-        lambda logits, *_: (logits, mstype.float64, mstype.float64),
+        lambda logits, *_: (logits, _DOUBLE, _DOUBLE),
         _forward_bprop,
     )
 
@@ -184,7 +186,7 @@ def _stats_operator(name):
         ("logits", "target", "weight", "options"),
         ("loss", "total_weight", "lse", "z_loss", "num_correct", "entropy"),
         "FTWI" + "FDDFIF",
-        lambda logits, *_: (logits, mstype.float64, mstype.float64, logits, mstype.int64, logits),
+        lambda logits, *_: (logits, _DOUBLE, _DOUBLE, logits, _INDEX, logits),
         _stats_bprop,
     )
 
@@ -215,6 +217,10 @@ def cross_entropy_with_stats(logits, target, weight, options):
     return _stats(logits, target, weight, packed)
 
 
+def _no_gradient_of_partial(*unused):
+    raise NotImplementedError("statistics of a block of classes are differentiated by ms_ce.parallel")
+
+
 def _value_and_grad_bprop(*unused):
     raise NotImplementedError(
         "cross_entropy_value_and_grad already returns the gradient and is not differentiated; "
@@ -227,7 +233,7 @@ _value_and_grad = _operator(
     ("logits", "target", "weight", "options"),
     ("loss", "total_weight", "lse", "grad_logits"),
     "FTWI" + "FDDF",
-    lambda logits, *_: (logits, mstype.float64, mstype.float64, logits),
+    lambda logits, *_: (logits, _DOUBLE, _DOUBLE, logits),
     _value_and_grad_bprop,
 )
 
@@ -238,6 +244,41 @@ def cross_entropy_value_and_grad(logits, target, weight, options):
     if weight is None:
         weight = _no_weight(logits.dtype)
     return _value_and_grad(logits, target, weight, _packed(options, ClassBlock(), has_weight, False))
+
+
+_partial = _operator(
+    "CrossEntropyPartial",
+    ("logits", "target", "weight", "options"),
+    ("partial",),
+    "FTWI" + "D",
+    lambda *_: _DOUBLE,
+    _no_gradient_of_partial,
+)
+_partial_backward = _operator(
+    "CrossEntropyPartialBackward",
+    ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
+    ("grad_logits",),
+    "FFFTWDDI" + "F",
+    lambda grad_rows, *_: grad_rows,
+    _no_gradient_of_partial,
+)
+
+
+def partial(logits, target, weight, options, block):
+    """(rows, 3) float64 over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _no_weight(logits.dtype)
+    return _partial(logits, target, weight, _packed(options, block, has_weight, False))
+
+
+def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, options, block):
+    """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _no_weight(logits.dtype)
+    packed = _packed(options, block, has_weight, False)
+    return _partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, packed)
 
 
 def _nll_bprop(log_prob, target, weight, options, out, dout):
