@@ -111,7 +111,7 @@ BackwardInputs NextBackwardInputs(Call* call, bool with_grad_z_loss) {
   ExpectDtype(lse, Dtype::kFloat64, "float64");
   ExpectShape(lse, RowsShape(inputs.logits.shape));
   problem.grad_loss = grad_loss.array();
-  problem.lse = static_cast<const double*>(lse.data);
+  problem.lse = lse.array();
   problem.total_weight = *static_cast<const double*>(total_weight.data);
   if (with_grad_z_loss && problem.has_grad_z_loss) {
     ExpectDtype(grad_z_loss, inputs.logits.dtype, "the logits'");
@@ -264,8 +264,8 @@ int RunPartialBackward(Call call) {
   call.ExpectEnd();
   problem.grad_loss = grad_rows.array();
   problem.grad_lse = grad_lse.array();
-  problem.lse = static_cast<const double*>(lse.data);
-  problem.mass = static_cast<const double*>(mass.data);
+  problem.lse = lse.array();
+  problem.mass = mass.array();
   problem.grad_logits = grad_logits.array();
   problem.stream_stores = StreamPays(grad_logits);
   RunRows(problem, KernelsFor(problem).partial_backward, logits);

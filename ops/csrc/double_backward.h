@@ -90,7 +90,7 @@ static void WriteDoubleBackward(const Problem& problem, const Row& row, const Ro
 
 template <class A>
 static void DoubleBackwardRow(const Problem& problem, const Row& row, UnitSums* totals) {
-  const double lse = problem.lse[row.index];
+  const double lse = LoadScalar(problem.lse, row.index);
   const double grad = RowUpstream(problem, problem.grad_loss, row.index);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
   const double mass = CoefficientMass<A>(problem, row);
@@ -134,7 +134,7 @@ static void WeightGradTile(const Problem& problem, const Row& row, int64_t begin
   if (problem.probability) {
     q = View(problem.target, row.offset + begin * row.stride, row.stride, count, target_scratch);
   }
-  const double lse = problem.lse[row.index];
+  const double lse = LoadScalar(problem.lse, row.index);
   for (int64_t i = 0; i < count; ++i) {
     double share = problem.smooth;
     if (q != nullptr) share += (1.0 - problem.label_smoothing) * q[i];
@@ -165,7 +165,7 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
       const double keep = 1.0 - problem.label_smoothing;
       const bool excluded = row.target_weight == 0.0 && target == -INFINITY;
       if (keep != 0.0 && !excluded) {
-        grad_weight[row.target] += upstream * keep * (problem.lse[index] - target);
+        grad_weight[row.target] += upstream * keep * (LoadScalar(problem.lse, index) - target);
       }
       if (divided) grad_weight[row.target] -= upstream * mean;
     }

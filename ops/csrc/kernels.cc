@@ -1,5 +1,6 @@
 // The portable kernels. CMake compiles this file once per instruction set, with MS_CE_ISA naming the
 // namespace; only KernelTable() is visible outside it.
+#include "column_kernel.h"
 #include "double_backward.h"
 #include "row_kernel.h"
 
@@ -21,12 +22,33 @@ static inline void ForRows(const Problem& problem, int64_t first, int64_t count,
   }
 }
 
+using BlockWork = void (*)(const Problem&, const Block&, UnitSums*);
+
+// Blocks none of whose rows counts are not read.
+static inline void ForBlocks(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
+                             BlockWork work) {
+  Block block;
+  for (int64_t done = 0; done < count; done += kLanes) {
+    const int64_t step = count - done < kLanes ? count - done : kLanes;
+    MakeBlock(problem, first + done, step, &block, totals);
+    if (block.any_kept) {
+      work(problem, block, totals);
+      continue;
+    }
+    for (int64_t l = 0; l < step; ++l) IgnoredForward(problem, block.first + l);
+    if (problem.grad_logits.data != nullptr) StoreBlockZeros(problem, block);
+  }
+}
+
 static inline void ZeroGradLogits(const Problem& problem, const Row& row) {
   StoreZeros(problem.grad_logits, row.offset, row.stride, problem.classes, problem.stream_stores);
 }
 
 template <class A>
 static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  if (UsesColumns(problem) && !problem.statistics) {
+    return ForBlocks(problem, first, count, totals, ForwardBlock<A>);
+  }
   ForRows(
       problem, first, count, totals,
       [&](const Row& row) {
@@ -38,6 +60,9 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
 
 template <class A>
 static void Backward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  if (UsesColumns(problem)) {
+    return ForBlocks(problem, first, count, totals, BackwardBlock<A>);
+  }
   ForRows(
       problem, first, count, totals, [&](const Row& row) { BackwardRow<A>(problem, row); },
       [&](const Row& row) { ZeroGradLogits(problem, row); });
@@ -45,6 +70,9 @@ static void Backward(const Problem& problem, int64_t first, int64_t count, UnitS
 
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  if (UsesColumns(problem)) {
+    return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
+  }
   ForRows(
       problem, first, count, totals, [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals); },
       [&](const Row& row) {
@@ -64,6 +92,9 @@ static void Partial(const Problem& problem, int64_t first, int64_t count, UnitSu
 
 template <class A>
 static void PartialBackward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  if (UsesColumns(problem)) {
+    return ForBlocks(problem, first, count, totals, PartialBackwardBlock<A>);
+  }
   ForRows(
       problem, first, count, totals, [&](const Row& row) { PartialBackwardRow<A>(problem, row); },
       [&](const Row& row) { ZeroGradLogits(problem, row); });

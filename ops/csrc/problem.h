@@ -35,8 +35,8 @@ struct Problem {
 
   // Inputs; data is null where the symbol has no such input.
   Array logits, target, weight, grad_loss, grad_z_loss, grad_lse, direction;
-  const double* lse = nullptr;
-  const double* mass = nullptr;  // per row, over all shards
+  Array lse;   // float64, per row
+  Array mass;  // float64, per row, over all shards
   double total_weight = 1.0;     // what a mean divides by
 
   // Outputs; data is null where the symbol has no such output.

@@ -32,15 +32,15 @@ static inline A TileMax(const A* x, int64_t count) {
 }
 
 template <class A>
-static inline A TileExpSum(const A* x, int64_t count, A reference, A* maximum_out) {
+static inline double TileExpSum(const A* x, int64_t count, A reference, A* maximum_out) {
   A maximum = -INFINITY, sum = 0;
 #pragma omp simd reduction(max : maximum) reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
     maximum = x[i] > maximum ? x[i] : maximum;
-    sum += Exp(x[i] - reference);
+    sum += ExpScaled(x[i] - reference);
   }
   *maximum_out = maximum;
-  return sum;
+  return Unscale(sum);
 }
 
 template <class A>
@@ -106,7 +106,7 @@ static RowSums ScanRow(const Problem& problem, const Row& row, bool coefficients
         has_reference = true;
       }
     }
-    A sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum);
+    double sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum);
     if (static_cast<double>(maximum) > sums.reference + kReferenceSlack) {
       MoveReference(&sums, maximum);
       sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum);
@@ -289,7 +289,7 @@ static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row.index);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
-  GradientRow<A>(problem, row, LossGradient(problem, row, problem.lse[row.index], mass, grad, grad_z));
+  GradientRow<A>(problem, row, LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
 }
 
 // While the row is in the cache: read from memory once, written once.
@@ -306,8 +306,8 @@ static void PartialBackwardRow(const Problem& problem, const Row& row) {
   const double grad = LoadScalar(problem.grad_loss, row.index);
   const double grad_lse = LoadScalar(problem.grad_lse, row.index);
   const double scale = UsesCoefficients(problem) ? CoefficientScale(problem) : 0.0;
-  const double slope = grad * problem.mass[row.index] + grad_lse;
-  GradientRow<A>(problem, row, {problem.lse[row.index], slope, grad * scale, grad * row.hot});
+  const double slope = grad * LoadScalar(problem.mass, row.index) + grad_lse;
+  GradientRow<A>(problem, row, {LoadScalar(problem.lse, row.index), slope, grad * scale, grad * row.hot});
 }
 
 // d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c). Where w_c is 0 it is 0, and also
@@ -318,8 +318,8 @@ static void TargetGradRow(const Problem& problem, const Row& row) {
   alignas(64) A weight_scratch[kTile];
   alignas(64) A coefficient_scratch[kTile];
   alignas(64) A out[kTile];
-  const A lse = static_cast<A>(problem.lse[row.index]);
-  const A low = static_cast<A>(problem.lse[row.index] - static_cast<double>(lse));
+  const A lse = static_cast<A>(LoadScalar(problem.lse, row.index));
+  const A low = static_cast<A>(LoadScalar(problem.lse, row.index) - static_cast<double>(lse));
   const A upstream = static_cast<A>(RowUpstream(problem, problem.grad_loss, row.index) *
                                     (1.0 - problem.label_smoothing));
   for (int64_t first = 0; first < problem.classes; first += kTile) {

@@ -12,7 +12,7 @@ namespace {
 // A unit is large enough to hide its bookkeeping and small enough to balance threads. Cut by shape
 // alone: the sums' order must not depend on the threads.
 constexpr int64_t kUnitElements = 65536;
-constexpr int64_t kRowAlignment = 128;  // whole blocks for the kernels that take many rows at a time
+constexpr int64_t kBlockRows = 64;  // what the kernels that take many rows at a time work on
 constexpr int64_t kWeightGradClasses = 1024;
 
 // From here on the gradient evicts what the caller could still use, and reading its lines before
@@ -21,8 +21,10 @@ constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
 int64_t RowsPerUnit(const Problem& problem) {
   const int64_t rows = std::max<int64_t>(1, kUnitElements / problem.classes);
-  if (rows < kRowAlignment && problem.inner == 1) return rows;
-  return (rows + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+  if (problem.inner == 1) return rows < kBlockRows ? rows : rows / kBlockRows * kBlockRows;
+  // Whole blocks, or narrower ones where those would be too few to share out.
+  const int64_t block = problem.rows >= 16 * kBlockRows ? kBlockRows : kBlockRows / 4;
+  return (rows + block - 1) / block * block;
 }
 
 void Add(const UnitSums& unit, UnitSums* totals) {

@@ -19,7 +19,7 @@ struct Brain {
   uint16_t bits;
 };
 
-static inline float ToFloat(Half value) {
+MS_CE_INLINE float ToFloat(Half value) {
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   // 2^112 moves the exponent's bias from 15 to 127, and makes subnormals normal.
   const uint32_t finite = AsBits(AsFloat(magnitude) * 5.192296858534828e33f);
@@ -27,22 +27,22 @@ static inline float ToFloat(Half value) {
   return AsFloat(bits | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
 }
 
-static inline float ToFloat(Brain value) { return AsFloat(static_cast<uint32_t>(value.bits) << 16); }
-static inline float ToFloat(float value) { return value; }
-static inline double ToFloat(double value) { return value; }
+MS_CE_INLINE float ToFloat(Brain value) { return AsFloat(static_cast<uint32_t>(value.bits) << 16); }
+MS_CE_INLINE float ToFloat(float value) { return value; }
+MS_CE_INLINE double ToFloat(double value) { return value; }
 
-static inline void Convert(float value, float* out) { *out = value; }
-static inline void Convert(double value, float* out) { *out = static_cast<float>(value); }
-static inline void Convert(float value, double* out) { *out = value; }
-static inline void Convert(double value, double* out) { *out = value; }
+MS_CE_INLINE void Convert(float value, float* out) { *out = value; }
+MS_CE_INLINE void Convert(double value, float* out) { *out = static_cast<float>(value); }
+MS_CE_INLINE void Convert(float value, double* out) { *out = value; }
+MS_CE_INLINE void Convert(double value, double* out) { *out = value; }
 
-static inline void Convert(float value, Brain* out) {
+MS_CE_INLINE void Convert(float value, Brain* out) {
   const uint32_t bits = AsBits(value);
   const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   out->bits = static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u);
 }
 
-static inline void Convert(float value, Half* out) {
+MS_CE_INLINE void Convert(float value, Half* out) {
   const uint32_t sign = AsBits(value) & 0x80000000u;
   const uint32_t magnitude = AsBits(value) ^ sign;
   // Below 2^-14 the float adder rounds at the right bit: 0.5 has the unit 2^-24.
@@ -56,7 +56,7 @@ static inline void Convert(float value, Half* out) {
 
 // Rounds to odd first, so that the second rounding cannot land on the wrong side of a tie.
 template <class T>
-static inline void Convert(double value, T* out) {
+MS_CE_INLINE void Convert(double value, T* out) {
   float nearest = static_cast<float>(value);
   if (static_cast<double>(nearest) != value && value == value && (AsBits(nearest) & 1u) == 0) {
     const bool away = (static_cast<double>(nearest) > value) == (value > 0);
@@ -143,11 +143,11 @@ static inline void StreamBytes(const char* source, char* out, int64_t bytes) {
   const int64_t misaligned = static_cast<int64_t>(reinterpret_cast<uintptr_t>(out) % kCacheLine);
   int64_t done = misaligned == 0 ? 0 : kCacheLine - misaligned;
   done = done < bytes ? done : bytes;
-  memcpy(out, source, static_cast<size_t>(done));
+  if (done > 0) memcpy(out, source, static_cast<size_t>(done));
   for (; done + kCacheLine <= bytes; done += kCacheLine) {
     StreamVector(reinterpret_cast<const float*>(source + done), reinterpret_cast<float*>(out + done));
   }
-  memcpy(out + done, source + done, static_cast<size_t>(bytes - done));
+  if (done < bytes) memcpy(out + done, source + done, static_cast<size_t>(bytes - done));
 }
 
 constexpr int64_t kTile = 1024;  // elements converted at a time: 4 KB of fp32 stay in L1

@@ -8,38 +8,43 @@
 
 #include <cstdint>
 
+// A loop around a call that is not inlined is not vectorised.
+#define MS_CE_INLINE static inline __attribute__((always_inline))
+
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-static inline float AsFloat(uint32_t bits) {
+MS_CE_INLINE float AsFloat(uint32_t bits) {
   float value;
   memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-static inline uint32_t AsBits(float value) {
+MS_CE_INLINE uint32_t AsBits(float value) {
   uint32_t bits;
   memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
 
-static inline double AsDouble(uint64_t bits) {
+MS_CE_INLINE double AsDouble(uint64_t bits) {
   double value;
   memcpy(&value, &bits, sizeof(value));
   return value;
 }
 
-static inline uint64_t AsBits(double value) {
+MS_CE_INLINE uint64_t AsBits(double value) {
   uint64_t bits;
   memcpy(&bits, &value, sizeof(bits));
   return bits;
 }
 
-// exp for x <= 44, at most 1 ulp off; 0 below -104; nan stays nan.
-// x = n ln2 + r; adding 1.5 * 2^23 rounds to the integer n and leaves it in the low bits. 2^n is built
-// as 2^(n+64) * 2^-64, so that subnormal results are rounded once, by the last product.
-static inline float Exp(float x) {
-  const float kRound = 12582912.0f;
+// 2^64 exp(x) for x <= 44, at most 1 ulp off down to x = -104; 0 below, nan stays nan. The factor keeps
+// every result a normal number; a caller that sums terms takes it off the sum.
+// x = n ln2 + r: adding 1.5 * 2^23 rounds to the integer n and leaves n + kBias in the low bits, from
+// where it becomes the exponent of the factor 2^(n+64).
+MS_CE_INLINE float ExpTimes2To64(float x) {
+  const float kBias = 127.0f + 64.0f;
+  const float kRound = 12582912.0f + kBias;
   const float shifted = x * 1.44269504088896341f + kRound;
   const float n = shifted - kRound;
   float r = x - n * 0.693359375f;
@@ -51,14 +56,14 @@ static inline float Exp(float x) {
   p = p * r + 4.999999343e-1f;
   p = p * r + 1.0f;
   p = p * r + 1.0f;
-  const float scale = AsFloat((AsBits(shifted) << 23) + (191u << 23));
-  const float y = p * scale * 5.42101086242752217e-20f;
+  const float y = p * AsFloat(AsBits(shifted) << 23);
   return x < -104.0f ? 0.0f : y;
 }
 
-// exp for x <= 350, about 1 ulp off; 0 below -745.2.
-static inline double Exp(double x) {
-  const double kRound = 6755399441055744.0;
+// 2^512 exp(x) for x <= 350, about 1 ulp off down to x = -745.2; 0 below.
+MS_CE_INLINE double ExpTimes2To512(double x) {
+  const double kBias = 1023.0 + 512.0;
+  const double kRound = 6755399441055744.0 + kBias;
   const double shifted = x * 1.4426950408889634074 + kRound;
   const double n = shifted - kRound;
   double r = x - n * 6.93147180369123816490e-01;
@@ -77,13 +82,21 @@ static inline double Exp(double x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  const double scale = AsDouble((AsBits(shifted) << 52) + (uint64_t{1023 + 512} << 52));
-  const double y = p * scale * 7.45834073120020674e-155;
+  const double y = p * AsDouble(AsBits(shifted) << 52);
   return x < -745.2 ? 0.0 : y;
 }
 
+MS_CE_INLINE float ExpScaled(float x) { return ExpTimes2To64(x); }
+MS_CE_INLINE double ExpScaled(double x) { return ExpTimes2To512(x); }
+MS_CE_INLINE double Unscale(float sum) { return static_cast<double>(sum) * 5.42101086242752217e-20; }
+MS_CE_INLINE double Unscale(double sum) { return sum * 7.45834073120020674e-155; }
+
+// The product rounds a subnormal result once.
+MS_CE_INLINE float Exp(float x) { return ExpTimes2To64(x) * 5.42101086242752217e-20f; }
+MS_CE_INLINE double Exp(double x) { return ExpTimes2To512(x) * 7.45834073120020674e-155; }
+
 // log for x >= 0: log(0) = -inf, inf and nan stay. x = 2^e m with m in [sqrt(1/2), sqrt(2)).
-static inline float Log(float x) {
+MS_CE_INLINE float Log(float x) {
   const float scaled = x < 1.17549435e-38f ? x * 8388608.0f : x;
   const float bias = x < 1.17549435e-38f ? 23.0f : 0.0f;
   const uint32_t bits = AsBits(scaled) - 0x3f3504f3u;
@@ -105,10 +118,10 @@ static inline float Log(float x) {
   return x <= 3.40282347e38f ? finite : x;
 }
 
-static inline double Log(double x) { return ::log(x); }
+MS_CE_INLINE double Log(double x) { return ::log(x); }
 
 // tanh: an odd polynomial below 0.625, where 1 - 2 / (exp(2|x|) + 1) would cancel.
-static inline float Tanh(float x) {
+MS_CE_INLINE float Tanh(float x) {
   const float a = x < 0.0f ? -x : x;
   const float z = x * x;
   float p = -5.70498872745e-3f;
@@ -122,7 +135,7 @@ static inline float Tanh(float x) {
   return a < 0.625f ? small : (x < 0.0f ? -large : (x > 0.0f ? large : x));
 }
 
-static inline double Tanh(double x) { return ::tanh(x); }
+MS_CE_INLINE double Tanh(double x) { return ::tanh(x); }
 
 }  // namespace MS_CE_ISA
 }  // namespace ms_ce
