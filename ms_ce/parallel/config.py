@@ -85,16 +85,6 @@ def is_partitioned() -> bool:
 is_partitioned_at_compile = constexpr(is_partitioned, reuse_result=False)
 
 
-@constexpr(reuse_result=False)
-def gradient_share(ranks: int) -> int:
-    """What a hand-written bprop multiplies its upstream gradient with, where `ranks` hold the value it belongs to.
-
-    A value that ranks hold alike receives its gradient divided by their number (`loss_repeated_mean`), since
-    derivatives of partitioned operators sum over them. A bprop that does not sum makes up for it.
-    """
-    return ranks if get_auto_parallel_context("loss_repeated_mean") else 1
-
-
 @constexpr
 def check_divisible(op: str, shape: tuple[int, ...] | None, rows: int, classes: int) -> None:
     """The partitioner only splits evenly; None stands for a shape unknown at compile time."""

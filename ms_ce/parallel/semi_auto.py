@@ -13,10 +13,11 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce.ops.options import Options
-from ms_ce.parallel.config import Mesh, gradient_share
+from ms_ce.parallel.config import Mesh
 
-# Stands for -inf where a product with 0 must stay 0. Not the lowest float: MindSpore removes Maximum(x, lowest).
-_FLOOR = -3.0e38
+# Stands for -inf where a product with 0 must stay 0. MindSpore removes a Maximum with a constant much closer to the
+# lowest float (-3e38 is removed, -1e38 is not).
+_FLOOR = -1.0e38
 _INFINITY = float("inf")
 _NOT_A_NUMBER = float("nan")
 
@@ -125,7 +126,7 @@ class ClassIndexRows(_SoftmaxRows):
     def bprop(
         self, logits, labels, hard, class_ids, local_soft, soft, soft_is_zero, out, dout
     ):
-        upstream = dout[0] * gradient_share(self.mesh.classes)
+        upstream = dout[0] * self.mesh.classes
         mass = hard + self.soft_total
         gradient = self.softmax_gradient(logits, mass, out[1], out[2], upstream)
         if self.smooth:
@@ -164,11 +165,13 @@ class ProbabilityRows(_SoftmaxRows):
         return self.with_z_loss(row_loss, top, log_sum), top, log_sum, self.sum(factor, -1)
 
     def bprop(self, logits, factor, out, dout):
-        upstream = dout[0] * gradient_share(self.mesh.classes)
+        upstream = dout[0] * self.mesh.classes
         gradient = self.softmax_gradient(logits, out[3], out[1], out[2], upstream)
         gradient = gradient - upstream * factor
         log_probability = ops.cast(logits, ms.float32) - out[1] - out[2]
-        return ops.cast(gradient, logits.dtype), -log_probability * upstream
+        excluded = ops.logical_and(ops.equal(factor, 0.0), ops.less(log_probability, _FLOOR))
+        distance = ops.masked_fill(-log_probability, excluded, 0.0)
+        return ops.cast(gradient, logits.dtype), distance * upstream
 
 
 @constexpr
@@ -196,23 +199,30 @@ class _Rows(nn.Cell):
         super().__init__()
         block, column = (mesh.rows, mesh.classes), (mesh.rows, 1)
         self.cast, self.reshape = ops.Cast().shard((column,)), ops.Reshape()
+        self.as_column = ops.ExpandDims().shard(((mesh.rows,),))
         self.equals = ops.Equal().shard((column, ()))
         self.negate = ops.LogicalNot().shard((column,))
         self.clear_rows = ops.MaskedFill().shard((block, column, ()))
         self.replace = ops.MaskedFill().shard((column, column, ()))
         self.multiply = ops.Mul().shard((column, column))
         self.sum = ops.ReduceSum().shard((column,))
+        # With cross_batch the partitioner leaves the sum to each rank.
+        self.local_sum = ops.ReduceSum().shard((column,)).add_prim_attr("cross_batch", True)
 
     def mask_column(self, input_mask):
-        return self.cast(self.reshape(input_mask, (-1, 1)), ms.float32)
+        if input_mask.ndim != 1:
+            input_mask = self.reshape(input_mask, (-1,))
+        return self.cast(self.as_column(input_mask, 1), ms.float32)
 
     def sums(self, row_loss, row_weight, left_out, mask):
-        row_loss = self.replace(row_loss, left_out, 0.0)
-        return self.sum(self.multiply(row_loss, mask)), self.sum(self.multiply(row_weight, mask))
+        """Both sums over the mesh, then both over the rows of this rank."""
+        row_loss = self.multiply(self.replace(row_loss, left_out, 0.0), mask)
+        row_weight = self.multiply(row_weight, mask)
+        return self.sum(row_loss), self.sum(row_weight), self.local_sum(row_loss), self.local_sum(row_weight)
 
 
 class ClassIndexSums(_Rows):
-    """(Σ mask·loss, Σ mask·weight[label]) over all rows, both (), for labels (N,).
+    """(Σ mask·loss, Σ mask·weight[label]), both (), over all rows and again over this rank's, for labels (N,).
 
     Rows whose mask is 0 or whose label is ignore_index are never looked at. A label outside [0, C) in any other row
     makes the sum nan: a compiled graph cannot raise, and a plausible number would be worse.
@@ -240,7 +250,7 @@ class ClassIndexSums(_Rows):
     def construct(self, logits, label, input_mask):
         classes = logits.shape[1]
         mask = self.mask_column(input_mask)
-        label = self.cast(self.reshape(label, (-1, 1)), ms.int64)
+        label = self.cast(self.as_column(label, 1), ms.int64)
         left_out = self.either(self.equals(mask, 0.0), self.equals(label, self.ignore_index))
         outside = self.either(self.below(label, 0), self.above(label, classes))
         wrong = self.both(outside, self.negate(left_out))
@@ -264,7 +274,7 @@ class ClassIndexSums(_Rows):
 
 
 class ProbabilitySums(_Rows):
-    """(Σ mask·loss, Σ mask) over all rows, both (), for target probabilities (N, C)."""
+    """As ClassIndexSums, for target probabilities (N, C), whose rows weigh 1 each."""
 
     def __init__(self, mesh: Mesh, options: Options, weight: tuple[float, ...] | None):
         super().__init__(mesh)

@@ -1,0 +1,86 @@
+"""Compile a Cell for one rank of a device mesh, front end only, in a CPU process.
+
+The stock wheel refuses semi_auto_parallel on a CPU target, although its partitioner is complete.  Here a target named
+"Ascend" is registered whose start-up does nothing, and MindSpore is told to stop after the front end.  Importing this
+module changes the process for good: use a process of its own.  Verified with the MindSpore version below only.
+"""
+
+import ctypes
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+os.environ["MS_DEV_PRECOMPILE_ONLY"] = "1"
+os.environ.setdefault("GLOG_v", "4")
+
+import mindspore
+import mindspore.ops.operations.comm_ops as communication_operators
+import mindspore.parallel._tensor as parallel_tensor
+import mindspore.train.mind_ir_pb2 as mindir_protocol
+from mindspore import Tensor, context, nn
+from mindspore.graph.api import _cell_graph_executor
+from mindspore.parallel._auto_parallel_context import auto_parallel_context
+from mindspore.parallel._utils import _reset_op_id
+
+from rig.mindir import RankGraph
+
+SUPPORTED_MINDSPORE = "2.10.0"
+# The library is built with the pre-C++11 std::string, hence "Ss" in the mangled name and a string made by hand.
+REGISTER_INIT_FUNCTION = "_ZN9mindspore9MsContext16RegisterInitFuncERKSsPFvPS0_E"
+STRING_CONSTRUCTOR = "_ZNSsC1EPKcRKSaIcE"
+_kept_alive: list[object] = []
+
+
+def register_pretended_ascend() -> None:
+    """Register the target and make the two helpers that ask the communication library for sizes answer from context."""
+    if mindspore.__version__ != SUPPORTED_MINDSPORE:
+        raise RuntimeError(
+            f"the partitioner rig is verified with mindspore {SUPPORTED_MINDSPORE}, got {mindspore.__version__}"
+        )
+    core = ctypes.CDLL(str(Path(mindspore.__file__).parent / "lib" / "libmindspore_core.so"))
+    make_string = getattr(ctypes.CDLL("libstdc++.so.6"), STRING_CONSTRUCTOR)
+    make_string.argtypes, make_string.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p], None
+    target, allocator = ctypes.c_void_p(), ctypes.c_char()
+    make_string(ctypes.byref(target), b"Ascend", ctypes.byref(allocator))
+    register = getattr(core, REGISTER_INIT_FUNCTION)
+    register.argtypes, register.restype = [ctypes.c_void_p, ctypes.c_void_p], None
+    harmless = ctypes.CDLL(None).getpid
+    register(ctypes.byref(target), ctypes.cast(harmless, ctypes.c_void_p))
+    _kept_alive.append(target)
+    context.set_context(mode=mindspore.GRAPH_MODE, device_target="Ascend")
+    communication_operators.get_group_size = _group_size
+    parallel_tensor.get_rank = lambda *_: context.get_auto_parallel_context("global_rank")
+
+
+def _group_size(group: str | None = None) -> int:
+    """The partitioner names its groups "<size>-<hash>"; any other name is the whole world."""
+    size = str(group).split("-")[0]
+    return int(size) if size.isdigit() else context.get_auto_parallel_context("device_num")
+
+
+def use_mesh(device_count: int, rank: int, **settings: object) -> None:
+    """Set the parallel context of one rank; semi_auto_parallel with the whole batch on every rank by default."""
+    context.reset_auto_parallel_context()
+    chosen = {"parallel_mode": "semi_auto_parallel", "dataset_strategy": "full_batch"} | settings
+    context.set_auto_parallel_context(device_num=device_count, global_rank=rank, **chosen)
+    # Without this flag the partitioner would ask the absent collective library to create the groups.
+    auto_parallel_context()._context_handle.set_hccl_test_avaible(True)
+    _reset_op_id()
+
+
+def compile_rank(
+    make_cell: Callable[[], nn.Cell], inputs: Sequence[Tensor], device_count: int, rank: int, **settings: object
+) -> RankGraph:
+    """The partitioned graph of `rank`.  `make_cell` runs after the context is set, as in a training script."""
+    use_mesh(device_count, rank, **settings)
+    phase, _ = _cell_graph_executor.compile(make_cell(), *inputs)
+    model = mindir_protocol.ModelProto()
+    model.ParseFromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False))
+    return RankGraph.from_model(model)
+
+
+def compile_all_ranks(
+    make_cell: Callable[[], nn.Cell], inputs: Sequence[Tensor], device_count: int, **settings: object
+) -> list[RankGraph]:
+    """The partitioned graphs of every rank, rank 0 first."""
+    return [compile_rank(make_cell, inputs, device_count, rank, **settings) for rank in range(device_count)]
