@@ -143,7 +143,7 @@ public:
         Tick(static_cast<Pipe>(source));
         pending_[flag] = clock_[source];
         if (lazy_ == 0 || source == PIPE_SCALAR) {
-            fired_.insert({flag, true});
+            ++fired_[flag];
         } else {
             queues_[source].push_back({Instruction::SET, nullptr, flag});
             Pump();
@@ -159,10 +159,10 @@ public:
             clock_[destination][p] = std::max(clock_[destination][p], set->second[p]);
         pending_.erase(set);
         if (lazy_ == 0) {
-            fired_.erase(flag);
+            --fired_[flag];
         } else if (destination == PIPE_SCALAR) {
             Force(flag);
-            fired_.erase(flag);
+            --fired_[flag];
         } else {
             queues_[destination].push_back({Instruction::WAIT, nullptr, flag});
             Pump();
@@ -245,11 +245,10 @@ private:
         if (queue.empty()) return false;
         Instruction& head = queue.front();
         if (head.kind == Instruction::WAIT) {
-            auto fired = fired_.find(head.flag);
-            if (fired == fired_.end()) return false;
-            fired_.erase(fired);
+            if (fired_[head.flag] == 0) return false;
+            --fired_[head.flag];
         } else if (head.kind == Instruction::SET) {
-            fired_.insert({head.flag, true});
+            ++fired_[head.flag];
         } else {
             head.run();
         }
@@ -267,16 +266,19 @@ private:
 
     // Runs just enough of the lazy pipes for a flag to fire.
     void Force(int flag) {
+        while (fired_[flag] == 0)
+            if (!StepTowards(flag)) Fail("the core would hang: a flag is waited for and no pipe can set it");
+    }
+
+    // One instruction of the pipe that sets a flag, or of what that pipe waits for.
+    bool StepTowards(int flag) {
         const int source = flag / kEventIds / PIPE_KINDS;
-        while (!fired_.count(flag)) {
-            if (Step(source)) {
-                Pump();
-            } else if (!queues_[source].empty() && queues_[source].front().kind == Instruction::WAIT) {
-                Force(queues_[source].front().flag);
-            } else {
-                Fail("the core would hang: a flag is waited for and no pipe can set it");
-            }
+        if (Step(source)) {
+            Pump();
+            return true;
         }
+        const auto& queue = queues_[source];
+        return !queue.empty() && queue.front().kind == Instruction::WAIT && StepTowards(queue.front().flag);
     }
 
     void Drain() {
@@ -300,7 +302,7 @@ private:
     std::array<Clock, PIPE_KINDS> clock_{};
     std::array<std::deque<Instruction>, PIPE_KINDS> queues_;
     std::map<int, Clock> pending_;  // set and not yet waited for, in program order
-    std::map<int, bool> fired_;     // set and not yet consumed, in the order the schedule chose
+    std::array<int, PIPE_KINDS * PIPE_KINDS * kEventIds> fired_{};  // set and not yet consumed, in the schedule's order
     std::array<bool, PIPE_KINDS * PIPE_KINDS * kEventIds> eventsTaken_{};
     std::vector<std::function<void()>> beforeEnd_, atEnd_;
     uint32_t ubUsed_ = 0;
