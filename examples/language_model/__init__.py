@@ -1,0 +1,1 @@
+"""The small language model that the examples train: its text, its network, its training."""
