@@ -1,5 +1,7 @@
 // The portable kernels. CMake compiles this file once per instruction set, with MS_CE_ISA naming the
 // namespace; only KernelTable() is visible outside it.
+#include <stdlib.h>
+
 #include "column_kernel.h"
 #include "double_backward.h"
 #include "row_kernel.h"
@@ -52,8 +54,9 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
   ForRows(
       problem, first, count, totals,
       [&](const Row& row) {
-        double mass;
-        ForwardRow<A>(problem, row, totals, &mass);
+        KeptTerms<A> none;
+        RowSums sums;
+        ForwardRow<A>(problem, row, totals, &none, &sums);
       },
       [&](const Row& row) { IgnoredForward(problem, row.index); });
 }
@@ -68,17 +71,26 @@ static void Backward(const Problem& problem, int64_t first, int64_t count, UnitS
       [&](const Row& row) { ZeroGradLogits(problem, row); });
 }
 
+// Keeping a row's exponentials saves computing them twice; without memory for them that is what happens.
+constexpr int64_t kMostKeptTerms = int64_t{1} << 20;
+
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
     return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
   }
+  KeptTerms<A> kept;
+  if (problem.classes <= kMostKeptTerms && problem.softcap == 0.0) {
+    kept.values = static_cast<A*>(malloc(static_cast<size_t>(problem.classes) * sizeof(A)));
+  }
   ForRows(
-      problem, first, count, totals, [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals); },
+      problem, first, count, totals,
+      [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals, &kept); },
       [&](const Row& row) {
         IgnoredForward(problem, row.index);
         ZeroGradLogits(problem, row);
       });
+  free(kept.values);
 }
 
 template <class A>

@@ -31,13 +31,24 @@ static inline A TileMax(const A* x, int64_t count) {
   return maximum;
 }
 
+// Keeps the (scaled) terms where `terms` is not null.
 template <class A>
-static inline double TileExpSum(const A* x, int64_t count, A reference, A* maximum_out) {
+static inline double TileExpSum(const A* x, int64_t count, A reference, A* maximum_out, A* terms) {
   A maximum = -INFINITY, sum = 0;
+  if (terms == nullptr) {
 #pragma omp simd reduction(max : maximum) reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) {
-    maximum = x[i] > maximum ? x[i] : maximum;
-    sum += ExpScaled(x[i] - reference);
+    for (int64_t i = 0; i < count; ++i) {
+      maximum = x[i] > maximum ? x[i] : maximum;
+      sum += ExpScaled(x[i] - reference);
+    }
+  } else {
+#pragma omp simd reduction(max : maximum) reduction(+ : sum)
+    for (int64_t i = 0; i < count; ++i) {
+      maximum = x[i] > maximum ? x[i] : maximum;
+      const A term = ExpScaled(x[i] - reference);
+      terms[i] = term;
+      sum += term;
+    }
   }
   *maximum_out = maximum;
   return Unscale(sum);
@@ -48,8 +59,10 @@ static inline A TileExpDistance(const A* x, int64_t count, A reference) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    const A e = Exp(x[i] - reference);
-    sum += e == A(0) ? A(0) : e * (reference - x[i]);
+    const A distance = reference - x[i];
+    const A e = Exp(-distance);
+    const A term = e * distance;
+    sum += e == A(0) ? A(0) : term;
   }
   return sum;
 }
@@ -57,11 +70,13 @@ static inline A TileExpDistance(const A* x, int64_t count, A reference) {
 template <class A>
 static inline A TileDistance(const A* x, const A* a, int64_t count, A reference, A* mass_out) {
   A sum = 0, mass = 0;
-#pragma omp simd reduction(+ : sum, mass)
+#pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < count; ++i) {
-    sum += a[i] == A(0) ? A(0) : a[i] * (reference - x[i]);
-    mass += a[i];
+    const A term = a[i] * (reference - x[i]);
+    sum += a[i] == A(0) ? A(0) : term;
   }
+#pragma omp simd reduction(+ : mass)
+  for (int64_t i = 0; i < count; ++i) mass += a[i];
   *mass_out = mass;
   return sum;
 }
@@ -88,16 +103,26 @@ static inline void TrackArgmax(RowSums* sums, const A* x, int64_t first, int64_t
   }
 }
 
+// The exponentials of a row, kept from the forward pass for the gradient. They are all relative to one
+// reference unless a later tile moved it.
+template <class A>
+struct KeptTerms {
+  A* values = nullptr;
+  bool usable = false;
+};
+
 // Reads the row once.
 template <class A>
-static RowSums ScanRow(const Problem& problem, const Row& row, bool coefficients) {
+static RowSums ScanRow(const Problem& problem, const Row& row, bool coefficients, KeptTerms<A>* kept) {
   alignas(64) A logits_scratch[kTile];
   alignas(64) A coefficient_scratch[kTile];
   RowSums sums;
   bool has_reference = false;
+  kept->usable = kept->values != nullptr;
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);
+    A* terms = kept->values == nullptr ? nullptr : kept->values + first;
     A maximum;
     if (!has_reference) {
       maximum = TileMax(x, count);
@@ -106,10 +131,11 @@ static RowSums ScanRow(const Problem& problem, const Row& row, bool coefficients
         has_reference = true;
       }
     }
-    double sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum);
+    double sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum, terms);
     if (static_cast<double>(maximum) > sums.reference + kReferenceSlack) {
       MoveReference(&sums, maximum);
-      sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum);
+      sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum, terms);
+      kept->usable = false;
     }
     sums.exp_sum += sum;
     if (problem.statistics) {
@@ -184,8 +210,9 @@ static inline void IgnoredForward(const Problem& problem, int64_t index) {
 
 // Returns the row's lse.
 template <class A>
-static double ForwardRow(const Problem& problem, const Row& row, UnitSums* totals, double* mass) {
-  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem));
+static double ForwardRow(const Problem& problem, const Row& row, UnitSums* totals, KeptTerms<A>* kept,
+                         RowSums* sums_out) {
+  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem), kept);
   const double lse = LogSumExpOfWholeRow(sums);
   const double z_loss = problem.z_loss != 0.0 ? problem.z_loss * lse * lse : 0.0;
   const double loss = RowLoss<A>(problem, row, sums) + z_loss;
@@ -193,14 +220,15 @@ static double ForwardRow(const Problem& problem, const Row& row, UnitSums* total
   if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
   if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
   if (problem.statistics) RowStatistics<A>(problem, row, sums, z_loss, totals);
-  *mass = sums.mass;
+  *sums_out = sums;
   return lse;
 }
 
 // A shard's share of the row loss, relative to nothing, so that shards can be added.
 template <class A>
 static void PartialRow(const Problem& problem, const Row& row) {
-  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem));
+  KeptTerms<A> none;
+  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem), &none);
   double* out = problem.partial + row.index * 3;
   double dot = 0.0, mass = row.hot;
   if (row.hot != 0.0) dot = row.hot * LoadLogit<A>(problem, row, row.target);
@@ -233,6 +261,17 @@ static inline void TileGradient(const A* x, const A* a, A* out, int64_t count, A
   }
 }
 
+// What remains of a gradient tile once `out` holds the softmax's share.
+template <class A>
+static inline void FinishGradientTile(const Problem& problem, const Row& row, const RowGradient& gradient,
+                                      const A* x, int64_t first, int64_t count, A* out) {
+  const int64_t hit = row.target - first;
+  if (hit >= 0 && hit < count) out[hit] -= static_cast<A>(gradient.hot);
+  ChainLogitTransform(problem, x, out, count);
+  Store(out, problem.grad_logits, row.offset + first * row.stride, row.stride, count,
+        problem.stream_stores);
+}
+
 // Reads the row once and writes its gradient once.
 template <class A>
 static void GradientRow(const Problem& problem, const Row& row, const RowGradient& gradient) {
@@ -249,11 +288,28 @@ static void GradientRow(const Problem& problem, const Row& row, const RowGradien
                      : ViewCoefficients(problem, row, first, count, coefficient_scratch);
     TileGradient(x, a, out, count, high, low, static_cast<A>(gradient.slope),
                  static_cast<A>(gradient.scale));
-    const int64_t hit = row.target - first;
-    if (hit >= 0 && hit < count) out[hit] -= static_cast<A>(gradient.hot);
-    ChainLogitTransform(problem, x, out, count);
-    Store(out, problem.grad_logits, row.offset + first * row.stride, row.stride, count,
-          problem.stream_stores);
+    FinishGradientTile(problem, row, gradient, x, first, count, out);
+  }
+}
+
+// The same from the kept terms: p = term / sum. Not for softcap, whose derivative needs the logits.
+template <class A>
+static void GradientFromTerms(const Problem& problem, const Row& row, const RowGradient& gradient,
+                              const A* terms, double exp_sum) {
+  alignas(64) A coefficient_scratch[kTile];
+  alignas(64) A out[kTile];
+  const A slope = static_cast<A>(gradient.slope / exp_sum), scale = static_cast<A>(gradient.scale);
+  const A unscale = static_cast<A>(Unscale(A(1)));
+  for (int64_t first = 0; first < problem.classes; first += kTile) {
+    const int64_t count = TileCount(problem, first);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) out[i] = slope * (terms[first + i] * unscale);
+    if (gradient.scale != 0.0) {
+      const A* a = ViewCoefficients(problem, row, first, count, coefficient_scratch);
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) out[i] -= scale * a[i];
+    }
+    FinishGradientTile<A>(problem, row, gradient, nullptr, first, count, out);
   }
 }
 
@@ -294,11 +350,13 @@ static void BackwardRow(const Problem& problem, const Row& row) {
 
 // While the row is in the cache: read from memory once, written once.
 template <class A>
-static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals) {
-  double mass;
-  const double lse = ForwardRow<A>(problem, row, totals, &mass);
+static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, KeptTerms<A>* kept) {
+  RowSums sums;
+  const double lse = ForwardRow<A>(problem, row, totals, kept, &sums);
   const double grad = problem.reduction == Reduction::kMean ? 1.0 / problem.total_weight : 1.0;
-  GradientRow<A>(problem, row, LossGradient(problem, row, lse, mass, grad, 0.0));
+  const RowGradient gradient = LossGradient(problem, row, lse, sums.mass, grad, 0.0);
+  if (kept->usable) return GradientFromTerms(problem, row, gradient, kept->values, sums.exp_sum);
+  GradientRow<A>(problem, row, gradient);
 }
 
 template <class A>

@@ -74,13 +74,17 @@ static inline bool TransformsLogits(const Problem& problem) {
   return problem.softcap != 0.0 || problem.logit_scale != 1.0;
 }
 
-// Multiplies by dx'/dx = scale (1 - (x'/cap)^2).
+// Multiplies by dx'/dx = scale (1 - (x'/cap)^2), or scale.
 template <class A>
 static inline void ChainLogitTransform(const Problem& problem, const A* transformed, A* gradient,
                                        int64_t count) {
   if (!TransformsLogits(problem)) return;
   const A scale = static_cast<A>(problem.logit_scale);
-  const A inverse_cap = static_cast<A>(problem.softcap == 0.0 ? 0.0 : 1.0 / problem.softcap);
+  if (problem.softcap == 0.0) {
+    for (int64_t i = 0; i < count; ++i) gradient[i] *= scale;
+    return;
+  }
+  const A inverse_cap = static_cast<A>(1.0 / problem.softcap);
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
     const A t = transformed[i] * inverse_cap;

@@ -66,10 +66,52 @@ MS_CE_INLINE void Convert(double value, T* out) {
 }
 
 template <class T, class A>
+static inline void CopyRun(const T* source, int64_t count, A* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) out[i] = static_cast<A>(ToFloat(source[i]));
+}
+
+template <class T>
+static inline void RoundRun(const float* source, int64_t count, T* out) {
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
+}
+
+// Compilers do not find these instructions in the portable conversions; they take a third of the time.
+#if defined(__F16C__)
+static inline void CopyRun(const Half* source, int64_t count, float* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
+    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(half));
+  }
+  for (; i < count; ++i) out[i] = ToFloat(source[i]);
+}
+
+static inline void RoundRun(const float* source, int64_t count, Half* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
+  }
+  for (; i < count; ++i) Convert(source[i], out + i);
+}
+#elif defined(__aarch64__)
+static inline void CopyRun(const Half* source, int64_t count, float* out) {
+  const auto* native = reinterpret_cast<const __fp16*>(source);
+  for (int64_t i = 0; i < count; ++i) out[i] = native[i];
+}
+
+static inline void RoundRun(const float* source, int64_t count, Half* out) {
+  auto* native = reinterpret_cast<__fp16*>(out);
+  for (int64_t i = 0; i < count; ++i) native[i] = static_cast<__fp16>(source[i]);
+}
+#endif
+
+template <class T, class A>
 static inline void CopyIn(const T* source, int64_t stride, int64_t count, A* out) {
   if (stride == 1) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<A>(ToFloat(source[i]));
+    CopyRun(source, count, out);
   } else {
     for (int64_t i = 0; i < count; ++i) out[i] = static_cast<A>(ToFloat(source[i * stride]));
   }
@@ -152,33 +194,39 @@ static inline void StreamBytes(const char* source, char* out, int64_t bytes) {
 
 constexpr int64_t kTile = 1024;  // elements converted at a time: 4 KB of fp32 stay in L1
 
+template <class T>
+static inline void RoundRun(const double* source, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
+}
+
+template <class T>
+static inline void RoundRun(const T* source, int64_t count, T* out) {
+  memcpy(out, source, static_cast<size_t>(count) * sizeof(T));
+}
+
 template <class T, class A>
 static inline void CopyOut(const A* source, T* out, int64_t stride, int64_t count, bool stream) {
   if (stride != 1) {
     for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i * stride);
-  } else if (!stream) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
-  } else {
-    T staged[kTile];
-    for (int64_t done = 0; done < count; done += kTile) {
-      const int64_t step = count - done < kTile ? count - done : kTile;
-#pragma omp simd
-      for (int64_t i = 0; i < step; ++i) Convert(source[done + i], staged + i);
-      StreamBytes(reinterpret_cast<const char*>(staged), reinterpret_cast<char*>(out + done),
-                  step * static_cast<int64_t>(sizeof(T)));
-    }
+    return;
+  }
+  if (!stream) return RoundRun(source, count, out);
+  alignas(64) T staged[kTile];
+  for (int64_t done = 0; done < count; done += kTile) {
+    const int64_t step = count - done < kTile ? count - done : kTile;
+    RoundRun(source + done, step, staged);
+    StreamBytes(reinterpret_cast<const char*>(staged), reinterpret_cast<char*>(out + done),
+                step * static_cast<int64_t>(sizeof(T)));
   }
 }
 
 template <class A>
 static inline void CopyOut(const A* source, A* out, int64_t stride, int64_t count, bool stream) {
   if (stride == 1 && stream) {
-    StreamBytes(reinterpret_cast<const char*>(source), reinterpret_cast<char*>(out),
-                count * static_cast<int64_t>(sizeof(A)));
-  } else {
-    for (int64_t i = 0; i < count; ++i) out[i * stride] = source[i];
+    return StreamBytes(reinterpret_cast<const char*>(source), reinterpret_cast<char*>(out),
+                       count * static_cast<int64_t>(sizeof(A)));
   }
+  for (int64_t i = 0; i < count; ++i) out[i * stride] = source[i];
 }
 
 template <class A>
