@@ -11,16 +11,17 @@ import argparse
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
+from mindspore.common.initializer import HeNormal, initializer
 from tqdm import tqdm
 
 import ms_ce
 
 CLASSES = ("background", "disc", "square", "cross")
 UNLABELLED = 255
-PICTURE_SIZE = 48
-BATCH_SIZE = 16
-NOISE = 0.3
+PICTURE_SIZE = 40
+BATCH_SIZE = 8
+NOISE = 0.1
 
 
 def shape_distance(kind: int, dx: np.ndarray, dy: np.ndarray, radius: float) -> np.ndarray:
@@ -30,21 +31,21 @@ def shape_distance(kind: int, dx: np.ndarray, dy: np.ndarray, radius: float) -> 
         return np.hypot(dx, dy) - radius
     if kind == CLASSES.index("square"):
         return np.maximum(ax, ay) - radius
-    arm = radius / 3
+    arm = 0.4 * radius
     return np.maximum(np.minimum(ax, ay) - arm, np.maximum(ax, ay) - radius)
 
 
 def draw_batch(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Pictures (N, 3, H, W) float32 and labels (N, H, W) int32, three shapes to a picture."""
     y, x = np.mgrid[:PICTURE_SIZE, :PICTURE_SIZE]
-    pictures = generator.random((BATCH_SIZE, 3, 1, 1)) * np.ones((1, 1, PICTURE_SIZE, PICTURE_SIZE))
+    pictures = np.zeros((BATCH_SIZE, 3, PICTURE_SIZE, PICTURE_SIZE))
     labels = np.zeros((BATCH_SIZE, PICTURE_SIZE, PICTURE_SIZE), dtype=np.int32)
     for picture, label in zip(pictures, labels, strict=True):
         for _ in range(3):
             kind = int(generator.integers(1, len(CLASSES)))
             centre_x, centre_y = generator.uniform(6, PICTURE_SIZE - 6, size=2)
-            distance = shape_distance(kind, x - centre_x, y - centre_y, generator.uniform(5, 10))
-            picture[:, distance <= 0] = generator.random((3, 1))
+            distance = shape_distance(kind, x - centre_x, y - centre_y, generator.uniform(6, 10))
+            picture[:, distance <= 0] = generator.uniform(0.5, 1, size=(3, 1))
             label[distance <= 1] = UNLABELLED
             label[distance <= -1] = kind
     pictures += NOISE * generator.standard_normal(pictures.shape)
@@ -57,16 +58,30 @@ def class_weights(labels: np.ndarray) -> np.ndarray:
     return (counts.sum() / (len(CLASSES) * np.maximum(counts, 1))).astype(np.float32)
 
 
+class Convolution(nn.Cell):
+    """A dilated 3x3 convolution as a matrix product over unfolded neighbourhoods.
+
+    It computes what nn.Conv2d computes; on CPU it is several times faster.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dilation: int) -> None:
+        super().__init__()
+        self.dilation = dilation
+        self.outputs = outputs
+        self.weight = Parameter(initializer(HeNormal(), (outputs, 9 * inputs)), name="weight")
+
+    def construct(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        neighbourhoods = ops.unfold(x, 3, dilation=self.dilation, padding=self.dilation)
+        return ops.matmul(self.weight, neighbourhoods).reshape(batch, self.outputs, height, width)
+
+
 def segmentation_network(width: int) -> nn.Cell:
-    """Dilated 3x3 convolutions that see 31 pixels across at full resolution."""
+    """Dilated convolutions that see 31 pixels across, at full resolution."""
     layers: list[nn.Cell] = []
     channels = 3
     for dilation in (1, 2, 4, 8):
-        layers += [
-            nn.Conv2d(channels, width, 3, dilation=dilation, weight_init="HeNormal"),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-        ]
+        layers += [Convolution(channels, width, dilation), nn.BatchNorm2d(width), nn.ReLU()]
         channels = width
     return nn.SequentialCell([*layers, nn.Conv2d(width, len(CLASSES), 1, has_bias=True)])
 
@@ -87,8 +102,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--width", type=int, default=24, help="channels of the network")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--width", type=int, default=16, help="channels of the network")
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     arguments = parser.parse_args()
     ms.set_device("CPU")
