@@ -144,12 +144,9 @@ static void WeightGradTile(const Problem& problem, const Row& row, int64_t begin
 }
 
 template <class A>
-static void WeightGradClasses(const Problem& problem, int64_t first, int64_t count, double loss,
-                              double* grad_weight) {
+static void WeightGradClasses(const Problem& problem, int64_t first, int64_t count, double* grad_weight,
+                              double* hits) {
   UnitSums ignored;
-  // The mean of class targets divides by the weights' own sum.
-  const bool divided = !problem.probability && problem.reduction == Reduction::kMean;
-  const double mean = divided ? loss / problem.total_weight : 0.0;
   for (int64_t index = 0; index < problem.rows; ++index) {
     const Row row = MakeRow(problem, index, &ignored);
     if (row.target == kIgnored) continue;
@@ -160,15 +157,13 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
         WeightGradTile<A>(problem, row, begin, left < kTile ? left : kTile, upstream, grad_weight);
       }
     }
-    if (row.target >= first && row.target < first + count) {
-      const double target = LoadLogit<A>(problem, row, row.target);
-      const double keep = 1.0 - problem.label_smoothing;
-      const bool excluded = row.target_weight == 0.0 && target == -INFINITY;
-      if (keep != 0.0 && !excluded) {
-        grad_weight[row.target] += upstream * keep * (LoadScalar(problem.lse, index) - target);
-      }
-      if (divided) grad_weight[row.target] -= upstream * mean;
-    }
+    if (row.target < first || row.target >= first + count) continue;
+    hits[row.target] += 1.0;
+    const double target = LoadLogit<A>(problem, row, row.target);
+    const double keep = 1.0 - problem.label_smoothing;
+    const bool excluded = row.target_weight == 0.0 && target == -INFINITY;
+    if (keep == 0.0 || excluded) continue;
+    grad_weight[row.target] += upstream * keep * (LoadScalar(problem.lse, index) - target);
   }
 }
 

@@ -189,6 +189,7 @@ static constexpr Kernels MakeKernels(const char* name) {
           NllBackward,
           WeightGradClasses<A>,
           StoreScalar,
+          LoadScalar,
           Sum,
           Map<float, Exp>,
           Map<float, Log>,

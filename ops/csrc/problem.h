@@ -64,10 +64,11 @@ struct Kernels {
   const char* name;
   RowRange forward, backward, value_and_grad, partial, partial_backward, double_backward, target_grad;
   RowRange count_weight, nll_forward, nll_backward;
-  // Adds d loss / d weight of classes [first, first + count) over all rows to grad_weight (double).
-  // `loss` is the sum of the row losses, which a mean's derivative by the weights needs.
-  void (*weight_grad)(const Problem&, int64_t first, int64_t count, double loss, double* grad_weight);
+  // Adds upstream * d row loss / d weight of classes [first, first + count) over all rows to grad_weight,
+  // and the rows whose target is the class to hits.
+  void (*weight_grad)(const Problem&, int64_t first, int64_t count, double* grad_weight, double* hits);
   void (*store)(double value, const Array&, int64_t index);
+  double (*load)(const Array&, int64_t index);
   double (*sum)(const Array&, int64_t count);
   void (*exp)(const float*, float*, int64_t);
   void (*log)(const float*, float*, int64_t);

@@ -39,6 +39,22 @@ void Add(const UnitSums& unit, UnitSums* totals) {
   totals->bad_row = std::min(totals->bad_row, unit.bad_row);
 }
 
+// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0.
+void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
+  const Kernels& kernels = KernelsFor(problem);
+  double loss = 0.0, squares = 0.0;
+  for (int64_t c = 0; c < problem.classes; ++c) {
+    loss += kernels.load(problem.weight, c) * (*grad)[static_cast<size_t>(c)];
+  }
+  for (int64_t row = 0; row < problem.rows && problem.z_loss != 0.0; ++row) {
+    const double lse = kernels.load(problem.lse, row);
+    squares += lse * lse;
+  }
+  loss += kernels.load(problem.grad_loss, 0) * problem.z_loss * squares;
+  const double mean = loss / problem.total_weight;
+  for (size_t c = 0; c < grad->size(); ++c) (*grad)[c] = ((*grad)[c] - mean * hits[c]) / problem.total_weight;
+}
+
 }  // namespace
 
 const Kernels& KernelsFor(const Problem& problem) {
@@ -61,17 +77,23 @@ UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor&
 
 void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out) {
   const Kernels& kernels = KernelsFor(problem);
-  const UnitSums sums = RunRows(problem, kernels.forward, logits);
-  std::vector<double> grad(static_cast<size_t>(problem.classes), 0.0);
-  // The gradient of a mean over a total weight of zero is zero.
+  RunRows(problem, kernels.count_weight, logits);
+  // The mean of class targets divides by the weights' own sum T: with L the sum of the row losses, its
+  // gradient is (dL/dw_c - L/T hits_c) / T, and zero where T is.
+  const bool divided = !problem.probability && problem.reduction == Reduction::kMean;
   const bool vanishes = problem.reduction == Reduction::kMean && problem.total_weight == 0.0;
+  Problem undivided = problem;
+  if (divided) undivided.total_weight = 1.0;
+  const auto classes = static_cast<size_t>(problem.classes);
+  std::vector<double> grad(classes, 0.0), hits(classes, 0.0);
   const int64_t units = vanishes ? 0 : (problem.classes + kWeightGradClasses - 1) / kWeightGradClasses;
   ParallelFor(units, problem.rows * problem.classes, [&](int64_t unit) {
     const int64_t first = unit * kWeightGradClasses;
-    kernels.weight_grad(problem, first, std::min(kWeightGradClasses, problem.classes - first), sums.loss,
-                        grad.data());
+    const int64_t count = std::min(kWeightGradClasses, problem.classes - first);
+    kernels.weight_grad(undivided, first, count, grad.data(), hits.data());
   });
-  for (int64_t c = 0; c < problem.classes; ++c) StoreDouble(grad[static_cast<size_t>(c)], out, c);
+  if (divided && !vanishes) DivideByWeights(problem, hits, &grad);
+  for (size_t c = 0; c < classes; ++c) StoreDouble(grad[c], out, static_cast<int64_t>(c));
 }
 
 void FillZeros(void* data, size_t bytes) {

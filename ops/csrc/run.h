@@ -12,7 +12,7 @@ UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor&
 
 const Kernels& KernelsFor(const Problem& problem);
 
-// d loss / d weight, summed over the rows, stored as `out`. `loss` is the mean's numerator.
+// d loss / d weight, summed over the rows, into `out`.
 void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out);
 
 void FillZeros(void* data, size_t bytes);

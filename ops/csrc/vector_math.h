@@ -54,8 +54,12 @@ MS_CE_INLINE float ExpTimes2To64(float x) {
   p = p * r + 4.166839079e-2f;
   p = p * r + 1.666652040e-1f;
   p = p * r + 4.999999343e-1f;
+#if defined(__FMA__) || defined(__aarch64__)
   p = p * r + 1.0f;
   p = p * r + 1.0f;
+#else
+  p = (p * (r * r) + r) + 1.0f;  // one more operation, where every product is rounded
+#endif
   const float y = p * AsFloat(AsBits(shifted) << 23);
   return x < -104.0f ? 0.0f : y;
 }

@@ -1,0 +1,33 @@
+// A check that counts, for the stand-alone kernel test: no framework to cross-compile.
+#ifndef MS_CE_TESTS_KERNEL_CHECK_H_
+#define MS_CE_TESTS_KERNEL_CHECK_H_
+
+#include <cstdio>
+
+namespace ms_ce_test {
+
+struct Tally {
+  long checks = 0, failures = 0;
+};
+inline Tally tally;
+
+// Prints the first failures only: a broken kernel fails everywhere.
+template <class... Values>
+bool Check(bool held, const char* format, Values... values) {
+  ++tally.checks;
+  if (held) return true;
+  if (++tally.failures <= 20) {
+    std::printf("FAILED: ");
+    std::printf(format, values...);
+    std::printf("\n");
+  }
+  return false;
+}
+
+void TestMath(unsigned stride);  // every `stride`-th float
+void TestOperations();
+void TestShapes();
+
+}  // namespace ms_ce_test
+
+#endif  // MS_CE_TESTS_KERNEL_CHECK_H_

@@ -1,0 +1,35 @@
+// The kernels without Python or MindSpore, for cross-compiled targets, sanitizers and valgrind:
+//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME]
+#include <cstdlib>
+#include <cstring>
+#include <sstream>
+#include <string>
+
+#include "check.h"
+#include "cross_entropy.h"
+
+int main(int argc, char** argv) {
+  // A prime: over the run the samples meet every residue of the vector width and of the mantissa.
+  unsigned stride = 1009;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--every-float") == 0) stride = 1;
+    if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc) stride = static_cast<unsigned>(std::atoi(argv[++i]));
+    if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) only = argv[++i];
+  }
+  if (stride == 0) return 2;
+  ms_ce_test::TestShapes();
+  std::istringstream isas(MsCeIsaList());
+  int tested = 0;
+  for (std::string isa; std::getline(isas, isa, ',');) {
+    if (!only.empty() && isa != only) continue;
+    ms_ce_test::Check(MsCeSetIsa(isa.c_str()) == 0, "%s is listed but cannot be chosen", isa.c_str());
+    ms_ce_test::TestMath(stride);
+    ms_ce_test::TestOperations();
+    ++tested;
+  }
+  ms_ce_test::Check(tested > 0, "no instruction set was tested");
+  std::printf("%ld checks, %ld failures, %d instruction sets\n", ms_ce_test::tally.checks,
+              ms_ce_test::tally.failures, tested);
+  return ms_ce_test::tally.failures == 0 ? 0 : 1;
+}
