@@ -42,6 +42,7 @@ public:
     {
         AscendC::Duplicate(maximum_, 0.0f, padded_);
         RowsMaximum(maximum_, view.maximum, view.lanes, rows, view.stride);
+        AscendC::Maxs(maximum_, maximum_, LOWEST, rows);
         BroadcastRows(blocks, maximum_, rows);
         RowsOperation<SubOperation>(view.maximum, view.maximum, blocks, view.lanes, rows, view.stride, view.stride, 1, 0);
         if (tiling_.dot != MS_CE_DOT_NONE) {

@@ -79,6 +79,8 @@ public:
         view.stride = BLOCKS_PER_REPEAT;
         view.lanes = LANES;
         FoldRows<MaxOperation>(lanes.maximum, x, rows);
+        // A lane of nothing but -inf: -inf could not be subtracted from itself.
+        RowsMaxs(lanes.maximum, LOWEST, LANES, rows, BLOCKS_PER_REPEAT);
         for (int32_t k = 0; k < chunks_; ++k) {
             RowsOperation<SubOperation>(into[k * LANES], x[k * LANES], lanes.maximum, Mask(k), rows, stride_, stride_,
                                         BLOCKS_PER_REPEAT, 1);

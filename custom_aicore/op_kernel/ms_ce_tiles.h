@@ -84,7 +84,7 @@ public:
             pipe.InitBuffer(workBuffer_, floats);
             work = workBuffer_.template Get<float>();
         }
-        if (TakesStatistics(tiling.problem.kind)) {
+        if (TakesStatistics(tiling.problem.kind) && tiling.path != MS_CE_SHORT) {
             pipe.InitBuffer(halfBuffer_, RoundUp(floats / 2, kLaneBytes));
             half = halfBuffer_.template Get<float>();
         }

@@ -68,7 +68,6 @@ constexpr int64_t kShortCols = 1024;     // up to here rows are handled as a mat
 constexpr int64_t kCopyBytes = 16384;    // below this a copy does not reach the bandwidth of global memory
 constexpr int64_t kMaxCopyRows = 4095;   // blocks of one DataCopyPad
 constexpr int64_t kMaxRing = 6;          // of 8 event ids, two stay free for the tiles of weights
-constexpr int64_t kRowVectorBytes = 288; // per row: target, class logit slot, weights, results, their broadcast blocks
 constexpr int64_t kLookupRowsPerCore = 16;
 constexpr int64_t kLookupRows = 1024;    // rows of a group where only one element of each is read
 constexpr int64_t kFixedBytes = 11776;   // accumulators, every block's record, lane counts, constants
@@ -97,10 +96,10 @@ constexpr int32_t DotOf(const MsCeProblem& p) {
 }
 
 // Unified buffer bytes for one element of a tile, with `ring` input tiles and `outputs` gradient tiles.
-constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs) {
+constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs, bool halves) {
     int64_t bytes = ring * p.logitsBytes;                               // logits as they come
     if (p.logitsBytes != 4) bytes += 4;                                 // the same in fp32
-    if (TakesStatistics(p.kind)) bytes += 2;                            // half a tile for sums and maxima by halves
+    if (TakesStatistics(p.kind) && halves) bytes += 2;                  // half a tile for sums and maxima by halves
     if (WritesGradient(p.kind)) bytes += outputs * p.logitsBytes;       // gradient on its way out
     if (dot == MS_CE_DOT_WEIGHTED || (dot == MS_CE_DOT_PROB && p.hasWeight)) bytes += 2 * 4;  // weights
     if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                          // weight times logit
@@ -108,24 +107,29 @@ constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t rin
     return bytes;
 }
 
-// Bytes a row needs beside its elements.
-constexpr int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums) {
+// Bytes a row needs beside its elements. A row value takes 4 bytes, broadcast to a block it takes 32.
+constexpr int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums, bool lookups) {
+    int64_t bytes = 48;                                            // two sets of targets, weights, validity, class logits
+    if (lookups) bytes += 2 * kBlock;                              // class logits as they are fetched
+    if (TakesStatistics(p.kind)) bytes += 6 * 4 + kBlock + 6 * 4;  // row statistics and results on their way out
+    if (WritesGradient(p.kind)) bytes += 7 * 4 + 3 * kBlock;       // coefficients
     int64_t lanes = 0;
     if (TakesStatistics(p.kind) && laneSums) lanes += 2;
     if (TakesStatistics(p.kind) && dot != MS_CE_DOT_NONE) lanes += 3;
     if (WritesGradient(p.kind) && dot == MS_CE_DOT_WEIGHTED) lanes += 1;
-    return kRowVectorBytes + lanes * kLaneBytes;
+    return bytes + lanes * kLaneBytes;
 }
 
 // Rows as a matrix; false where fewer than 8 fit.
 constexpr bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
     const int64_t pitch = RoundUp(p.cols, kBlock / p.logitsBytes);
-    const int64_t perRow = pitch * BytesPerElement(p, t.dot, 2, 2) + BytesPerRow(p, t.dot, p.cols > kLanes);
-    const int64_t fit = (p.ubBytes - kFixedBytes) / perRow / 8 * 8;
+    const int64_t perRow =
+        pitch * BytesPerElement(p, t.dot, 2, 2, false) + BytesPerRow(p, t.dot, p.cols > kLanes, false);
+    const int64_t fit = Min((p.ubBytes - kFixedBytes) / perRow, kMaxCopyRows) / 8 * 8;
     if (p.cols > kShortCols || fit < 8) return false;
     t.path = MS_CE_SHORT;
-    t.tileRows = static_cast<int32_t>(Min(Min(fit, kMaxCopyRows / 8 * 8), RoundUp(rowsPerCore, 8)));
+    t.tileRows = static_cast<int32_t>(RoundUp(CeilDiv(rowsPerCore, CeilDiv(rowsPerCore, fit)), 8));
     t.groupRows = t.tileRows;
     t.tileCols = static_cast<int32_t>(p.cols);
     t.tilePitch = static_cast<int32_t>(pitch);
@@ -139,8 +143,8 @@ constexpr bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
 // Elements of the largest tile that leaves room for `group` rows' values.
 constexpr int64_t LargestTile(const MsCeTiling& t, int64_t group, int64_t ring, int64_t outputs) {
     const MsCeProblem& p = t.problem;
-    const int64_t space = p.ubBytes - kFixedBytes - RoundUp(group, 8) * BytesPerRow(p, t.dot, true);
-    return space / BytesPerElement(p, t.dot, ring, outputs) / kLanes * kLanes;
+    const int64_t space = p.ubBytes - kFixedBytes - RoundUp(group, 8) * BytesPerRow(p, t.dot, true, true);
+    return space / BytesPerElement(p, t.dot, ring, outputs, true) / kLanes * kLanes;
 }
 
 // A row of several tiles may stay in the unified buffer as a ring of smaller tiles; one gradient tile instead of two makes

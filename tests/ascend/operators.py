@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from host_model import PROJECT, Counters, HostModel
+from tests.ascend.host_model import PROJECT, Counters, HostModel
 
 ERROR_WORDS = 8
 
