@@ -117,6 +117,47 @@ def compile_library(source: Path, defines: list[str], project: Path, optimise: s
     return library
 
 
+def launch(
+    entry,
+    kernel: str,
+    inputs: dict[str, np.ndarray],
+    outputs: dict[str, np.ndarray],
+    *,
+    blocks: int,
+    unified_buffer_bytes: int = UB_BYTES,
+    workspace_bytes: int = 1,
+    tiling: ctypes.Structure | None = None,
+    lazy_pipes: int = 0,
+    falling_order: bool = False,
+) -> Counters:
+    """Runs a kernel of a library's launch entry; outputs are filled in place. Raises HostModelFault for anything the
+    model objects to."""
+    workspace = np.full(max(workspace_bytes, 1), 0xFF, np.uint8)
+    tensors = {**inputs, **outputs, "workspace": workspace}
+    count = len(tensors)
+    arrays = list(tensors.values())
+    assert all(a.flags.c_contiguous for a in arrays)
+    numbers = [(ctypes.c_int64 * count)() for _ in range(4)]
+    request = _LaunchRequest(
+        blocks=blocks,
+        unified_buffer_bytes=unified_buffer_bytes,
+        lazy_pipes=lazy_pipes,
+        falling_order=int(falling_order),
+        buffers=count,
+        bases=(ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
+        bytes=(ctypes.c_int64 * count)(*[a.nbytes for a in arrays]),
+        writable=(ctypes.c_int32 * count)(*[int(name not in inputs) for name in tensors]),
+        names=(ctypes.c_char_p * count)(*[name.encode() for name in tensors]),
+        tiling=None if tiling is None else ctypes.addressof(tiling),
+    )
+    for name, values in zip(("bytes_read", "bytes_written", "copies", "smallest_copy"), numbers, strict=True):
+        setattr(request, name, ctypes.cast(values, ctypes.POINTER(ctypes.c_int64)))
+    if entry(kernel.encode(), ctypes.byref(request)):
+        raise HostModelFault(f"{kernel}: {request.message.decode()}")
+    per_tensor = [dict(zip(tensors, values, strict=True)) for values in numbers]
+    return Counters(*per_tensor, vector_repeats=request.vector_repeats)
+
+
 class HostModel:
     """The kernels for one dtype of logits."""
 
@@ -152,40 +193,16 @@ class HostModel:
         self._library.host_model_tiling(ctypes.byref(problem), ctypes.byref(tiling))
         return tiling
 
-    def launch(
-        self,
-        kernel: str,
-        inputs: dict[str, np.ndarray],
-        outputs: dict[str, np.ndarray],
-        tiling,
-        *,
-        lazy_pipes: int = 0,
-        falling_order: bool = False,
-    ) -> Counters:
-        """Runs a kernel; outputs are filled in place. Raises HostModelFault for anything the model objects to."""
-        workspace = np.full(max(int(tiling.workspaceBytes), 1), 0xFF, np.uint8)
-        tensors = {**inputs, **outputs, "workspace": workspace}
-        count = len(tensors)
-        arrays = list(tensors.values())
-        assert all(a.flags.c_contiguous for a in arrays)
-        numbers = [(ctypes.c_int64 * count)() for _ in range(4)]
-        problem = tiling.problem
-        request = _LaunchRequest(
+    def launch(self, kernel: str, inputs, outputs, tiling, **order) -> Counters:
+        """Runs a kernel with the blocks, the unified buffer and the workspace that its tiling asks for."""
+        return launch(
+            self._library.host_model_launch,
+            kernel,
+            inputs,
+            outputs,
             blocks=tiling.usedCores,
-            unified_buffer_bytes=problem.ubBytes,
-            lazy_pipes=lazy_pipes,
-            falling_order=int(falling_order),
-            buffers=count,
-            bases=(ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
-            bytes=(ctypes.c_int64 * count)(*[a.nbytes for a in arrays]),
-            writable=(ctypes.c_int32 * count)(*[int(name not in inputs) for name in tensors]),
-            names=(ctypes.c_char_p * count)(*[name.encode() for name in tensors]),
-            tiling=ctypes.addressof(tiling),
+            unified_buffer_bytes=tiling.problem.ubBytes,
+            workspace_bytes=tiling.workspaceBytes,
+            tiling=tiling,
+            **order,
         )
-        for name, values in zip(("bytes_read", "bytes_written", "copies", "smallest_copy"), numbers, strict=True):
-            setattr(request, name, ctypes.cast(values, ctypes.POINTER(ctypes.c_int64)))
-        status = self._library.host_model_launch(kernel.encode(), ctypes.byref(request))
-        if status:
-            raise HostModelFault(f"{kernel}: {request.message.decode()}")
-        per_tensor = [dict(zip(tensors, values, strict=True)) for values in numbers]
-        return Counters(*per_tensor, vector_repeats=request.vector_repeats)
