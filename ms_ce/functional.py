@@ -10,6 +10,7 @@ from mindspore import dtype as mstype
 from ms_ce import _checks
 from ms_ce.backend import chosen
 from ms_ce.ops import composed, cpu
+from ms_ce.ops.graph import compiling
 
 
 class LossStats(NamedTuple):
@@ -184,7 +185,8 @@ def cross_entropy_with_stats(
     Arguments, dtypes and errors are those of `cross_entropy`.
 
     Returns:
-        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy). total_weight and lse are float32
+        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
+        this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and lse are float32
         (float64 for float64 input), num_correct is int64, the others have input's dtype. For probability targets
         a row is correct where the largest logit stands at the largest probability.
 
@@ -206,6 +208,7 @@ def cross_entropy_with_stats(
     else:
         stats = composed.cross_entropy_with_stats(input, target, weight, options)
     exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
-    return LossStats(
-        stats[0], stats[1].astype(exact), stats[2].astype(exact), stats[3], stats[4], stats[5]
-    )
+    total_weight, lse = stats[1].astype(exact), stats[2].astype(exact)
+    if compiling():
+        return stats[0], total_weight, lse, stats[3], stats[4], stats[5]
+    return LossStats(stats[0], total_weight, lse, stats[3], stats[4], stats[5])

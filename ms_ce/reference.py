@@ -272,7 +272,16 @@ def nll_loss(
 
 def nll_loss_grad(
     log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, grad_loss=1.0
-) -> Array:
-    """Derivative of Σ grad_loss·nll_loss with respect to log_prob."""
+) -> Gradients:
+    """Derivatives of Σ grad_loss·nll_loss with respect to log_prob and weight."""
+    shape = np.shape(log_prob)
     r = _prepare(log_prob, target, weight, ignore_index, reduction, 0.0, None, 1.0)
-    return from_rows(-_upstream(grad_loss, r)[:, None] * r.w * r.q, np.shape(log_prob))
+    g = _upstream(grad_loss, r)[:, None]
+    grad_weight = None
+    if weight is not None:
+        grad_weight = _weighted_sum((g * r.q).T, -r.x.T)
+        if reduction == "mean" and r.divisor != 0:
+            loss = _weighted_sum(r.keep[:, None] * r.w * r.q, -r.x).sum() / r.divisor
+            counts = np.bincount(r.hard, weights=r.keep, minlength=len(r.w))
+            grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
+    return Gradients(from_rows(-g * r.w * r.q, shape), None, grad_weight)

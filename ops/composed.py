@@ -13,30 +13,14 @@ from mindspore import nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
-from mindspore.ops.primitive import PrimitiveWithInfer
 
+from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import ClassBlock, Options
 
 
 def probe() -> str | None:
     """MindSpore itself is all it needs."""
     return None
-
-
-class _Compiling(PrimitiveWithInfer):
-    """True while a graph is being compiled, False where Python runs."""
-
-    def __init__(self):
-        super().__init__("ms_ce_compiling")
-
-    def __call__(self):
-        return False
-
-    def __infer__(self):
-        return {"shape": (), "dtype": mstype.bool_, "value": True}
-
-
-_compiling = _Compiling()
 
 
 class _LogSoftmaxBackward(nn.Cell):
@@ -115,9 +99,10 @@ class _LogSumExp(nn.Cell):
     def __init__(self):
         super().__init__()
         self.softmax = P.Softmax(1)
+        self.largest = P.ReduceMax()  # unlike Tensor.max it takes an empty batch
 
     def construct(self, x, log_prob):
-        return x.max(axis=1) - log_prob.max(axis=1)
+        return self.largest(x, 1) - self.largest(log_prob, 1)
 
     def bprop(self, x, log_prob, out, dout):
         return self.softmax(x) * dout.expand_dims(1), _zeros_like(log_prob)
@@ -176,7 +161,7 @@ def _transformed(x, options):
 def _class_rows(x, target, options):
     """(x, index, keep): x is 0 in ignored rows and nan where the index is out of range, index is in range."""
     classes = x.shape[1]
-    if not _compiling():
+    if not compiling():
         _raise_out_of_range(target, classes, options.ignore_index)
     wide = target.astype(mstype.int64)
     keep = wide != options.ignore_index
@@ -199,6 +184,18 @@ def _per_class(weight, x):
     return weight.reshape((1, -1) + (1,) * (x.ndim - 2))
 
 
+def _checked_log_softmax(x):
+    """Log-probabilities, nan throughout a row with a logit of nan or +inf, where LogSoftmax leaves -inf."""
+    log_prob = _log_softmax(x)
+    total = ops.stop_gradient(log_prob).sum(axis=1, keepdims=True)
+    return log_prob + ops.where(total == total, 0.0, np.nan)
+
+
+def _total(rows):
+    """The sum of all rows; with a zero beside them, since MindSpore leaves the sum of nothing uninitialised."""
+    return ops.concat((rows.reshape((-1,)), ops.zeros((1,), rows.dtype))).sum()
+
+
 def _picked_rows(log_prob, index, keep, weight):
     """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
     row_weight = keep.astype(log_prob.dtype)
@@ -216,7 +213,7 @@ def _class_losses(x, log_prob, index, keep, weight, options):
         smooth = -_product(factor, log_prob).sum(axis=1) * keep.astype(x.dtype)
         share = options.label_smoothing / log_prob.shape[1]
         rows = rows * (1.0 - options.label_smoothing) + smooth * share
-    return rows, row_weight.sum()
+    return rows, _total(row_weight)
 
 
 def _probability_losses(x, log_prob, target, weight, options):
@@ -227,7 +224,7 @@ def _probability_losses(x, log_prob, target, weight, options):
     if weight is not None:
         factor = factor * _per_class(weight, log_prob)
     rows = -_product(factor, log_prob).sum(axis=1)
-    return rows, ops.ones_like(rows).sum()
+    return rows, _total(ops.ones_like(rows))
 
 
 def _reduced(rows, total_weight, options):
@@ -235,9 +232,9 @@ def _reduced(rows, total_weight, options):
     if options.reduction == "none":
         return rows
     if options.reduction == "sum":
-        return rows.sum()
+        return _total(rows)
     empty = total_weight == 0
-    return ops.where(empty, np.nan, rows.sum() / ops.where(empty, 1.0, total_weight))
+    return ops.where(empty, np.nan, _total(rows) / ops.where(empty, 1.0, total_weight))
 
 
 def _rows(x, target, weight, options):
@@ -246,10 +243,10 @@ def _rows(x, target, weight, options):
     keep = None
     if _is_class_index(target):
         x, index, keep = _class_rows(x, target, options)
-        log_prob = _log_softmax(x)
+        log_prob = _checked_log_softmax(x)
         rows, total_weight = _class_losses(x, log_prob, index, keep, weight, options)
     else:
-        log_prob = _log_softmax(x)
+        log_prob = _checked_log_softmax(x)
         rows, total_weight = _probability_losses(x, log_prob, target, weight, options)
     lse = _log_sum_exp(x, log_prob)
     if keep is not None:
@@ -284,18 +281,18 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = ops.stop_gradient(log_prob)
     entropy = -_product(ops.exp(fixed), fixed).sum(axis=1)
-    count = ops.ones_like(entropy).sum()
+    count = _total(ops.ones_like(entropy))
     if keep is not None:
         correct = ops.logical_and(correct, keep)
         entropy = ops.where(keep, entropy, 0.0)
-        count = keep.astype(x.dtype).sum()
+        count = _total(keep.astype(x.dtype))
     reduced = [
         _like_input(logits, options, _reduced(value, divisor, options))
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
     if logits.ndim == 1:
         lse = lse.squeeze(0)
-    num_correct = correct.astype(mstype.int64).sum()
+    num_correct = _total(correct.astype(mstype.int64))
     return reduced[0], total_weight, lse, reduced[1], num_correct, reduced[2]
 
 
@@ -305,7 +302,7 @@ def nll_loss(log_prob, target, weight, options: Options):
     x, target, weight = _prepared(log_prob, target, weight)
     x, index, keep = _class_rows(x, target, options)
     rows, row_weight = _picked_rows(x, index, keep, weight)
-    total_weight = row_weight.sum()
+    total_weight = _total(row_weight)
     loss = _reduced(rows, total_weight, options)
     return _like_input(log_prob, options, loss), total_weight.astype(dtype)
 
@@ -328,7 +325,7 @@ def _block_factor(x, target, weight, options, block):
         local_weight = _per_class(weight[block.offset : block.offset + x.shape[1]], x)
     keep = None
     if _is_class_index(target):
-        if not _compiling():
+        if not compiling():
             _raise_out_of_range(target, total, options.ignore_index)
         wide = target.astype(mstype.int64)
         keep = wide != options.ignore_index
@@ -354,7 +351,7 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
     x, target, weight = _prepared(logits, target, weight)
     x = _transformed(x, options)
     factor, keep = _block_factor(x, target, weight, options, block)
-    top = x.max(axis=1)
+    top = _log_sum_exp.largest(x, 1)
     lse = ops.where(top == -np.inf, -np.inf, _log_sum_exp(x, _log_softmax(x)))
     if keep is not None:
         lse = ops.where(keep, lse, 0.0)

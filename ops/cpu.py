@@ -11,7 +11,7 @@ import itertools
 import struct
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
@@ -26,6 +26,7 @@ probe = library.problem
 _DOUBLE, _INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
 _REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
+_REDUCTION, _Z_LOSS, _SOFTCAP = 1, 4, 5  # positions in the options; the bits of 0.0 are 0
 _zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
@@ -79,15 +80,6 @@ def _operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="bo
     return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)
 
 
-def _third_derivative(*unused):
-    raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
-
-
-def _no_gradient(target, weight, options):
-    """Zeros for what is not differentiated; the options and an absent weight are seen by nobody."""
-    return _zeros_like(target), weight, options
-
-
 def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options):
     """Gradients of the loss with respect to target, weight and options."""
     grad_target = _zeros_like(target)
@@ -113,23 +105,98 @@ def _stats_bprop(logits, target, weight, options, out, dout):
     return grad, data[0], data[1], data[2]
 
 
+# Second derivatives. lse and total_weight are functions of the other inputs: the derivatives below are total ones,
+# and what they return for lse and total_weight is read by nobody.
+
+
 def _backward_bprop(
     grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options, out, dout
 ):
+    """With d the direction, Σ d·grad_logits = Σ w·q'·(Σ p·d - d): the loss's own form with d for x, Σ p·d for lse."""
     second = _double_backward(
         dout, grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options
     )
-    rest = _no_gradient(target, weight, options)
-    return (
-        second[0],
-        second[1],
-        second[2],
-        rest[0],
-        rest[1],
-        lse,  # lse and total_weight are part of the total derivative above, and _forward_bprop
-        total_weight,  # reads nothing of what arrives for them
-        rest[2],
+    data = _data_gradients(grad_loss, dout, target, weight, second[3], total_weight, options)
+    grad_target, grad_weight = data[0], data[1]
+    if not _is_class_index(target.dtype):
+        grad_target = _unless_softcap(grad_target, options)
+    if weight.ndim == 1:
+        grad_weight = _unless_softcap(grad_weight, options)
+    return second[0], second[1], second[2], grad_target, grad_weight, lse, total_weight, options
+
+
+def _unless_softcap(value, options):
+    """nan where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
+    plain = ops.logical_and(options[_SOFTCAP] == 0, options[_Z_LOSS] == 0)
+    wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
+    return ops.where(plain, wide, np.nan).astype(value.dtype)
+
+
+def _losses_like(grad_loss, logits, target, weight, options):
+    if grad_loss.ndim == 0:
+        return _forward(logits, target, weight, options)[0]
+    return _forward_rows(logits, target, weight, options)[0]
+
+
+def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
+    """Loss and gradients are affine in the target: their value at the direction less their value at 0."""
+    zero = _zeros_like(target)
+    rest = (weight, lse, total_weight, options)
+    grad_logits = _backward(grad_loss, grad_loss, logits, dout, *rest) - _backward(
+        grad_loss, grad_loss, logits, zero, *rest
     )
+    grad_grad = _losses_like(grad_loss, logits, dout, weight, options) - _losses_like(
+        grad_loss, logits, zero, weight, options
+    )
+    grad_weight = weight
+    if weight.ndim == 1:
+        grad_weight = _weight_grad(grad_loss, logits, dout, *rest) - _weight_grad(
+            grad_loss, logits, zero, *rest
+        )
+    return grad_grad, grad_logits, zero, grad_weight, lse, total_weight, options
+
+
+def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
+    """Affine in the weight, except that a mean over class indices divides by Σ w[target]."""
+    zero = _zeros_like(weight)
+    rest = (lse, total_weight, options)
+    grad_logits = _backward(grad_loss, grad_loss, logits, target, dout, *rest) - _backward(
+        grad_loss, grad_loss, logits, target, zero, *rest
+    )
+    grad_target, grad_weight = _zeros_like(target), zero
+    if _is_class_index(target.dtype):
+        mean = options[_REDUCTION] == _REDUCTIONS["mean"]
+        share = _forward(logits, target, dout, options)[1] / total_weight
+        ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
+        whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
+        grad_logits = grad_logits - ratio.astype(logits.dtype) * whole
+        grad_weight = ops.where(mean, np.nan, zero).astype(weight.dtype)  # not offered: nan, not 0
+    else:
+        grad_target = _target_grad(grad_loss, logits, target, dout, *rest)
+    if grad_loss.ndim == 0:
+        unit = _weight_grad(ops.ones_like(grad_loss), logits, target, weight, *rest)
+        grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
+    else:
+        grad_grad = _losses_like(grad_loss, logits, target, dout, options) - _losses_like(
+            grad_loss, logits, target, zero, options
+        )
+    return grad_grad, grad_logits, grad_target, grad_weight, lse, total_weight, options
+
+
+def _third_derivative(
+    direction,
+    grad_loss,
+    grad_z_loss,
+    logits,
+    target,
+    weight,
+    lse,
+    total_weight,
+    options,
+    out,
+    dout,
+):
+    raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
 
 
 _SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
@@ -156,7 +223,7 @@ _target_grad = _operator(
     ("grad_target",),
     "FFTWDDI" + "T",
     lambda grad_loss, logits, target, *_: target,
-    _third_derivative,
+    _target_grad_bprop,
     targets="probability",
 )
 _weight_grad = _operator(
@@ -165,7 +232,7 @@ _weight_grad = _operator(
     ("grad_weight",),
     "FFTWDDI" + "W",
     lambda grad_loss, logits, target, weight, *_: weight,
-    _third_derivative,
+    _weight_grad_bprop,
 )
 
 
@@ -217,11 +284,11 @@ def cross_entropy_with_stats(logits, target, weight, options):
     return _stats(logits, target, weight, packed)
 
 
-def _no_gradient_of_partial(*unused):
+def _no_gradient_of_partial(logits, target, weight, options, out, dout):
     raise NotImplementedError("statistics of a block of classes are differentiated by ms_ce.parallel")
 
 
-def _value_and_grad_bprop(*unused):
+def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     raise NotImplementedError(
         "cross_entropy_value_and_grad already returns the gradient and is not differentiated; "
         "differentiate cross_entropy instead"
@@ -260,7 +327,6 @@ _partial_backward = _operator(
     ("grad_logits",),
     "FFFTWDDI" + "F",
     lambda grad_rows, *_: grad_rows,
-    _no_gradient_of_partial,
 )
 
 
@@ -282,19 +348,27 @@ def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, opt
 
 
 def _nll_bprop(log_prob, target, weight, options, out, dout):
-    rest = _no_gradient(target, weight, options)
     grad = _nll_backward(dout[0], target, weight, log_prob, options)
-    return grad, rest[0], rest[1], rest[2]
+    grad_weight = weight
+    if weight.ndim == 1:  # cross entropy's, with lse 0
+        lse = _zeros_like(target).astype(mstype.float64)
+        total_weight = out[1].astype(mstype.float64)
+        grad_weight = _weight_grad(dout[0], log_prob, target, weight, lse, total_weight, options)
+    return grad, _zeros_like(target), grad_weight, options
 
 
 def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout):
     """The loss is linear in log_prob: the derivative with respect to grad_loss is the loss of the direction."""
-    rest = _no_gradient(target, weight, options)
     if grad_loss.ndim == 0:
         grad_grad = _nll(dout, target, weight, options)[0]
     else:
         grad_grad = _nll_rows(dout, target, weight, options)[0]
-    return grad_grad, rest[0], rest[1], _zeros_like(log_prob), rest[2]
+    grad_weight = weight
+    if weight.ndim == 1:
+        lse = _zeros_like(target).astype(mstype.float64)
+        total_weight = _nll(dout, target, weight, options)[1].astype(mstype.float64)
+        grad_weight = _weight_grad(grad_loss, dout, target, weight, lse, total_weight, options)
+    return grad_grad, _zeros_like(target), grad_weight, _zeros_like(log_prob), options
 
 
 _nll_backward = _operator(

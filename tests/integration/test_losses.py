@@ -86,8 +86,8 @@ def test_nll_loss(case, dtype, backend, run):
         return ms_ce.nll_loss(log_prob, target, weight, backend=backend, **case.options)
 
     expected, _ = reference.nll_loss(*arguments, **case.options)
-    gradient = reference.nll_loss_grad(*arguments, **case.options, grad_loss=data["grad_loss"])
-    _check(case, backend, dtype, run, function, expected, (gradient,))
+    gradients = reference.nll_loss_grad(*arguments, **case.options, grad_loss=data["grad_loss"])
+    _check(case, backend, dtype, run, function, expected, gradients)
 
 
 def test_cases_cover_every_option():

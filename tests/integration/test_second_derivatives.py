@@ -173,3 +173,79 @@ def test_third_derivative_of_the_kernel_raises(run):
 
     with pytest.raises(Exception, match="second order"):
         to_numpy(run(ms.grad(second), ms.Tensor([[0.1, 0.2]]), ms.Tensor([0])))
+
+
+def _difference(function, point, direction, step=1e-6):
+    """Derivative of the reference's gradients along a direction, by central differences in float64."""
+    return (function(point + step * direction) - function(point - step * direction)) / (2 * step)
+
+
+MIXED = [case for case in CASES if case.name in ("probabilities smoothing weight", "probabilities")]
+
+
+@pytest.mark.parametrize("case", MIXED, ids=lambda case: case.name.replace(" ", "-"))
+@pytest.mark.parametrize("first", [0, 1, 2], ids=["logits", "target", "weight"])
+def test_mixed_second_derivatives_of_probabilities(case, first, backend, run):
+    """Σ direction·∂loss/∂(argument `first`), differentiated by logits, target and weight."""
+    data = case.inputs("float64")
+    weight = np.random.default_rng(2).random(case.shape[1]) + 0.5
+    points = [data["logits"], data["target"], weight]
+    direction = np.random.default_rng(1).normal(size=points[first].shape)
+
+    def loss(logits, target, weight):
+        return ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
+
+    def slope(logits, target, weight, direction):
+        return (ms.grad(loss, first)(logits, target, weight) * direction).sum()
+
+    tensors = [to_tensor(point, "float64") for point in points]
+    actual = run(ms.grad(slope, (0, 1, 2)), *tensors, to_tensor(direction, "float64"))
+    for second, name in enumerate(("logits", "target", "weight")):
+
+        def gradient(value, second=second):
+            moved = [*points[:first], value, *points[first + 1 :]]
+            return reference.cross_entropy_grad(*moved, **case.options)[second]
+
+        expected = _difference(gradient, points[first], direction)
+        bound = tolerance(backend, "float64")._replace(absolute=2e-5)
+        check_close(to_numpy(actual[second]), expected, "float64", bound, name)
+
+
+@pytest.mark.parametrize("name", ["weight", "smoothing weight ignored", "weight none"])
+def test_derivative_of_the_weight_gradient_of_class_indices(name, backend, run):
+    case = next(case for case in CASES if case.name == name)
+    data = case.inputs("float64")
+    direction = np.random.default_rng(1).normal(size=data["weight"].shape)
+    upstream = np.ones(data["grad_loss"].shape)
+
+    def loss(logits, target, weight):
+        value = ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
+        return value.sum()
+
+    def slope(logits, target, weight, direction):
+        return (ms.grad(loss, 2)(logits, target, weight) * direction).sum()
+
+    arguments = (data["logits"], data["target"], data["weight"], direction)
+    actual = run(ms.grad(slope), *(to_tensor(array, "float64") for array in arguments))
+
+    def gradient(weight):
+        return reference.cross_entropy_grad(
+            data["logits"], data["target"], weight, **case.options, grad_loss=upstream
+        ).logits
+
+    expected = _difference(gradient, data["weight"], direction)
+    bound = tolerance(backend, "float64")._replace(absolute=2e-5)
+    check_close(to_numpy(actual), expected, "float64", bound, name)
+
+
+def test_what_the_kernel_does_not_offer_is_nan():
+    """Mixed derivatives under softcap: nan, never a plausible number."""
+    logits, target = ms.Tensor([[0.5, 1.0]]), ms.Tensor([[0.25, 0.75]])
+
+    def loss(logits, target):
+        return ms_ce.cross_entropy(logits, target, softcap=2.0, backend="cpu")
+
+    def slope(logits, target):
+        return ms.grad(loss)(logits, target)[0, 0]
+
+    assert np.all(np.isnan(to_numpy(ms.grad(slope, 1)(logits, target))))
