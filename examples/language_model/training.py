@@ -18,7 +18,7 @@ from .model import LanguageModel
 class TrainingConfig:
     """The optimiser's settings; the learning rate warms up, then follows half a cosine."""
 
-    steps: int = 1000
+    steps: int = 800
     batch_size: int = 8
     learning_rate: float = 2e-3
     final_fraction: float = 0.05

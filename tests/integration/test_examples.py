@@ -25,8 +25,8 @@ SMALL_LANGUAGE_MODEL = {
     "--layers": 2,
     "--heads": 4,
     "--sample-length": 20,
-    "--comparison-rows": 64,
-    "--comparison-classes": 1000,
+    "--comparison-rows": 512,
+    "--comparison-classes": 20000,
 }
 
 
@@ -107,11 +107,42 @@ def test_language_model_writes_curve_and_samples(language_model_run: tuple[str, 
 
 def test_language_model_ends_with_the_comparison(language_model_run: tuple[str, Path]) -> None:
     printed, _ = language_model_run
-    assert "64 x 1000 fp32" in printed
+    assert "512 x 20000 fp32" in printed
+    growth = {}
     for implementation in ("mindspore.ops.cross_entropy", "ms_ce.cross_entropy"):
         row = re.search(
             rf"^{re.escape(implementation)} +([\d.]+) ms +([\d.]+)x +(\d+) MB$", printed, re.M
         )
         assert row, printed
         assert float(row[1]) > 0
+        growth[implementation] = int(row[3])
+    gradient = 512 * 20000 * 4 / 1e6
+    assert gradient - 1 <= growth["ms_ce.cross_entropy"] <= 1.5 * gradient
+    assert growth["mindspore.ops.cross_entropy"] > 3 * gradient
     assert "Same answer: loss" in printed
+
+
+def test_language_model_does_not_see_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from language_model.model import LanguageModel, ModelConfig
+    from mindspore import Tensor
+
+    model = LanguageModel(ModelConfig(11, context=8, width=16, layers=2, heads=2))
+    tokens = np.random.default_rng(0).integers(0, 11, (1, 8)).astype(np.int32)
+    changed = tokens.copy()
+    changed[0, 5] = (tokens[0, 5] + 1) % 11
+    before, after = (model(Tensor(ids)).asnumpy() for ids in (tokens, changed))
+    np.testing.assert_array_equal(before[:5], after[:5])
+    assert (before[5:] != after[5:]).any(axis=1).all()
+
+
+def test_validation_text_is_not_in_the_training_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    from language_model.data import load_corpus
+
+    corpus = load_corpus()
+    training, validation = (
+        set(corpus.decode(ids).split("\n\n")) for ids in (corpus.training, corpus.validation)
+    )
+    assert (training & validation) <= {""}
+    assert 0.05 < len(corpus.validation) / len(corpus.training) < 0.2
