@@ -83,9 +83,12 @@ static inline A TileDistance(const A* x, const A* a, int64_t count, A reference,
 
 static inline void MoveReference(RowSums* sums, double reference) {
   const double shift = reference - sums->reference;
-  const double scale = ::exp(-shift);
-  sums->exp_distance = sums->exp_sum == 0.0 ? 0.0 : scale * (sums->exp_distance + shift * sums->exp_sum);
-  sums->exp_sum *= scale;
+  // An empty sum may move down any distance, where exp(-shift) overflows.
+  if (sums->exp_sum != 0.0) {
+    const double scale = ::exp(-shift);
+    sums->exp_distance = scale * (sums->exp_distance + shift * sums->exp_sum);
+    sums->exp_sum *= scale;
+  }
   sums->distance += shift * sums->mass;
   sums->reference = reference;
 }

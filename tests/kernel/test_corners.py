@@ -1,0 +1,253 @@
+"""Values and targets at the edges: infinities, nan, offsets, ignored rows, misaligned memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.kernel.library import Library, cast, empty, options, to_float64
+from tests.kernel.operations import Loss
+from tests.tolerances import check_close, tolerance
+
+INF, NAN = np.inf, np.nan
+ONE = np.ones((), np.float32)
+
+# One layout for each path through the kernels: (C) and few classes go in lanes, many classes row by row, and
+# inner sizes in columns.
+LAYOUTS = ((4, 6), (4, 100), (4, 1500), (2, 6, 2), (2, 90, 2))
+
+
+def rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (shape[0], *shape[2:])
+
+
+def zeros(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    logits = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return logits, np.zeros(rows_of(shape), np.int64)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("value", [-INF, 65504.0, -65504.0, 1e30, -1e30])
+def test_extreme_logit_beside_the_target(isa_library: Library, shape, value: float) -> None:
+    logits, target = zeros(shape)
+    logits[:, 2] = value
+    loss = Loss(isa_library, logits, target)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound, "loss")
+    expected = loss.reference_grad(ONE).logits
+    for grad in (loss.backward(ONE), loss.value_and_grad()[3]):
+        check_close(grad, expected, "float32", bound, "grad_logits")
+    if value == -INF:
+        assert np.all(loss.backward(ONE)[:, 2] == 0)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_minus_infinity_at_the_target_is_an_infinite_loss(isa_library: Library, shape) -> None:
+    logits, target = zeros(shape)
+    logits[:, 0] = -INF
+    value, _, lse = Loss(isa_library, logits, target).forward()
+    assert value == INF
+    assert np.all(np.isfinite(lse))
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("poison", [NAN, -NAN, INF])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_nan_and_infinity_spoil_their_row_only(
+    isa_library: Library, shape, poison: float, place: int
+) -> None:
+    logits, target = zeros(shape)
+    logits[1, place] = poison
+    loss = Loss(isa_library, logits, target, reduction="none")
+    clean = Loss(isa_library, *zeros(shape), reduction="none")
+    value, grad = loss.forward()[0], loss.backward(np.ones(loss.rows, np.float32))
+    assert np.all(np.isnan(value[1]))
+    assert np.all(np.isnan(grad[1]))
+    others = [row for row in range(shape[0]) if row != 1]
+    np.testing.assert_array_equal(value[others], clean.forward()[0][others])
+    clean_grad = clean.backward(np.ones(loss.rows, np.float32))
+    np.testing.assert_array_equal(grad[others], clean_grad[others])
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_a_nan_with_a_payload_stays_nan(isa_library: Library, shape) -> None:
+    """Arithmetic on the exponent's bits must not turn it into a number."""
+    logits, target = zeros(shape)
+    logits[:] = np.array(0x7FC00001, np.uint32).view(np.float32)
+    assert np.isnan(Loss(isa_library, logits, target).forward()[0])
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_a_row_of_minus_infinity_is_nan_but_a_shard_of_it_is_not(
+    isa_library: Library, shape
+) -> None:
+    logits, target = zeros(shape)
+    logits[:] = -INF
+    assert np.isnan(Loss(isa_library, logits, target).forward()[0])
+    partial = np.full((*rows_of(shape), 3), NAN)
+    opts = options(class_offset=0, total_classes=2 * shape[1])
+    target[:] = shape[1]  # another shard's
+    isa_library.call("CrossEntropyPartial", [logits, target, np.zeros(1, "f4"), opts], [partial])
+    assert np.all(partial[..., 0] == -INF)
+    assert np.all(partial[..., 1:] == 0)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_the_maximum_may_come_late_and_high(isa_library: Library, shape) -> None:
+    """Beyond the first tile and far above it, where exp of the difference would overflow."""
+    for low, high in [(-1e4, 1e4), (-1e4, -1e4 + 2), (-INF, 3.0), (0.0, 90.0), (0.0, 19.0), (0.0, 21.0)]:
+        logits, target = zeros(shape)
+        logits[:] = low
+        logits[:, -1] = high
+        logits[:, -2] = high - 1
+        target[:] = shape[1] - 2
+        loss = Loss(isa_library, logits, target)
+        bound = tolerance("cpu", "float32")
+        check_close(loss.forward()[0], loss.reference().loss, "float32", bound, f"{low} {high}")
+        expected = loss.reference_grad(ONE).logits
+        check_close(loss.value_and_grad()[3], expected, "float32", bound, f"{low} {high}")
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_common_offset_costs_no_accuracy(isa_library: Library, shape, smoothing: float) -> None:
+    logits, target = zeros(shape)
+    logits = np.round(logits * 64) / 64 + np.float32(1e4)  # exact in float32
+    loss = Loss(isa_library, logits, target, label_smoothing=smoothing)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound, "loss")
+    check_close(loss.backward(ONE), loss.reference_grad(ONE).logits, "float32", bound, "gradient")
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_ignored_rows_are_not_read(isa_library: Library, shape, dtype: str) -> None:
+    """nan in their logits reaches neither the loss nor a gradient, which is 0 there."""
+    logits, target = zeros(shape)
+    logits[1:] = NAN
+    target[1:] = -100
+    loss = Loss(isa_library, cast(logits, dtype), target)
+    one = cast(np.ones(()), dtype)
+    value, total_weight, lse = loss.forward()
+    assert np.isfinite(to_float64(value))
+    assert total_weight == np.prod(shape[2:], initial=1)
+    assert np.all(lse[1:] == 0)
+    for grad in (loss.backward(one), loss.value_and_grad()[3]):
+        grad = to_float64(grad)
+        assert np.all(grad[1:] == 0)
+        assert np.all(np.isfinite(grad))
+
+
+@pytest.mark.parametrize("shape", [(300, 6), (300, 100), (3, 6, 100)])
+def test_every_target_ignored(isa_library: Library, shape) -> None:
+    logits, target = np.full(shape, NAN, np.float32), np.full(rows_of(shape), -100)
+    loss = Loss(isa_library, logits, target)
+    assert np.isnan(loss.forward()[0])
+    assert np.all(loss.backward(ONE) == 0)
+    assert np.all(loss.value_and_grad()[3] == 0)
+    assert Loss(isa_library, logits, target, reduction="sum").forward()[0] == 0
+
+
+@pytest.mark.parametrize("ignore_index", [255, -(2**31), 2**31, 2, -1, 2**62])
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
+def test_ignore_index_beyond_the_targets_dtype(
+    library: Library, ignore_index: int, dtype: str
+) -> None:
+    target = np.array([0, 1, 2, 3], dtype)
+    info = np.iinfo(dtype)
+    if info.min <= ignore_index <= info.max:
+        target[1] = ignore_index
+    logits = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    loss = Loss(library, logits, target, ignore_index=ignore_index)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound)
+    check_close(loss.backward(ONE), loss.reference_grad(ONE).logits, "float32", bound)
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_zero_weight_excludes_a_class_of_minus_infinity(isa_library: Library, shape) -> None:
+    logits, target = zeros(shape)
+    weight = np.ones(shape[1], np.float32)
+    logits[:, 3], weight[3] = -INF, 0
+    loss = Loss(isa_library, logits, target, weight, label_smoothing=0.2)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound, "loss")
+    expected = loss.reference_grad(ONE)
+    check_close(loss.backward(ONE), expected.logits, "float32", bound, "gradient")
+    check_close(loss.weight_grad(ONE), expected.weight, "float32", bound, "weight gradient")
+    unweighted = Loss(isa_library, logits, target, label_smoothing=0.2)
+    assert unweighted.forward()[0] == INF
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_zero_probability_excludes_a_class_of_minus_infinity(isa_library: Library, shape) -> None:
+    logits, _ = zeros(shape)
+    target = np.full(shape, 1 / (shape[1] - 1), np.float32)
+    logits[:, 3], target[:, 3] = -INF, 0
+    loss = Loss(isa_library, logits, target)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound, "loss")
+    expected = loss.reference_grad(ONE)
+    check_close(loss.backward(ONE), expected.logits, "float32", bound, "gradient")
+    check_close(loss.target_grad(ONE), expected.target, "float32", bound, "target gradient")
+
+
+@pytest.mark.parametrize("options_", [{"logit_scale": 0.5}, {"softcap": 3.0}], ids=str)
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_minus_infinity_through_scale_and_softcap(isa_library: Library, shape, options_) -> None:
+    logits, target = zeros(shape)
+    logits[:, 2] = -INF
+    loss = Loss(isa_library, logits, target, **options_)
+    bound = tolerance("cpu", "float32")
+    check_close(loss.forward()[0], loss.reference().loss, "float32", bound, "loss")
+    for grad in (loss.backward(ONE), loss.value_and_grad()[3]):
+        check_close(grad, loss.reference_grad(ONE).logits, "float32", bound, "gradient")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_does_not_overflow_inside(isa_library: Library, dtype: str) -> None:
+    """A mean over 70,000 rows and a loss of 4e4 are representable; their sums in 16 bits are not."""
+    logits = cast(np.tile([2e4, -2e4], (70000, 1)), dtype)
+    loss = Loss(isa_library, logits, np.ones(70000, np.int64))
+    value = to_float64(loss.forward()[0])
+    check_close(value, loss.reference().loss, dtype, tolerance("cpu", dtype))
+
+
+def shifted(array: np.ndarray, elements: int) -> np.ndarray:
+    """A copy of `array` that starts `elements` past a 64-byte boundary."""
+    item = array.dtype.itemsize
+    buffer = np.zeros(array.nbytes + 64 + elements * item, np.uint8)
+    start = -buffer.ctypes.data % 64 + elements * item
+    view = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view.view(type(array))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(37, 61), (37, 101), (3, 7, 61), (140, 17001)])
+def test_misaligned_memory_gives_the_same_bits(isa_library: Library, shape, dtype: str) -> None:
+    """The last shape's gradient is large enough for streaming stores, whose ends are ragged."""
+    random = np.random.default_rng(4)
+    logits = cast(random.normal(size=shape), dtype)
+    target = random.integers(0, shape[1], rows_of(shape))
+    one, placeholder = cast(np.ones(()), dtype), cast(np.zeros(1), dtype)
+    results = []
+    for elements in (0, 1, 3):
+        loss, total, lse = empty((), dtype), empty((), "float64"), empty(target.shape, "float64")
+        x, grad = shifted(logits, elements), shifted(empty(shape, dtype), elements)
+        inputs = [x, target, placeholder, options()]
+        isa_library.call("CrossEntropyForward", inputs, [loss, total, lse])
+        inputs = [one, placeholder, x, target, placeholder, lse, total, options()]
+        isa_library.call("CrossEntropyBackward", inputs, [grad])
+        results.append((loss.tobytes(), lse.tobytes(), grad.tobytes()))
+    assert results[0] == results[1] == results[2]
+    assert np.all(np.isfinite(to_float64(grad)))
+
+
+def test_empty_batches(library: Library) -> None:
+    for shape in [(0, 5), (0, 5, 3), (2, 5, 0)]:
+        logits, target = np.zeros(shape, np.float32), np.zeros(rows_of(shape), np.int64)
+        assert np.isnan(Loss(library, logits, target).forward()[0])
+        assert Loss(library, logits, target, reduction="sum").forward()[0] == 0
+        assert Loss(library, logits, target, reduction="none").forward()[0].size == 0
+        assert Loss(library, logits, target).backward(ONE).shape == shape
