@@ -1,6 +1,17 @@
-"""The losses of ms_ce over a device mesh."""
+"""The losses of ms_ce over a device mesh: for MindSpore's partitioner, and for programs that split by themselves."""
 
 from ms_ce.parallel.config import ParallelConfig
+from ms_ce.parallel.exchange import SumGradient
 from ms_ce.parallel.loss import CrossEntropyLoss
+from ms_ce.parallel.mean import GlobalMean, global_mean, global_weight
+from ms_ce.parallel.spmd import VocabParallelCrossEntropyLoss
 
-__all__ = ["CrossEntropyLoss", "ParallelConfig"]
+__all__ = [
+    "CrossEntropyLoss",
+    "GlobalMean",
+    "ParallelConfig",
+    "SumGradient",
+    "VocabParallelCrossEntropyLoss",
+    "global_mean",
+    "global_weight",
+]

@@ -5,38 +5,35 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
+from mindspore.ops.composite.base import _Grad
 from ms_ce.parallel import CrossEntropyLoss, ParallelConfig
 from partitioner_cases import CASES, CLASSES_PER_RANK, Case, expected, make_inputs
 from rig.compiler import compile_all_ranks, register_pretended_ascend
 from rig.interpreter import run_lockstep
 
-class WithGradients(nn.Cell):
-    """(loss, gradient of the first input), and the gradient of the second where `of_label`.
+class WithGradient(nn.Cell):
+    """(loss, gradient of the first input).
 
-    The upstream gradient is given: the one that MindSpore would fill in is computed on the pretended device. And each
-    gradient is asked for by itself, since the partitioner fails on several inputs of a Cell with its own bprop.
+    The upstream gradient is given: the one that MindSpore would fill in is computed on the pretended device. Only one
+    input at a time, since the partitioner fails on several inputs of a Cell with its own bprop.
     """
 
-    def __init__(self, loss: nn.Cell, of_label: bool):
+    def __init__(self, loss: nn.Cell):
         super().__init__()
-        self.loss, self.swapped, self.of_label = loss, Swapped(loss), of_label
-        self.differentiate = ops.GradOperation(sens_param=True)
-        self.upstream = Tensor([1.0])
+        self.loss, self.upstream = loss, Tensor([1.0])
+        self.differentiate = _Grad(sens_param=True, get_value=True)
 
-    def construct(self, logits, label, mask):
-        loss = self.loss(logits, label, mask)
-        grad_logits = self.differentiate(self.loss)(logits, label, mask, self.upstream)
-        if self.of_label:
-            return loss, grad_logits, self.differentiate(self.swapped)(label, logits, mask, self.upstream)
-        return loss, grad_logits
+    def construct(self, first, second, mask):
+        return self.differentiate(self.loss)(first, second, mask, self.upstream)
 
 
-class Swapped(nn.Cell):
+class LabelFirst(nn.Cell):
     def __init__(self, loss: nn.Cell):
         super().__init__()
         self.loss = loss
@@ -47,15 +44,33 @@ class Swapped(nn.Cell):
 
 def run_case(case: Case) -> dict:
     config = ParallelConfig(case.data_parallel, case.model_parallel)
-    inputs = inputs_by_rank(case)
-    graphs = compile_all_ranks(
-        lambda: WithGradients(CrossEntropyLoss(config, **case.loss), case.probabilities),
-        [Tensor(value) for value in inputs[0]],
-        case.ranks,
-        **case.context,
+    loss, grad_logits, grad_label = expected(case, *make_inputs(case))
+    outputs, exchanges = compile_and_run(
+        case, lambda: WithGradient(CrossEntropyLoss(config, **case.loss)), inputs_by_rank(case)
     )
+    errors = {"logits": _error(whole_gradient(case, [one[1] for one in outputs]), grad_logits)}
+    if case.probabilities:
+        label_outputs, _ = compile_and_run(
+            case,
+            lambda: WithGradient(LabelFirst(CrossEntropyLoss(config, **case.loss))),
+            [[label, logits, mask] for logits, label, mask in inputs_by_rank(case)],
+        )
+        errors["label"] = _error(whole_gradient(case, [one[1] for one in label_outputs]), grad_label)
+    return {
+        "mesh": [case.data_parallel, case.model_parallel],
+        "expected_loss": loss,
+        "losses": [float(one[0][0]) for one in outputs],
+        "loss_shapes": [list(one[0].shape) for one in outputs],
+        "gradient_errors": errors,
+        "exchanges": [[asdict(exchange) for exchange in rank] for rank in exchanges],
+    }
+
+
+def compile_and_run(case: Case, make_cell: Callable[[], nn.Cell], inputs: list) -> tuple[list, list]:
+    tensors = [Tensor(value) for value in inputs[0]]
+    graphs = compile_all_ranks(make_cell, tensors, case.ranks, **case.context)
     outputs, exchanges = run_lockstep(graphs, inputs)
-    return compare(case, [output[0] for output in outputs], exchanges)
+    return [output[0] for output in outputs], exchanges
 
 
 def inputs_by_rank(case: Case) -> list[list[np.ndarray]]:
@@ -74,21 +89,6 @@ def whole_gradient(case: Case, blocks: list[np.ndarray]) -> np.ndarray:
         return summed.sum(0)
     by_row = summed.reshape(case.data_parallel, case.model_parallel, *summed.shape[1:]).sum(1)
     return by_row.reshape(-1, *by_row.shape[2:])
-
-
-def compare(case: Case, outputs: list, exchanges: list) -> dict:
-    loss, grad_logits, grad_label = expected(case, *make_inputs(case))
-    errors = {"logits": _error(whole_gradient(case, [one[1] for one in outputs]), grad_logits)}
-    if case.probabilities:
-        errors["label"] = _error(whole_gradient(case, [one[2] for one in outputs]), grad_label)
-    return {
-        "mesh": [case.data_parallel, case.model_parallel],
-        "expected_loss": loss,
-        "losses": [float(one[0][0]) for one in outputs],
-        "loss_shapes": [list(one[0].shape) for one in outputs],
-        "gradient_errors": errors,
-        "exchanges": [[asdict(exchange) for exchange in rank] for rank in exchanges],
-    }
 
 
 def _error(actual: np.ndarray, wanted: np.ndarray) -> float:
@@ -190,18 +190,20 @@ def run_wrong_label() -> list[float]:
     return [float(_only_tensor(output)[0]) for output in outputs]
 
 
+EXTRAS = {
+    "weights, gradients summed": lambda: run_training(gradients_mean=False),
+    "weights, gradients averaged": lambda: run_training(gradients_mean=True),
+    "refusal": run_refusal,
+    "wrong label": run_wrong_label,
+}
+
+
 def main(result_path: str, names: list[str]) -> None:
     register_pretended_ascend()
-    results = {}
-    for name in names:
-        results[name] = run_case(CASES[name])
-    results["weights, gradients summed"] = run_training(gradients_mean=False)
-    results["weights, gradients averaged"] = run_training(gradients_mean=True)
-    results["refusal"] = run_refusal()
-    results["wrong label"] = run_wrong_label()
+    results = {name: EXTRAS[name]() if name in EXTRAS else run_case(CASES[name]) for name in names}
     with open(result_path, "w") as sink:
         json.dump(results, sink)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:] or list(CASES))
+    main(sys.argv[1], sys.argv[2:])

@@ -6,6 +6,7 @@ module changes the process for good: use a process of its own.  Verified with th
 """
 
 import ctypes
+import gc
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,6 +49,7 @@ def register_pretended_ascend() -> None:
     register(ctypes.byref(target), ctypes.cast(harmless, ctypes.c_void_p))
     _kept_alive.append(target)
     context.set_context(mode=mindspore.GRAPH_MODE, device_target="Ascend")
+    gc.freeze()  # every compilation collects garbage, and would look through all of MindSpore each time
     communication_operators.get_group_size = _group_size
     parallel_tensor.get_rank = lambda *_: context.get_auto_parallel_context("global_rank")
 

@@ -1,0 +1,99 @@
+"""The mean of a loss over ranks that hold different rows: Σ loss / Σ weight, never a mean of means."""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import nn, ops
+
+from ms_ce.parallel.exchange import AllSum, Group, world
+
+
+class GlobalMean(nn.Cell):
+    r"""Mean over the rows of all ranks, from each rank's sum of losses and sum of weights.
+
+        loss = Σ_ranks loss_sum / Σ_ranks total_weight
+
+    in one collective of two numbers forward and none backward. The gradient of a rank's loss_sum is 1 / Σ total_weight,
+    times the number of ranks where gradients are averaged afterwards, so that summed or averaged gradients are those
+    of the mean over all rows. Where no rank has a row that counts the loss is nan and the gradient 0, as for one
+    device.
+
+    Args:
+        group (str): name of the communication group of the ranks whose rows differ. Default: all ranks.
+        gradients_mean (bool): whether gradients are averaged over the group afterwards (`gradients_mean` of
+            set_auto_parallel_context, `mean` of nn.DistributedGradReducer), rather than summed. Default False.
+
+    Inputs:
+        - **loss_sum** - scalar, the sum of this rank's losses.
+        - **total_weight** - scalar, the sum of the weights of this rank's rows.
+        - **step_weight** - scalar, optional: the divisor, when one step accumulates several calls. It is the sum of
+          the weights of all their rows on all ranks, `global_weight` of the step; total_weight is then not used.
+
+    Outputs:
+        float32 scalar, the same on all ranks; with step_weight this call's share of the step's mean.
+
+    Raises:
+        TypeError: group is not a name.
+        ValueError: the group does not exist.
+
+    Example:
+        >>> mean = ms_ce.parallel.GlobalMean(gradients_mean=True)                    # doctest: +SKIP
+        >>> stats = ms_ce.cross_entropy_with_stats(logits, target, reduction="sum")  # doctest: +SKIP
+        >>> loss = mean(stats[0], stats[1])                                          # doctest: +SKIP
+    """
+
+    def __init__(self, group: str | None = None, gradients_mean: bool = False):
+        super().__init__()
+        chosen = Group("GlobalMean", world() if group is None else group)
+        self.all_sum = AllSum(chosen)
+        self.divide = _Divide(chosen.size if gradients_mean else 1)
+
+    def construct(self, loss_sum, total_weight, step_weight=None):
+        loss_sum = ops.cast(loss_sum, ms.float32)
+        if step_weight is not None:
+            whole = self.all_sum(loss_sum)
+            return self.divide(loss_sum, whole, ops.cast(step_weight, ms.float32))
+        pair = ops.stack((loss_sum, ops.cast(total_weight, ms.float32)))
+        whole = self.all_sum(pair)
+        return self.divide(loss_sum, whole[0], whole[1])
+
+
+class _Divide(nn.Cell):
+    """whole / weight, whose derivative flows to this rank's part of the whole."""
+
+    def __init__(self, factor: int):
+        super().__init__()
+        self.factor = factor
+        self.zeros_like = ops.ZerosLike()
+
+    def construct(self, part, whole, weight):
+        return whole / weight
+
+    def bprop(self, part, whole, weight, out, dout):
+        zeros = self.zeros_like
+        gradient = ops.select(ops.equal(weight, 0.0), zeros(weight), dout * self.factor / weight)
+        return gradient, zeros(whole), zeros(weight)
+
+
+def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, step_weight=None):
+    """`GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)`, for code outside of Cells.
+
+    Example:
+        >>> loss = ms_ce.parallel.global_mean(loss_sum, total_weight)  # doctest: +SKIP
+    """
+    return GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)
+
+
+def global_weight(total_weight, group=None):
+    """Σ total_weight over the ranks of a group, a float32 scalar without a gradient.
+
+    Args:
+        total_weight (Tensor): scalar, the sum of the weights of this rank's rows, over all micro-batches of a step.
+        group (str): name of the communication group. Default: all ranks.
+
+    Example:
+        >>> step_weight = ms_ce.parallel.global_weight(sum(weights))                     # doctest: +SKIP
+        >>> loss = ms_ce.parallel.global_mean(loss_sum, None, step_weight=step_weight)   # doctest: +SKIP
+    """
+    chosen = Group("global_weight", world() if group is None else group)
+    return AllSum(chosen)(ops.cast(total_weight, ms.float32))

@@ -1,0 +1,284 @@
+"""Vocabulary-parallel cross entropy for programs that hold their own block of classes (SPMD)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from ms_ce import _checks
+from ms_ce.backend import choose, device_target
+from ms_ce.functional import check_inputs
+from ms_ce.ops import composed, cpu
+from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.parallel.config import check_positive
+from ms_ce.parallel.exchange import AllStatistics, Group, world
+from ms_ce.parallel.local import holds_class_indices
+from ms_ce.parallel.mean import GlobalMean
+
+_OP = "VocabParallelCrossEntropyLoss"
+
+
+@constexpr
+def _block_of(
+    rank: int, ranks: int, class_blocks: tuple[int, ...] | None, num_classes: int | None, columns: int
+) -> tuple[int, int, int]:
+    """(offset, classes held, classes in all) of a rank whose logits have this many columns."""
+    sizes = class_blocks or (columns,) * ranks
+    if sizes[rank] != columns:
+        raise ValueError(
+            f"{_OP}: logits of rank {rank} must have {sizes[rank]} classes (class_blocks), got {columns}"
+        )
+    offset, padded = sum(sizes[:rank]), sum(sizes)
+    total = num_classes or padded
+    if total > padded:
+        raise ValueError(
+            f"{_OP}: num_classes must be at most the {padded} classes that the ranks hold, got {total}"
+        )
+    held = min(columns, total - offset)
+    if held < 1:
+        raise ValueError(
+            f"{_OP}: rank {rank} would hold padding only: num_classes is {total} and its block "
+            f"begins at {offset}; use fewer ranks or other class_blocks"
+        )
+    return offset, held, total
+
+
+def _checked_blocks(class_blocks: Sequence[int] | None, ranks: int) -> tuple[int, ...] | None:
+    if class_blocks is None:
+        return None
+    sizes = tuple(
+        check_positive(f"{_OP}: class_blocks[{i}]", size) for i, size in enumerate(class_blocks)
+    )
+    if len(sizes) != ranks:
+        raise ValueError(
+            f"{_OP}: class_blocks must have {ranks} entries, one a rank of the group, got {len(sizes)}"
+        )
+    return sizes
+
+
+@constexpr
+def _check_weight(total: int, shape: tuple[int, ...]) -> None:
+    if tuple(shape) != (total,):
+        raise ValueError(
+            f"{_OP}: weight must have shape ({total},), one value a class of the whole vocabulary, "
+            f"got {tuple(shape)}"
+        )
+
+
+@constexpr
+def _check_split(rank: int) -> None:
+    if rank < 2:
+        raise ValueError(f"{_OP}: logits must have shape (N, C_local, …), got {rank} dimensions")
+
+
+@constexpr
+def _rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the rows of logits (N, C, …)."""
+    return (shape[0], *shape[2:])
+
+
+class VocabParallelRows(nn.Cell):
+    """Row losses of logits whose classes are split over a group.
+
+    Inputs: logits (N, C_local, …), target, weight of all classes or None.
+    Output: row losses, then lse and Σ w·q' of the whole rows, which the derivative needs; each of the rows' shape, in
+    float64 on CPU and float32 elsewhere.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        class_blocks: tuple[int, ...] | None,
+        num_classes: int | None,
+        options: Options,
+        backend: str,
+    ):
+        super().__init__()
+        self.options = options._replace(reduction="none")
+        self.z_loss, self.ignore_index = options.z_loss, options.ignore_index
+        self.on_cpu_kernel = choose(_OP, backend) == "cpu"
+        # On CPU the statistics cross as two float32 each, so that they arrive in float64.
+        self.in_two_parts = device_target() == "CPU"
+        self.wide = ms.float64 if self.in_two_parts else ms.float32
+        self.gather = AllStatistics(group)
+        self.rank, self.ranks = group.rank, group.size
+        self.class_blocks, self.num_classes = class_blocks, num_classes
+        self.zeros_like, self.concatenate = ops.ZerosLike(), ops.Concat(axis=1)
+
+    def block_of(self, logits):
+        return _block_of(
+            self.rank, self.ranks, self.class_blocks, self.num_classes, logits.shape[1]
+        )
+
+    def construct(self, logits, target, weight):
+        offset, held, total = self.block_of(logits)
+        block = ClassBlock(offset, total)
+        own = logits[:, :held] if held < logits.shape[1] else logits
+        if self.on_cpu_kernel:
+            local = cpu.partial(own, target, weight, self.options, block)
+        else:
+            local = composed.partial(own, target, weight, self.options, block)
+        statistics = self.exchanged(ops.cast(ops.reshape(local, (-1, 3)), self.wide))
+        lse, dot, mass = self.combined(statistics)
+        row_loss = mass * lse - dot
+        if self.z_loss:
+            row_loss = row_loss + self.z_loss * ops.square(lse)
+        if holds_class_indices(target.dtype):
+            ignored = ops.equal(ops.cast(ops.reshape(target, (-1,)), ms.int64), self.ignore_index)
+            # Not masked_fill, which takes float64 through float32 on CPU.
+            row_loss = ops.select(ignored, self.zeros_like(row_loss), row_loss)
+        shape = _rows_shape(logits.shape)
+        return ops.reshape(row_loss, shape), ops.reshape(lse, shape), ops.reshape(mass, shape)
+
+    def exchanged(self, statistics):
+        """(rows, 3) of this rank to (ranks, rows, 3)."""
+        if not self.in_two_parts:
+            return self.gather(statistics)
+        high = ops.cast(statistics, ms.float32)
+        rest = ops.cast(statistics - ops.cast(high, self.wide), ms.float32)
+        low = ops.masked_fill(rest, ops.logical_not(ops.isfinite(high)), 0.0)
+        both = self.gather(self.concatenate((high, low)))
+        return ops.cast(both[:, :, :3], self.wide) + ops.cast(both[:, :, 3:], self.wide)
+
+    def combined(self, statistics):
+        """lse, Σ w·q'·x and Σ w·q' of whole rows; a block of nothing but -inf adds nothing to the first."""
+        lse, rest = statistics[:, :, 0], ops.ReduceSum()(statistics[:, :, 1:], 0)
+        top = ops.ReduceMax()(lse, 0)
+        log_sum = ops.log(ops.ReduceSum()(ops.exp(lse - top), 0))
+        return top + log_sum, rest[:, 0], rest[:, 1]
+
+    def bprop(self, logits, target, weight, out, dout):
+        offset, held, total = self.block_of(logits)
+        block = ClassBlock(offset, total)
+        own = logits[:, :held] if held < logits.shape[1] else logits
+        upstream = ops.cast(dout[0], logits.dtype)
+        of_lse = self.zeros_like(upstream)
+        if self.z_loss:
+            of_lse = ops.cast(2.0 * self.z_loss * out[1] * dout[0], logits.dtype)
+        rest = (own, target, weight, out[1], out[2], self.options, block)
+        if self.on_cpu_kernel:
+            gradient = cpu.partial_backward(upstream, of_lse, *rest)
+        else:
+            gradient = composed.partial_backward(upstream, of_lse, *rest)
+        if held < logits.shape[1]:
+            padding = self.zeros_like(logits[:, held:])
+            gradient = self.concatenate((gradient, padding))
+        if weight is None:
+            return gradient, self.zeros_like(target), None
+        return gradient, self.zeros_like(target), self.zeros_like(weight)
+
+
+class VocabParallelCrossEntropyLoss(nn.Cell):
+    r"""Cross entropy of logits whose classes are split over the ranks of a group.
+
+    Every rank passes its own block of the logits' columns and the same targets, as class indices of the whole
+    vocabulary. The loss is that of `ms_ce.CrossEntropyLoss` for the logits put together, the same on every rank of
+    the group; the gradient is that of the rank's own block. Forward exchanges the statistics of the rows (their lse
+    and target logit) in one collective, backward nothing. Works in PyNative mode, graph mode and ms.jit, in
+    stand_alone and data_parallel contexts; under semi_auto_parallel use `ms_ce.parallel.CrossEntropyLoss`.
+
+    With `row_group`, ranks hold different rows (data, sequence or context parallel), and a mean or sum is that of the
+    rows of all of them.
+
+    Args:
+        group (str): name of the communication group whose ranks, in order, hold consecutive blocks of classes.
+            Default: all ranks.
+        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. No gradient flows to it.
+        ignore_index (int): class index that does not count. Default -100.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        label_smoothing (float): ε in [0, 1], over the whole vocabulary. Default 0.
+
+    Keyword Args:
+        class_blocks (sequence of int): columns that each rank holds. Default: equal blocks.
+        num_classes (int): size of the vocabulary without its padding, where the last blocks hold columns beyond it.
+            They take no part in the loss and get gradient 0. Default: every column counts.
+        row_group (str): name of the group of the ranks that hold other rows of the same classes. Default: none.
+        gradients_mean (bool): whether gradients are averaged, not summed, over row_group; see `GlobalMean`.
+        z_loss (float), softcap (float), logit_scale (float): as in `ms_ce.cross_entropy`.
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Inputs:
+        - **logits** - (N, C_local) or (N, C_local, d1…dK), float16, bfloat16, float32 or float64.
+        - **target** - class indices of logits' shape without axis 1, int32, int64 or uint8; or this rank's block of
+          probabilities, of logits' shape. No gradient flows to it.
+
+    Outputs:
+        As `ms_ce.CrossEntropyLoss`, in logits' dtype; float32 for a mean over `row_group`.
+
+    Raises:
+        TypeError, ValueError: for arguments and inputs that do not fit. A class index out of range raises when the
+            result is read, on every rank.
+
+    Example:
+        >>> from mindspore.communication import init                     # doctest: +SKIP
+        >>> init()                                                       # doctest: +SKIP
+        >>> loss = ms_ce.parallel.VocabParallelCrossEntropyLoss()        # doctest: +SKIP
+        >>> loss(logits_of_my_classes, target)                           # doctest: +SKIP
+
+    Source: Shoeybi et al. 2019 (Megatron-LM), vocabulary-parallel cross entropy.
+    """
+
+    def __init__(
+        self,
+        group=None,
+        weight=None,
+        ignore_index=-100,
+        reduction="mean",
+        label_smoothing=0.0,
+        *,
+        class_blocks=None,
+        num_classes=None,
+        row_group=None,
+        gradients_mean=False,
+        z_loss=0.0,
+        softcap=None,
+        logit_scale=1.0,
+        backend="auto",
+    ):
+        super().__init__()
+        self.options = _checks.make_options(
+            _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+        )
+        self.reduction, self.ignore_index = reduction, self.options.ignore_index
+        if weight is not None and not isinstance(weight, Tensor):
+            raise TypeError(f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}")
+        self.weight = weight
+        chosen = Group(_OP, world() if group is None else group)
+        blocks = _checked_blocks(class_blocks, chosen.size)
+        if num_classes is not None:
+            check_positive(f"{_OP}: num_classes", num_classes)
+        self.rows = VocabParallelRows(chosen, blocks, num_classes, self.options, backend)
+        self.row_mean = None if row_group is None else GlobalMean(row_group, gradients_mean)
+
+    def construct(self, logits, target):
+        check_inputs(_OP, "logits", logits, target, None, self.options, True)
+        _check_split(logits.ndim)
+        if self.weight is not None:
+            _check_weight(self.rows.block_of(logits)[2], self.weight.shape)
+        row_loss, _, _ = self.rows(logits, target, self.weight)
+        if self.reduction == "none":
+            return ops.cast(row_loss, logits.dtype)
+        loss_sum = ops.ReduceSum()(row_loss)
+        if self.reduction == "sum":
+            if self.row_mean is None:
+                return ops.cast(loss_sum, logits.dtype)
+            return self.row_mean(loss_sum, None, ops.OnesLike()(loss_sum))
+        total_weight = self.total_weight(target, row_loss)
+        if self.row_mean is None:
+            return ops.cast(loss_sum / total_weight, logits.dtype)
+        return self.row_mean(loss_sum, total_weight)
+
+    def total_weight(self, target, row_loss):
+        """The mean's divisor over the rows of this rank, as a scalar."""
+        if not holds_class_indices(target.dtype):
+            return ops.ReduceSum()(ops.OnesLike()(row_loss))
+        target = ops.cast(target, ms.int64)
+        counts = ops.not_equal(target, self.ignore_index)
+        row_weight = ops.cast(counts, row_loss.dtype)
+        if self.weight is not None:
+            known = ops.masked_fill(target, ops.logical_not(counts), 0)
+            row_weight = row_weight * ops.cast(ops.gather(self.weight, known, 0), row_loss.dtype)
+        return ops.ReduceSum()(row_weight)

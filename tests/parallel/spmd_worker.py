@@ -1,0 +1,136 @@
+"""One rank of an msrun job: compute every case on its share, compare with the reference, write the verdicts.
+
+    msrun ... spmd_worker.py DIRECTORY
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import spmd_programs
+from mindspore import Tensor, nn
+from mindspore.communication import create_group, get_group_size, get_rank, init
+from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw
+
+from ms_ce import reference
+from ms_ce.parallel import VocabParallelCrossEntropyLoss
+from tests.tolerances import check_close, tolerance
+
+REFERENCE_OPTIONS = ("ignore_index", "reduction", "label_smoothing", "z_loss", "softcap", "logit_scale")
+
+
+class Place:
+    """Where a rank stands in a mesh, and the groups it belongs to."""
+
+    made: set[str] = set()
+
+    def __init__(self, case: Case):
+        rank = get_rank()
+        self.row_rank, self.class_rank = divmod(rank, case.class_ranks)
+        first = self.row_rank * case.class_ranks
+        self.class_group = self._group(range(first, first + case.class_ranks))
+        ranks = case.row_ranks * case.class_ranks
+        self.row_group = self._group(range(self.class_rank, ranks, case.class_ranks))
+        self.rows = slice(self.row_rank * ROWS_PER_RANK, (self.row_rank + 1) * ROWS_PER_RANK)
+        begin = sum(case.blocks[: self.class_rank])
+        self.classes = slice(begin, begin + case.blocks[self.class_rank])
+
+    def _group(self, ranks: range) -> str:
+        name = "ranks " + " ".join(map(str, ranks))
+        if name not in self.made:
+            create_group(name, list(ranks))
+            self.made.add(name)
+        return name
+
+
+class Network(nn.Cell):
+    def __init__(self, loss: nn.Cell):
+        super().__init__()
+        self.loss = loss
+
+    def construct(self, logits, target):
+        # A user's loss is one term of something larger: the upstream gradient is not 1.
+        return (2 * self.loss(logits, target).astype(ms.float32)).sum()
+
+
+def value_and_gradient(case: Case, loss: nn.Cell, inputs: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
+    function = ms.value_and_grad(Network(loss), 0)
+    if case.mode == JIT:
+        function = ms.jit(function)
+    _, gradient = function(*inputs)
+    return to_numpy(loss(*inputs)), to_numpy(gradient) / 2
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.astype(ms.float64).asnumpy()
+
+
+def run(case: Case) -> None:
+    """Raises AssertionError where this rank's loss or gradient is not that of the whole."""
+    place = Place(case)
+    logits, target, weight = draw(case)
+    dtype = getattr(ms, case.dtype)
+    padded = np.full((*logits.shape[:1], sum(case.blocks), *case.positions), np.nan)
+    padded[:, : case.classes] = logits
+    whole = Tensor(padded).astype(dtype)
+    seen = to_numpy(whole)[:, : case.classes]
+    own_target = target[place.rows]
+    if case.probabilities:
+        target = target.astype(np.float32)
+        own_target = target[place.rows, place.classes]
+    loss = VocabParallelCrossEntropyLoss(
+        place.class_group,
+        weight=None if weight is None else Tensor(weight, ms.float32),
+        class_blocks=case.class_blocks,
+        num_classes=case.num_classes,
+        row_group=place.row_group if case.row_ranks > 1 else None,
+        gradients_mean=case.gradients_mean,
+        **case.loss,
+    )
+    inputs = [whole[place.rows, place.classes], Tensor(own_target)]
+    actual, gradient = value_and_gradient(case, loss, inputs)
+    compare(case, place, seen, target, weight, actual, gradient)
+
+
+def compare(case: Case, place: Place, logits, target, weight, actual, gradient) -> None:
+    options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
+    weight = None if weight is None else weight.astype(np.float32)
+    expected = reference.cross_entropy(logits, target, weight, **options).loss
+    if case.loss.get("reduction") == "none":
+        expected = expected[place.rows]
+    whole_gradient = np.zeros((*logits.shape[:1], sum(case.blocks), *case.positions))
+    whole_gradient[:, : case.classes] = reference.cross_entropy_grad(
+        logits, target, weight, **options
+    ).logits
+    own_gradient = whole_gradient[place.rows, place.classes]
+    if case.gradients_mean:
+        own_gradient = own_gradient * case.row_ranks
+    backend = case.loss.get("backend", "cpu")
+    # A mean over ranks that hold different rows is float32 whatever the logits are.
+    loss_dtype = "float32" if case.row_ranks > 1 else case.dtype
+    check_close(actual, expected, loss_dtype, tolerance(backend, loss_dtype), "loss")
+    check_close(gradient, own_gradient, case.dtype, tolerance(backend, case.dtype), "gradient")
+
+
+def main(directory: Path) -> None:
+    ms.set_device("CPU")
+    init()
+    ranks = get_group_size()
+    verdicts = {}
+    checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
+    checks |= {name: spmd_programs.PROGRAMS[name] for name in PROGRAMS[ranks]}
+    for name, check in checks.items():
+        try:
+            check()
+            verdicts[name] = "passed"
+        except AssertionError as failure:
+            verdicts[name] = str(failure)
+        print(name, verdicts[name], flush=True)
+    (directory / f"rank{get_rank()}.json").write_text(json.dumps(verdicts))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,35 @@
+"""Explicit SPMD losses under msrun: every mode, mesh and option equals the single-process reference.
+
+One launch for two workers and one for four; spmd_worker.py runs all of spmd_cases.py and writes a verdict for each.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.parallel.processes import HERE, run_msrun
+from tests.parallel.spmd_cases import PROGRAMS, cases
+
+SECONDS = 240
+
+
+def launch(ranks: int, directory: Path) -> list[dict[str, str]]:
+    """The verdicts of every rank."""
+    finished = run_msrun(HERE / "spmd_worker.py", ranks, [str(directory)], directory, SECONDS)
+    assert finished.code == 0, finished.output
+    return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.fixture(scope="session")
+def verdicts(tmp_path_factory):
+    return {ranks: launch(ranks, tmp_path_factory.mktemp(f"msrun{ranks}")) for ranks in (2, 4)}
+
+
+def names(ranks: int) -> list[str]:
+    return [case.name for case in cases(ranks)] + list(PROGRAMS[ranks])
+
+
+@pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks in (2, 4) for name in names(ranks)])
+def test_every_rank_agrees_with_the_reference(verdicts, ranks, name):
+    assert [rank[name] for rank in verdicts[ranks]] == ["passed"] * ranks
