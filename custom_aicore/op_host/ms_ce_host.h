@@ -133,6 +133,7 @@ bool Describe(gert::TilingContext* context, MsCeProblem& problem) {
     problem.hasWeight = AttributeOr<bool>(attributes, layout.hasWeight, false);
     problem.classOffset = AttributeOr<int64_t>(attributes, layout.classOffset, 0);
     problem.totalClasses = AttributeOr<int64_t>(attributes, layout.totalClasses, 0);
+    if (KIND == MS_CE_FORWARD_GRAD && problem.reduction == MS_CE_NONE) return false;
     if (problem.totalClasses == 0) problem.totalClasses = problem.cols;
     problem.logitsBytes = BytesOf(context->GetInputDesc(layout.logits)->GetDataType());
     problem.targetBytes = BytesOf(context->GetInputDesc(layout.logits + 1)->GetDataType());

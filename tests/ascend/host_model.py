@@ -96,7 +96,7 @@ class Counters:
 def compile_library(source: Path, defines: list[str], project: Path, optimise: str = "-O3") -> Path:
     """Compiles one translation unit to a shared library; the result is cached by the content of all it may include."""
     digest = hashlib.sha256(" ".join([source.name, optimise, *defines]).encode())
-    for path in sorted([*project.glob("op_kernel/*"), *project.glob("host_model/**/*"), source]):
+    for path in sorted([*project.glob("op_*/*"), *project.glob("infer/*"), *project.glob("host_model/**/*"), source]):
         if path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
     cache = Path(tempfile.gettempdir()) / f"ms_ce_host_model_{os.getuid()}"

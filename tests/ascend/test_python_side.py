@@ -1,0 +1,308 @@
+"""ops/ascend.py itself, in PyNative mode on CPU, with the kernels of the host model in place of the hardware's.
+
+Only the ops.Custom objects are replaced: shapes, casts, reshapes, order of arguments, bprop and errors are the real ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.ascend.expected import reference, within
+from tests.ascend.host_model import CORES, HostModel
+from tests.cases import round_to
+
+ms = pytest.importorskip("mindspore")
+ascend = pytest.importorskip("ms_ce.ops.ascend")
+
+from ms_ce.ops.options import ClassBlock, Options  # noqa: E402
+
+DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
+ATTRIBUTES = {
+    "reduction": "reduction",
+    "ignore_index": "ignoreIndex",
+    "label_smoothing": "labelSmoothing",
+    "z_loss": "zLoss",
+    "has_weight": "hasWeight",
+    "class_offset": "classOffset",
+    "total_classes": "totalClasses",
+}
+MODELS: dict[str, HostModel] = {}
+
+
+def to_host(tensor) -> np.ndarray:
+    """A tensor as the kernel's memory holds it."""
+    if tensor.dtype == ms.bfloat16:
+        values = tensor.astype(ms.float32).asnumpy().view(np.uint32)
+        return np.ascontiguousarray(values >> 16).astype(np.uint16)
+    return np.ascontiguousarray(tensor.asnumpy())
+
+
+def from_host(array: np.ndarray, is_bfloat16: bool):
+    if is_bfloat16:
+        return ms.Tensor((array.astype(np.uint32) << 16).view(np.float32)).astype(ms.bfloat16)
+    return ms.Tensor(array)
+
+
+class HostOperator:
+    """Takes a call as ops.Custom does: tensors, then attributes."""
+
+    def __init__(self, name: str, per_row: bool):
+        self.name, self.per_row = name, per_row
+        self.operator = ascend.OPERATORS[name]
+
+    def __call__(self, *arguments):
+        operator, count = self.operator, len(self.operator.inputs)
+        assert len(arguments) == count + len(operator.attributes)
+        inputs = {n: to_host(t) for (n, _), t in zip(operator.inputs, arguments, strict=False)}
+        given = dict(zip((n for n, _ in operator.attributes), arguments[count:], strict=True))
+        position = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
+        logits, target = arguments[position], arguments[position + 1]
+        assert logits.ndim == 2
+        for (argument, kind), tensor in zip(operator.inputs, arguments, strict=False):
+            allowed = {"F": (logits.dtype,), "C": (ms.int32, ms.int64), "W": (ms.float32,)}[kind]
+            assert tensor.dtype in allowed, (self.name, argument, tensor.dtype)
+        dtype = next(n for n, t in DTYPES.items() if t == logits.dtype)
+        machine = MODELS.setdefault(dtype, HostModel(dtype))
+        rows, classes = logits.shape
+        kernel = "_".join(["ms", "ce", *_words(self.name)[2:]])
+        options = {ATTRIBUTES[n]: v for n, v in given.items()}
+        options["totalClasses"] = options.get("totalClasses") or classes
+        options.setdefault("reduction", 0)
+        options["targetBytes"] = 8 if target.dtype == ms.int64 else 4
+        problem = machine.problem(kernel.removeprefix("ms_ce_"), rows, classes, cores=CORES, **options)
+        lengths = {"loss": rows if self.per_row else 1, "total_weight": 1, "error": 8}
+        outputs = {}
+        for name, kind in operator.outputs:
+            shape = (rows, classes) if kind == "F" else (lengths.get(name, rows),)
+            kept = np.uint16 if dtype == "bfloat16" else dtype
+            outputs[name] = np.zeros(shape, {"F": kept, "W": "float32", "E": "int32"}[kind])
+        machine.launch(kernel, inputs, outputs, machine.tiling(problem))
+        results = tuple(
+            from_host(outputs[n], kind == "F" and dtype == "bfloat16") for n, kind in operator.outputs
+        )
+        return results if len(results) > 1 else results[0]
+
+
+def _words(name: str) -> list[str]:
+    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).split()
+
+
+@pytest.fixture(autouse=True)
+def host_operators(monkeypatch):
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    monkeypatch.setattr(ascend, "custom", HostOperator)
+    for cached in (ascend.cells, ascend.operators):
+        cached.cache_clear()
+    ascend.forget_targets()
+    yield
+    for cached in (ascend.cells, ascend.operators):
+        cached.cache_clear()
+    ascend.forget_targets()
+
+
+def draw(shape, dtype, *, probabilities=False, weighted=False, target_dtype="int32", seed=3):
+    random = np.random.default_rng(seed)
+    logits = round_to(random.normal(scale=2.0, size=shape), dtype)
+    classes = shape[0] if len(shape) == 1 else shape[1]
+    rows = shape[:1] + shape[2:] if len(shape) > 1 else ()
+    if probabilities:
+        target = round_to(random.random(shape) / classes, dtype)
+    else:
+        target = np.array(random.integers(0, classes, rows), target_dtype)
+        if target.ndim:
+            target.flat[0] = 2 if target_dtype == "uint8" else -100
+    weight = round_to(random.random(classes) + 0.5, dtype) if weighted else None
+    return logits, target, weight
+
+
+def tensor(array, dtype):
+    if array is None:
+        return None
+    return ms.Tensor(array) if array.dtype.kind in "iu" else ms.Tensor(np.asarray(array, np.float32)).astype(DTYPES[dtype])
+
+
+CASES = {
+    "two axes": ((7, 40), "float32", Options(), {}),
+    "one axis": ((40,), "float32", Options(reduction="none"), {}),
+    "many axes": ((3, 5, 2, 4), "float32", Options(reduction="sum"), {"weighted": True}),
+    "bfloat16": ((7, 130), "bfloat16", Options(label_smoothing=0.1), {"weighted": True, "target_dtype": "int64"}),
+    "float16": ((3, 9, 4), "float16", Options(reduction="none", z_loss=0.01), {}),
+    "uint8": ((7, 40), "float32", Options(ignore_index=2), {"target_dtype": "uint8", "weighted": True}),
+    "softcap": ((7, 40), "float32", Options(softcap=5.0, logit_scale=0.5, reduction="sum"), {}),
+    "probabilities": ((7, 40), "float32", Options(label_smoothing=0.2), {"probabilities": True, "weighted": True}),
+    "probabilities, many axes": ((3, 6, 5), "float32", Options(reduction="none"), {"probabilities": True}),
+    "long rows": ((3, 3000), "float32", Options(label_smoothing=0.1, z_loss=0.01), {"weighted": True}),
+}
+
+
+# MindSpore's tanh on CPU is good to 1e-4 only (tests/tolerances.py); here it stands in front of the kernels.
+UNITS = {"float32": 4e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tanh": 4e-4}
+
+
+def close(actual, expected, dtype, what):
+    unit = UNITS[dtype]
+    expected = np.asarray(expected)
+    within(actual.astype(ms.float32).asnumpy(), expected, unit * (np.abs(expected) + np.abs(expected).max() + 1e-2), what)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cross_entropy(case):
+    shape, dtype, options, drawing = CASES[case]
+    logits, target, weight = draw(shape, dtype, **drawing)
+    precision = "tanh" if options.softcap else dtype
+    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
+    expected = reference.cross_entropy(logits, target, weight, options.ignore_index, options.reduction, **keywords)
+    tensors = [tensor(a, dtype) for a in (logits, target, weight)]
+    loss, total_weight, lse = ascend.cross_entropy(*tensors, options)
+    assert loss.dtype == tensors[0].dtype and loss.shape == np.shape(expected.loss)
+    close(loss, expected.loss, precision, "loss")
+    close(total_weight, expected.total_weight, "float32", "total_weight")
+    assert lse.shape == expected.lse.shape
+    close(lse, expected.lse, "tanh" if options.softcap else "float32", "lse")
+
+    probabilities = drawing.get("probabilities", False)
+    positions = [0] + [1] * probabilities + [2] * (weight is not None)
+    upstream = np.linspace(0.5, 1.5, loss.size, dtype=np.float32).reshape(loss.shape)
+
+    def objective(*arguments):
+        value = ascend.cross_entropy(*arguments, options)[0]
+        return (value.astype(ms.float32) * ms.Tensor(upstream)).sum()
+
+    gradients = ms.grad(objective, tuple(positions))(*tensors)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    wanted = reference.cross_entropy_grad(
+        logits, target, weight, options.ignore_index, options.reduction, **keywords, grad_loss=upstream
+    )
+    for position, gradient in zip(positions, gradients, strict=True):
+        name = ("logits", "target", "weight")[position]
+        assert gradient.shape == tensors[position].shape
+        close(gradient, getattr(wanted, name), precision, f"gradient of {name}")
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nll_loss(weighted, reduction):
+    log_prob, target, weight = draw((4, 6, 3), "float32", weighted=weighted)
+    options = Options(reduction=reduction)
+    tensors = [tensor(a, "float32") for a in (log_prob, target, weight)]
+    expected, total = reference.nll_loss(log_prob, target, weight, -100, reduction)
+    loss, total_weight = ascend.nll_loss(*tensors, options)
+    close(loss, expected, "float32", "loss")
+    close(total_weight, total, "float32", "total_weight")
+    positions = (0, 2) if weighted else (0,)
+    gradients = ms.grad(lambda *a: ascend.nll_loss(*a, options)[0].sum(), positions)(*tensors)
+    wanted = reference.nll_loss_grad(log_prob, target, weight, -100, reduction, grad_loss=np.ones(np.shape(expected)))
+    gradients = gradients if weighted else (gradients,)
+    close(gradients[0], wanted.logits, "float32", "gradient")
+    if weighted:
+        close(gradients[1], wanted.weight, "float32", "gradient of weight")
+
+
+@pytest.mark.parametrize("case", [n for n in CASES if CASES[n][2].reduction != "none"])
+def test_value_and_grad(case):
+    shape, dtype, options, drawing = CASES[case]
+    logits, target, weight = draw(shape, dtype, **drawing)
+    precision = "tanh" if options.softcap else dtype
+    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
+    arguments = (logits, target, weight, options.ignore_index, options.reduction)
+    loss, total_weight, lse, gradient = ascend.cross_entropy_value_and_grad(
+        *[tensor(a, dtype) for a in (logits, target, weight)], options
+    )
+    expected = reference.cross_entropy(*arguments, **keywords)
+    close(loss, expected.loss, precision, "loss")
+    close(total_weight, expected.total_weight, "float32", "total_weight")
+    close(lse, expected.lse, "tanh" if options.softcap else "float32", "lse")
+    assert gradient.shape == shape
+    close(gradient, reference.cross_entropy_grad(*arguments, **keywords).logits, precision, "gradient")
+
+
+@pytest.mark.parametrize("options", [Options(), Options(label_smoothing=0.1, z_loss=0.02), Options(softcap=4.0)], ids=str)
+def test_blocks_of_classes(options):
+    logits, target, weight = draw((6, 20), "float32", weighted=True)
+    tensors = [tensor(a, "float32") for a in (target, weight)]
+    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
+    blocks = (ClassBlock(0, 20), ClassBlock(8, 20))
+    local = [ms.Tensor(logits[:, :8].astype(np.float32)), ms.Tensor(logits[:, 8:].astype(np.float32))]
+    parts = [ascend.partial(x, *tensors, options, b).asnumpy() for x, b in zip(local, blocks, strict=True)]
+    lse = np.logaddexp(parts[0][:, 0], parts[1][:, 0])
+    dot, mass = parts[0][:, 1] + parts[1][:, 1], parts[0][:, 2] + parts[1][:, 2]
+    keep = target != -100
+    loss = np.where(keep, mass * lse - dot + options.z_loss * lse**2, 0.0)
+    expected = reference.cross_entropy(logits, target, weight, reduction="none", **keywords)
+    bound = 1e-3 if options.softcap else 1e-5
+    within(loss, expected.loss, bound, "loss")
+    upstream = np.linspace(-1, 1, 6).astype(np.float32)
+    of_lse = (2 * options.z_loss * lse * upstream).astype(np.float32)
+    saved = [ms.Tensor(v.astype(np.float32)) for v in (upstream, of_lse, np.where(keep, lse, 0.0), mass)]
+    gradients = [
+        ascend.partial_backward(saved[0], saved[1], x, *tensors, saved[2], saved[3], options, b).asnumpy()
+        for x, b in zip(local, blocks, strict=True)
+    ]
+    wanted = reference.cross_entropy_grad(logits, target, weight, reduction="none", **keywords, grad_loss=upstream)
+    within(np.concatenate(gradients, 1), wanted.logits, bound, "gradient")
+
+
+def test_bad_target_is_named():
+    logits = ms.Tensor(np.zeros((4, 6), np.float32))
+    loss = ascend.cross_entropy(logits, ms.Tensor(np.array([0, 9, 1, -3], np.int64)), None, Options())[0]
+    assert np.isnan(loss.asnumpy())
+    with pytest.raises(ValueError, match=r"cross_entropy: target 9 in row 1 is outside \[0, 6\); 2 rows"):
+        ascend.check_targets()
+    ascend.check_targets()  # reported once
+    ascend.nll_loss(logits, ms.Tensor(np.array([0, -(2**40), 1, 2], np.int64)), None, Options())
+    with pytest.raises(ValueError, match=f"nll_loss: target -{2**40} in row 1"):
+        ascend.check_targets()
+
+
+def test_synchronous_mode_names_it_at_the_call():
+    ms.set_context(pynative_synchronize=True)
+    try:
+        with pytest.raises(ValueError, match="target 6 in row 0"):
+            ascend.cross_entropy(ms.Tensor(np.zeros((1, 6), np.float32)), ms.Tensor([6]), None, Options())
+    finally:
+        ms.set_context(pynative_synchronize=False)
+
+
+def test_second_derivative_is_refused():
+    x, t = ms.Tensor(np.ones((2, 5), np.float32)), ms.Tensor([1, 2])
+    first = ms.grad(lambda x: ascend.cross_entropy(x, t, None, Options())[0])
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        ms.grad(lambda x: first(x).sum())(x)
+
+
+def test_float64_is_refused():
+    with pytest.raises(TypeError, match="no float64"):
+        ascend.cross_entropy(ms.Tensor(np.zeros((1, 5))), ms.Tensor([1]), None, Options())
+
+
+def test_probabilities_are_not_sharded():
+    x = ms.Tensor(np.zeros((1, 5), np.float32))
+    with pytest.raises(TypeError, match="class indices only"):
+        ascend.partial(x, x, None, Options(), ClassBlock(0, 10))
+
+
+class TestProbe:
+    def test_without_cann(self, monkeypatch):
+        for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH", "ASCEND_CUSTOM_OPP_PATH"):
+            monkeypatch.delenv(name, raising=False)
+        assert "CANN is not set up" in ascend.probe()
+
+    def test_without_operators(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+        monkeypatch.setenv("ASCEND_OPP_PATH", str(tmp_path))
+        monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
+        assert "python -m ms_ce build-ascend" in ascend.probe()
+
+    @pytest.mark.parametrize("variable", ["ASCEND_OPP_PATH", "ASCEND_CUSTOM_OPP_PATH"])
+    def test_with_operators(self, monkeypatch, tmp_path, variable):
+        folder = tmp_path / "vendors" / "ms_ce"
+        library = folder / "op_api" / "lib" / "libcust_opapi.so"
+        library.parent.mkdir(parents=True)
+        library.touch()
+        monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+        monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
+        monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
+        monkeypatch.setenv(variable, str(folder if "CUSTOM" in variable else tmp_path))
+        assert ascend.installed_library() == library
+        assert ascend.probe() is None
