@@ -4,6 +4,7 @@ from ms_ce.parallel.config import ParallelConfig
 from ms_ce.parallel.exchange import SumGradient
 from ms_ce.parallel.loss import CrossEntropyLoss
 from ms_ce.parallel.mean import GlobalMean, global_mean, global_weight
+from ms_ce.parallel.registration import register_where_imported, register_with_mindformers
 from ms_ce.parallel.spmd import VocabParallelCrossEntropyLoss
 
 __all__ = [
@@ -14,4 +15,7 @@ __all__ = [
     "VocabParallelCrossEntropyLoss",
     "global_mean",
     "global_weight",
+    "register_with_mindformers",
 ]
+
+register_where_imported()

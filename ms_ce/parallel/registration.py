@@ -1,0 +1,38 @@
+"""The drop-in under a name in mindformers' registry of losses."""
+
+from __future__ import annotations
+
+import sys
+
+from ms_ce.parallel.loss import CrossEntropyLoss
+
+MINDFORMERS_NAME = "MsCeCrossEntropyLoss"
+
+
+def register_with_mindformers() -> str:
+    """Registers `ms_ce.parallel.CrossEntropyLoss` in mindformers, and returns its name there.
+
+    A configuration then names it as `type: MsCeCrossEntropyLoss`, and `mindformers.core.build_loss` builds it.
+    `import ms_ce.parallel` does this by itself when mindformers was imported before.
+
+    Raises:
+        ImportError: mindformers is not installed.
+
+    Example:
+        >>> import mindformers, ms_ce.parallel                                       # doctest: +SKIP
+        >>> mindformers.core.build_loss({"type": "MsCeCrossEntropyLoss"})            # doctest: +SKIP
+    """
+    from mindformers.tools.register import MindFormerModuleType, MindFormerRegister
+
+    # mindformers looks names up among its older or its newer models, as its use_legacy says.
+    for legacy in (True, False):
+        MindFormerRegister.register_cls(
+            CrossEntropyLoss, MindFormerModuleType.LOSS, alias=MINDFORMERS_NAME, legacy=legacy
+        )
+    return MINDFORMERS_NAME
+
+
+def register_where_imported() -> None:
+    """Importing mindformers takes many seconds, so that it is left to those who use it."""
+    if "mindformers" in sys.modules:
+        register_with_mindformers()
