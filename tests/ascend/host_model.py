@@ -19,7 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parents[2] / "custom_aicore"
+# The two variables serve mutation_run.py: another copy of the sources, compiled without waiting for the optimiser.
+PROJECT = Path(os.environ.get("MS_CE_CUSTOM_AICORE", Path(__file__).resolve().parents[2] / "custom_aicore"))
+OPTIMISE = os.environ.get("MS_CE_HOST_MODEL_OPTIMISE", "-O3")
 UB_BYTES = 188_160  # usable unified buffer of a vector core of Atlas A2 with the default reserve
 CORES = 48  # vector cores of 910B1
 C_TYPES = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
@@ -38,8 +40,8 @@ def _struct_fields(header: str, name: str) -> list[tuple[str, str]]:
     return re.findall(r"^\s+(\w+) (\w+);", body, re.M)
 
 
-def _structs(project: Path) -> tuple[type, type]:
-    header = (project / "op_kernel" / "ms_ce_tiling.h").read_text()
+def _structs() -> tuple[type, type]:
+    header = (PROJECT / "op_kernel" / "ms_ce_tiling.h").read_text()
     problem = type(
         "MsCeProblem",
         (ctypes.Structure,),
@@ -54,9 +56,9 @@ def _structs(project: Path) -> tuple[type, type]:
     return problem, tiling
 
 
-def enum_values(name: str, project: Path = PROJECT) -> dict[str, int]:
+def enum_values(name: str) -> dict[str, int]:
     """Members of an enum of ms_ce_tiling.h, without their prefix, in lower case."""
-    header = (project / "op_kernel" / "ms_ce_tiling.h").read_text()
+    header = (PROJECT / "op_kernel" / "ms_ce_tiling.h").read_text()
     body = re.search(rf"enum {name} : int32_t {{(.*?)}};", header, re.S).group(1)
     return {n.lower(): int(v) for n, v in re.findall(r"MS_CE_(\w+) = (\d+)", body)}
 
@@ -93,10 +95,10 @@ class Counters:
     vector_repeats: int = 0
 
 
-def compile_library(source: Path, defines: list[str], project: Path, optimise: str = "-O3") -> Path:
+def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) -> Path:
     """Compiles one translation unit to a shared library; the result is cached by the content of all it may include."""
     digest = hashlib.sha256(" ".join([source.name, optimise, *defines]).encode())
-    for path in sorted([*project.glob("op_*/*"), *project.glob("infer/*"), *project.glob("host_model/**/*"), source]):
+    for path in sorted([*PROJECT.glob("op_*/*"), *PROJECT.glob("infer/*"), *PROJECT.glob("host_model/**/*"), source]):
         if path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
     cache = Path(tempfile.gettempdir()) / f"ms_ce_host_model_{os.getuid()}"
@@ -109,7 +111,7 @@ def compile_library(source: Path, defines: list[str], project: Path, optimise: s
         raise RuntimeError("tests/ascend needs g++ to compile the host model; install g++")
     partial = library.with_suffix(f".{os.getpid()}")
     command = [compiler, "-std=c++17", optimise, "-march=native", "-fno-gnu-unique", "-Wall", "-Wextra", "-Werror"]
-    command += ["-shared", "-fPIC", *defines, f"-I{project / 'host_model'}", f"-I{project / 'op_kernel'}"]
+    command += ["-shared", "-fPIC", *defines, f"-I{PROJECT / 'host_model'}", f"-I{PROJECT / 'op_kernel'}"]
     done = subprocess.run([*command, str(source), "-o", str(partial)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"the host model does not compile:\n{done.stderr[-4000:]}")
@@ -161,14 +163,13 @@ def launch(
 class HostModel:
     """The kernels for one dtype of logits."""
 
-    def __init__(self, dtype: str, project: Path = PROJECT, optimise: str = "-O3"):
+    def __init__(self, dtype: str):
         self.dtype = dtype
-        self.project = project
-        self.Problem, self.Tiling = _structs(project)
-        self.kinds = enum_values("MsCeKind", project)
-        self.reductions = enum_values("MsCeReduction", project)
-        source = project / "host_model" / "kernels.cpp"
-        library = compile_library(source, [f"-DDTYPE_LOGITS={CPP_TYPES[dtype]}"], project, optimise)
+        self.Problem, self.Tiling = _structs()
+        self.kinds = enum_values("MsCeKind")
+        self.reductions = enum_values("MsCeReduction")
+        source = PROJECT / "host_model" / "kernels.cpp"
+        library = compile_library(source, [f"-DDTYPE_LOGITS={CPP_TYPES[dtype]}"])
         self._library = ctypes.CDLL(str(library))
 
     def problem(self, kind: str, rows: int, cols: int, **options):

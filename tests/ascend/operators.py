@@ -6,14 +6,14 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
-from tests.ascend.host_model import PROJECT, Counters, HostModel
+from tests.ascend.host_model import Counters, HostModel
 
 ERROR_WORDS = 8
 
 
 @functools.cache
-def model(dtype: str, project=PROJECT, optimise: str = "-O3") -> HostModel:
-    return HostModel(dtype, project, optimise)
+def model(dtype: str) -> HostModel:
+    return HostModel(dtype)
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -45,8 +45,6 @@ class Run:
     cores: int = 48
     lazy_pipes: int = 0
     falling_order: bool = False
-    project: object = PROJECT
-    optimise: str = "-O3"
 
 
 def _weight(weight, classes: int) -> tuple[np.ndarray, int]:
@@ -76,7 +74,7 @@ def _execute(machine: HostModel, run: Run, kernel: str, inputs, outputs, problem
 def forward(logits, target, weight, dtype, *, reduction="mean", run=Run(), **options):
     """MsCeForward or, for floating targets, MsCeProbForward. Returns outputs by name and the counters."""
     rows, cols = logits.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     is_probability = target.dtype.kind == "f" or (dtype == "bfloat16" and target.dtype == np.uint16)
     weights, has_weight = _weight(weight, cols)
     outputs = {
@@ -98,7 +96,7 @@ def forward(logits, target, weight, dtype, *, reduction="mean", run=Run(), **opt
 def partial(logits, target, weight, dtype, *, run=Run(), **options):
     """MsCePartial: log-sum-exp, dot and mass of a block of the vocabulary."""
     rows, cols = logits.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     weights, has_weight = _weight(weight, cols)
     outputs = {name: empty(rows, "float32") for name in ("lse", "dot", "mass")}
     outputs["error"] = empty(ERROR_WORDS, "int32")
@@ -111,7 +109,7 @@ def partial(logits, target, weight, dtype, *, run=Run(), **options):
 def backward(grad_loss, logits, target, weight, lse, total_weight, dtype, *, mass=None, reduction="mean", run=Run(), **options):
     """MsCeBackward, or MsCeProbBackward where `mass` is given."""
     rows, cols = logits.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     weights, has_weight = _weight(weight, cols)
     kernel = "backward" if mass is None else "prob_backward"
     inputs = {
@@ -133,7 +131,7 @@ def backward(grad_loss, logits, target, weight, lse, total_weight, dtype, *, mas
 def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=Run(), **options):
     """MsCeForwardGrad: loss and gradient in one call."""
     rows, cols = logits.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     weights, has_weight = _weight(weight, cols)
     outputs = {
         "loss": empty(1, "float32"),
@@ -151,7 +149,7 @@ def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=Run(), 
 def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=Run(), **options):
     """MsCeNllForward."""
     rows, cols = log_prob.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     weights, has_weight = _weight(weight, cols)
     outputs = {
         "loss": empty(rows if reduction == "none" else 1, "float32"),
@@ -167,7 +165,7 @@ def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=Run(),
 def nll_backward(grad_loss, log_prob, target, weight, total_weight, dtype, *, reduction="mean", run=Run(), **options):
     """MsCeNllBackward."""
     rows, cols = log_prob.shape
-    machine = model(dtype, run.project, run.optimise)
+    machine = model(dtype)
     weights, has_weight = _weight(weight, cols)
     outputs = {"grad_log_prob": empty((rows, cols), dtype)}
     values = _options(run, target, has_weight, machine, reduction, **options)

@@ -54,7 +54,7 @@ FAULTS = {
 
 @functools.cache
 def entry():
-    library = compile_library(Path(__file__).with_name("broken_kernels.cpp"), [], PROJECT, "-O1")
+    library = compile_library(Path(__file__).with_name("broken_kernels.cpp"), [], "-O1")
     return ctypes.CDLL(str(library)).broken_launch
 
 

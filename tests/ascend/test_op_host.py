@@ -35,7 +35,7 @@ KINDS = {
 
 @functools.cache
 def host():
-    library = compile_library(PROJECT / "host_model" / "operators.cpp", [], PROJECT, "-O1")
+    library = compile_library(PROJECT / "host_model" / "operators.cpp", [], "-O1")
     loaded = ctypes.CDLL(str(library))
     loaded.operators_describe.restype = ctypes.c_char_p
     return loaded
@@ -183,12 +183,12 @@ def test_loss_with_gradient_refuses_a_loss_per_row():
 
 @functools.cache
 def infer_library(per_row: bool) -> Path:
-    return compile_library(PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc"), [], PROJECT, "-O1")
+    return compile_library(PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc"), [], "-O1")
 
 
 @functools.cache
 def harness():
-    return ctypes.CDLL(str(compile_library(Path(__file__).with_name("infer_harness.cpp"), [], PROJECT, "-O1")))
+    return ctypes.CDLL(str(compile_library(Path(__file__).with_name("infer_harness.cpp"), [], "-O1")))
 
 
 @pytest.mark.parametrize("dims", [(6, 40), (-1, 40), (6, -1), (-2,)], ids=str)

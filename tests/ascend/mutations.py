@@ -1,0 +1,90 @@
+"""One-line faults of the kernels and their tiling, and the tests that must notice each of them.
+
+`python -m pytest tests/ascend/mutation_run.py` applies them one at a time to a copy of custom_aicore/ and runs the named
+tests against it; test_mutations.py, part of the suite, checks that the list still fits the sources.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutation(NamedTuple):
+    """`old` occurs once in `file` and becomes `new`; `tests` are arguments of pytest in this folder."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+TILING, VECTOR, ROWS = "ms_ce_tiling.h", "ms_ce_vector.h", "ms_ce_rows.h"
+ONLINE, FINISH, TOTALS = "ms_ce_online.h", "ms_ce_finish.h", "ms_ce_totals.h"
+TILES, STATISTICS, GRADIENT = "ms_ce_tiles.h", "ms_ce_statistics.h", "ms_ce_gradient.h"
+GRADIENT_ROWS, BOTH = "ms_ce_gradient_rows.h", "ms_ce_value_and_grad.h"
+
+
+def both_ways(selection: str) -> tuple[str, ...]:
+    return ("test_class_targets.py::test_forward_and_backward", "-k", f"float32 and {selection}")
+
+
+def together(selection: str) -> tuple[str, ...]:
+    return ("test_class_targets.py::test_forward_with_gradient", "-k", f"float32 and {selection}")
+
+
+def corner(test: str, selection: str = "") -> tuple[str, ...]:
+    wanted = f"not float16 and not bfloat16 {selection}".strip()
+    return (f"test_corners.py::{test}", "-k", wanted)
+
+
+MUTATIONS = (
+    Mutation("too little reserved", TILING, "kFixedBytes = 11776;", "kFixedBytes = 1024;", both_ways("10x4097")),
+    Mutation("row buffers forgotten", TILING, "bytes += 7 * 4 + 3 * kBlock;", "bytes += 7 * 4;", both_ways("4096x1")),
+    Mutation("workspace of half the lanes", TILING, "t.slices * 4 * kLaneBytes", "t.slices * 2 * kLaneBytes", both_ways("3x32000 and all")),
+    Mutation("last tile of a row dropped", TILING, "t.tilesPerRow = static_cast<int32_t>(CeilDiv(cols, t.tileCols));", "t.tilesPerRow = static_cast<int32_t>(cols / t.tileCols);", together("7x32000")),
+    Mutation("one buffer too many in flight", TILING, "kMaxRing = 6;", "kMaxRing = 9;", together("7x32000 and weight")),
+    Mutation("tail of a row dropped", VECTOR, "    if (tail) {\n        Operation::Run(accumulator, accumulator, tailSource, tail);", "    if (tail > 1) {\n        Operation::Run(accumulator, accumulator, tailSource, tail);", both_ways("9x1025")),
+    Mutation("odd part of a half dropped", VECTOR, "if (repeats % 2) {", "if (repeats % 2 == 3) {", both_ways("10x4097")),
+    Mutation("tail of a tile dropped", VECTOR, "    if (tail) {\n        const int32_t at = repeats * LANES;", "    if (tail > 1) {\n        const int32_t at = repeats * LANES;", both_ways("9x1025")),
+    Mutation("more repeats than fit", VECTOR, "CHUNK_ROWS = 248;", "CHUNK_ROWS = 256;", both_ways("1025x8")),
+    Mutation("second chunk of rows over the first", VECTOR, "Operation::Run(dst[at * dstStride], x[at * xStride]", "Operation::Run(dst[at * dstStride], x[0]", both_ways("1025x8")),
+    Mutation("last rows not broadcast", VECTOR, "(chunk + 7) / 8, params", "chunk / 8 + (chunk < 8), params", both_ways("300x63")),
+    Mutation("padding left undefined", VECTOR, "(perBlock - count % perBlock) % perBlock", "0 * perBlock", both_ways("1500x7")),
+    Mutation("class C accepted", ROWS, "target >= problem_.totalClasses", "target > problem_.totalClasses", corner("test_bad_target")),
+    Mutation("negative class accepted", ROWS, "target < 0 || target", "target", corner("test_bad_target")),
+    Mutation("high half of a target dropped", ROWS, "return targets_.template ReinterpretCast<int64_t>().GetValue(r);", "return targets_.GetValue(2 * r);", corner("test_bad_target", "and int64")),
+    Mutation("first bad row is the last", ROWS, "errors_->firstBadRow < 0 || row < errors_->firstBadRow", "row >= 0", corner("test_bad_target")),
+    Mutation("targets used before they arrive", ROWS, "        Synchronise<HardEvent::MTE2_S>();\n        Synchronise<HardEvent::V_S>();\n        for (int32_t r = 0; r < count; ++r) {\n            Check", "        Synchronise<HardEvent::V_S>();\n        for (int32_t r = 0; r < count; ++r) {\n            Check", both_ways("5x7 or 300x63")),
+    Mutation("row values used before they are written", ROWS, "            Check(row + r, r);\n        }\n        Synchronise<HardEvent::S_V>();", "            Check(row + r, r);\n        }", both_ways("9x1025")),
+    Mutation("foreign classes kept", ROWS, "if (Counts(r) && !Owns(r)) {", "if (Counts(r) && r < 0) {", ("test_partial.py", "-k", "float32")),
+    Mutation("maximum skipped", ONLINE, "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n", "", corner("test_large_logits")),
+    Mutation("sum not rescaled", ONLINE, "        AscendC::Mul(sum[at], sum[at], change_, LANES);\n", "", both_ways("7x32000")),
+    Mutation("starts from -inf", VECTOR, "LOWEST = -3.4028234e38f;", "LOWEST = -__builtin_inff();", corner("test_minus_infinity")),
+    Mutation("a slice's mass taken from its dot", ONLINE, "count[at], count[at], others[3 * LANES]", "count[at], count[at], others[2 * LANES]", both_ways("3x32000 and smooth")),
+    Mutation("z-loss doubled", FINISH, "AscendC::Axpy(loss, term_, p.zLoss, rows);", "AscendC::Axpy(loss, term_, 2.0f * p.zLoss, rows);", both_ways("70x65")),
+    Mutation("ignored rows counted", FINISH, "        AscendC::Mul(loss, loss, state.valid, rows);\n", "", both_ways("70x65 and smooth")),
+    Mutation("row values left undefined", FINISH, "AscendC::Duplicate(maximum_, 0.0f, 6 * padded_);", "AscendC::Duplicate(maximum_, 0.0f, padded_);", together("9x1025")),
+    Mutation("a vanishing weight becomes finite", FINISH, "        AscendC::Maxs(maximum_, maximum_, LOWEST, rows);\n", "", ("test_partial.py::test_block_of_minus_infinity", "test_corners.py::test_minus_infinity", "-k", "not float16 and not bfloat16")),
+    Mutation("last block dropped from the sum", TOTALS, "for (int32_t b = 0; b < tiling_.usedCores; ++b) {\n            AscendC::Add", "for (int32_t b = 0; b + 1 < tiling_.usedCores; ++b) {\n            AscendC::Add", both_ways("1500x7")),
+    Mutation("blocks do not wait for each other", TOTALS, "        AscendC::SyncAll();\n", "", both_ways("1500x7")),
+    Mutation("mean not divided", TOTALS, "if (tiling_.problem.reduction == MS_CE_MEAN) {", "if (tiling_.problem.reduction == MS_CE_MEAN + 9) {", both_ways("300x63")),
+    Mutation("record sent before it is complete", TOTALS, "        Synchronise<HardEvent::S_MTE3>();\n        CopyOut(workspace_", "        CopyOut(workspace_", both_ways("300x63")),
+    Mutation("a tile past the end of its row", TILES, "tile.cols = static_cast<int32_t>(Min(tiling_.tileCols, end_ - tile.begin));", "tile.cols = tiling_.tileCols;", both_ways("1x262144")),
+    Mutation("one tile too far ahead", STATISTICS, "inFlight < tiling_.ringTiles", "inFlight <= tiling_.ringTiles", both_ways("7x32000")),
+    Mutation("tile never given back", STATISTICS, "            tiles_.Release(logits);\n", "", both_ways("7x32000")),
+    Mutation("lanes stored before they are complete", STATISTICS, "        Synchronise<HardEvent::V_MTE3>();\n        CopyOut(partials_[At(block, 0)]", "        CopyOut(partials_[At(block, 0)]", both_ways("3x32000")),
+    Mutation("lanes used before they arrive", STATISTICS, "            Synchronise<HardEvent::MTE2_V>();\n            lanes_.Merge", "            lanes_.Merge", both_ways("3x32000")),
+    Mutation("gaps left undefined", STATISTICS, "        short_.FillGaps(tile, state, count);\n", "", both_ways("300x63")),
+    Mutation("class added instead of subtracted", GRADIENT, "-amount, mask, 1", "amount, mask, 1", both_ways("70x65")),
+    Mutation("wrong lane of the class", GRADIENT, "1ull << (column - block)", "1ull << ((column - block) / 2)", both_ways("70x65")),
+    Mutation("class at a tile's border missed", GRADIENT, "column < 0 || column >= cols", "column <= 0 || column >= cols", both_ways("70x65")),
+    Mutation("gradient of z-loss halved", GRADIENT, "2.0f * p.zLoss, rows", "p.zLoss, rows", both_ways("70x65")),
+    Mutation("gradient tile never given back", GRADIENT, "        CopyOut(output_[row * cols + tile.begin], out, tile.rows, tile.cols, cols);\n        outputQueue_.FreeTensor(out);", "        CopyOut(output_[row * cols + tile.begin], out, tile.rows, tile.cols, cols);", both_ways("7x32000")),
+    Mutation("mean of nothing divides by 0", GRADIENT_ROWS, "total == 0.0f ? 0.0f : common_ / total", "common_ / total", corner("test_every_row_ignored")),
+    Mutation("last row of a block dropped", GRADIENT_ROWS, "const int64_t last = (block + 1) * p.rows / tiling_.usedCores;", "const int64_t last = (block + 1) * p.rows / tiling_.usedCores - 1;", both_ways("300x63")),
+    Mutation("blocks overlap by a row", GRADIENT_ROWS, "const int64_t first = block * p.rows / tiling_.usedCores;", "const int64_t first = block * p.rows / tiling_.usedCores - (block > 0);", both_ways("1025x8 or 1500x7")),
+    Mutation("lse used before it arrives", GRADIENT_ROWS, "        Synchronise<HardEvent::MTE2_V>();\n", "", both_ways("10x4097")),
+    Mutation("bad targets counted twice", BOTH, "            errors_ = RowErrors();\n", "", corner("test_bad_target")),
+    Mutation("total weight not waited for", BOTH, "            Synchronise<HardEvent::V_S>();\n            const float total", "            const float total", together("300x63")),
+)
