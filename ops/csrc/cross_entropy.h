@@ -102,8 +102,28 @@ MS_CE_OPERATION(NLLForwardRows);
 // (grad_loss, target, weight, log_prob, options) -> grad_log_prob; log_prob's values are not read
 MS_CE_OPERATION_ONE_OUTPUT(NLLBackward);
 
+// The loss of input W^T + linear_bias without its logits (linear_loss.h). L stands for
+//   input F rows + (H,), linear_weight F (V, H), target, linear_bias F (V,) or () for none, weight
+// and the inputs end with options and plan, int64 {chunk_bytes or 0, shift}.
+// (L, options, plan) -> as CrossEntropyForward and CrossEntropyStats
+MS_CE_OPERATION(LinearCrossEntropyForward);
+MS_CE_OPERATION(LinearCrossEntropyForwardRows);
+MS_CE_OPERATION(LinearCrossEntropyStats);
+MS_CE_OPERATION(LinearCrossEntropyStatsRows);
+
+// (grad_loss, grad_z_loss, L, lse, total_weight, options, plan)
+//   -> grad_input, grad_linear_weight, grad_linear_bias
+MS_CE_OPERATION(LinearCrossEntropyBackward);
+
+// (L, options, plan) -> loss, total_weight, lse, the three gradients for upstream 1, applied f64 ()
+MS_CE_OPERATION(LinearCrossEntropyValueAndGrad);
+
+// (grad_loss, the three gradients, applied) -> done f64 (): multiplies the gradients in place, once.
+MS_CE_OPERATION_ONE_OUTPUT(LinearCrossEntropyRescale);
+
 extern "C" {
 MS_CE_EXPORT const char* MsCeVersion();
+MS_CE_EXPORT const char* MsCeMatmulLibrary();  // of the linear loss: "oneDNN" or "portable"
 MS_CE_EXPORT const char* MsCeIsa();
 MS_CE_EXPORT const char* MsCeIsaList();  // those this CPU runs, best first, comma separated
 MS_CE_EXPORT int MsCeSetIsa(const char* name);  // "auto" restores the default; 0, or -1 if not usable

@@ -18,6 +18,12 @@ Shape InferRows(const Shape& logits) {
   return RowsShape(logits);
 }
 
+// Of the linear loss: the hidden states' shape without the features.
+Shape WithoutLast(Shape shape) {
+  if (shape != Shape{kUnknownRank} && !shape.empty()) shape.pop_back();
+  return shape;
+}
+
 Shape WithLast(Shape shape, int64_t last) {
   if (shape != Shape{kUnknownRank}) shape.push_back(last);
   return shape;
@@ -50,3 +56,12 @@ MS_CE_INFER_ONE(CrossEntropyPartialBackward, input(2))
 MS_CE_INFER(NLLForward, {{}, {}})
 MS_CE_INFER(NLLForwardRows, {rows(0), {}})
 MS_CE_INFER_ONE(NLLBackward, input(3))
+MS_CE_INFER(LinearCrossEntropyForward, {{}, {}, ms_ce::WithoutLast(input(0))})
+MS_CE_INFER(LinearCrossEntropyForwardRows, {ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0))})
+MS_CE_INFER(LinearCrossEntropyStats, {{}, {}, ms_ce::WithoutLast(input(0)), {}, {}, {}})
+MS_CE_INFER(LinearCrossEntropyStatsRows, {ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0)),
+                                          ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0))})
+MS_CE_INFER(LinearCrossEntropyBackward, {input(2), input(3), input(5)})
+MS_CE_INFER(LinearCrossEntropyValueAndGrad,
+            {{}, {}, ms_ce::WithoutLast(input(0)), input(0), input(1), input(3), {}})
+MS_CE_INFER_ONE(LinearCrossEntropyRescale, {})
