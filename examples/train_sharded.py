@@ -74,7 +74,10 @@ class Mesh:
 
     def class_blocks(self, vocabulary_size: int) -> list[int]:
         """Classes that each worker of a vocabulary group holds; they need not be equal."""
-        return [len(part) for part in np.array_split(np.arange(vocabulary_size), self.vocabulary_parallel)]
+        return [
+            len(part)
+            for part in np.array_split(np.arange(vocabulary_size), self.vocabulary_parallel)
+        ]
 
     def my_rows(self, batch: Batch) -> list[Tensor]:
         return [Tensor(np.split(part, self.data_parallel)[self.row_rank]) for part in batch]
@@ -167,7 +170,11 @@ def main() -> None:
         whole = LanguageModelLoss(make_model(arguments, len(corpus.alphabet)))
         step = nn.TrainOneStepCell(whole, create_optimizer(whole.trainable_params(), config))
         single = train(
-            step.set_train(), batches(), lambda batch: map(Tensor, batch), config.steps, "one process"
+            step.set_train(),
+            batches(),
+            lambda batch: map(Tensor, batch),
+            config.steps,
+            "one process",
         )
         compare(sharded, single)
 

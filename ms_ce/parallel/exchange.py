@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 from mindspore import nn, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
@@ -18,7 +20,9 @@ class Group:
         if name is None:
             return
         if not isinstance(name, str):
-            raise TypeError(f"{op}: a group must be the name of a communication group, got {name!r}")
+            raise TypeError(
+                f"{op}: a group must be the name of a communication group, got {name!r}"
+            )
         try:
             self.size, self.rank = get_group_size(name), get_rank(name)
         except (RuntimeError, ValueError) as error:
@@ -38,7 +42,7 @@ class AllSum(nn.Cell):
 
     def __init__(self, group: Group):
         super().__init__()
-        self.reduce = ops.AllReduce(group=group.name) if group.size > 1 else None
+        self.reduce: Any = ops.AllReduce(group=group.name) if group.size > 1 else None
 
     def construct(self, x):
         x = ops.stop_gradient(x)
@@ -56,8 +60,10 @@ class AllStatistics(nn.Cell):
         super().__init__()
         self.size, self.rank = group.size, group.rank
         self.by_sum = device_target() == "CPU"
-        self.reduce = ops.AllReduce(group=group.name) if self.size > 1 and self.by_sum else None
-        self.gather = ops.AllGather(group=group.name) if self.size > 1 and not self.by_sum else None
+        self.collective: Any = None
+        if self.size > 1:
+            collective = ops.AllReduce if self.by_sum else ops.AllGather
+            self.collective = collective(group=group.name)
         self.zeros_like, self.concatenate = ops.ZerosLike(), ops.Concat()
 
     def construct(self, values):
@@ -65,10 +71,10 @@ class AllStatistics(nn.Cell):
         if self.size == 1:
             return own
         if not self.by_sum:
-            return ops.reshape(self.gather(values), (self.size, *values.shape))
+            return ops.reshape(self.collective(values), (self.size, *values.shape))
         empty = self.zeros_like(own)
         slots = (empty,) * self.rank + (own,) + (empty,) * (self.size - 1 - self.rank)
-        return self.reduce(self.concatenate(slots))
+        return self.collective(self.concatenate(slots))
 
 
 class SumGradient(nn.Cell):
@@ -91,7 +97,7 @@ class SumGradient(nn.Cell):
     def __init__(self, group: str | None = None):
         super().__init__()
         chosen = Group("SumGradient", world() if group is None else group)
-        self.reduce = ops.AllReduce(group=chosen.name) if chosen.size > 1 else None
+        self.reduce: Any = ops.AllReduce(group=chosen.name) if chosen.size > 1 else None
 
     def construct(self, x):
         return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -62,7 +62,9 @@ def _check_inputs(logits, label, mask, label_dtype, mask_dtype, weights: int | N
     if logits is None:
         return
     if weights is not None and weights != logits[1]:
-        raise ValueError(f"{_OP}: weight must have {logits[1]} elements, one a class, got {weights}")
+        raise ValueError(
+            f"{_OP}: weight must have {logits[1]} elements, one a class, got {weights}"
+        )
     rows = (logits[0],)
     expected = rows if label_dtype in _checks.LABELS else tuple(logits)
     if label is not None and tuple(label) != expected:
@@ -156,8 +158,8 @@ class CrossEntropyLoss(nn.Cell):
         self.probability_sums = ProbabilitySums(mesh, options, class_weight)
         self.denominator_floor = Tensor([_DENOMINATOR_FLOOR], ms.float32)
         self.checks = bool(check_for_nan_in_loss_and_grad)
-        self.check_logits = FiniteGradient(_OP, "logits") if self.checks else None
-        self.check_loss = FiniteValue(_OP, "the local loss") if self.checks else None
+        self.check_logits = FiniteGradient(_OP, "logits")
+        self.check_loss = FiniteValue(_OP, "the local loss")
         self.local_loss_label = f"rank {this_rank()}: local loss"
 
     def construct(self, logits, label, input_mask):

@@ -123,18 +123,14 @@ class ClassIndexRows(_SoftmaxRows):
             row_loss = self.add(row_loss, soft_loss)
         return self.with_z_loss(row_loss, top, log_sum), top, log_sum
 
-    def bprop(
-        self, logits, labels, hard, class_ids, local_soft, soft, soft_is_zero, out, dout
-    ):
+    def bprop(self, logits, labels, hard, class_ids, local_soft, soft, soft_is_zero, out, dout):
         upstream = dout[0] * self.mesh.classes
         mass = hard + self.soft_total
         gradient = self.softmax_gradient(logits, mass, out[1], out[2], upstream)
         if self.smooth:
             gradient = gradient - upstream * local_soft
         local = labels - class_ids[0, 0]
-        held = ops.logical_and(
-            ops.greater_equal(local, 0), ops.less(local, class_ids.shape[1])
-        )
+        held = ops.logical_and(ops.greater_equal(local, 0), ops.less(local, class_ids.shape[1]))
         zeros = self.zeros_like
         position = ops.select(held, local, zeros(local))
         pull = ops.select(held, -upstream * hard, zeros(hard))
@@ -218,7 +214,12 @@ class _Rows(nn.Cell):
         """Both sums over the mesh, then both over the rows of this rank."""
         row_loss = self.multiply(self.replace(row_loss, left_out, 0.0), mask)
         row_weight = self.multiply(row_weight, mask)
-        return self.sum(row_loss), self.sum(row_weight), self.local_sum(row_loss), self.local_sum(row_weight)
+        return (
+            self.sum(row_loss),
+            self.sum(row_weight),
+            self.local_sum(row_loss),
+            self.local_sum(row_weight),
+        )
 
 
 class ClassIndexSums(_Rows):

@@ -11,7 +11,7 @@ from mindspore.ops import constexpr
 from ms_ce import _checks
 from ms_ce.backend import choose, device_target
 from ms_ce.functional import check_inputs
-from ms_ce.ops import composed, cpu
+from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, world
@@ -19,11 +19,16 @@ from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import GlobalMean
 
 _OP = "VocabParallelCrossEntropyLoss"
+_KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
 
 
 @constexpr
 def _block_of(
-    rank: int, ranks: int, class_blocks: tuple[int, ...] | None, num_classes: int | None, columns: int
+    rank: int,
+    ranks: int,
+    class_blocks: tuple[int, ...] | None,
+    num_classes: int | None,
+    columns: int,
 ) -> tuple[int, int, int]:
     """(offset, classes held, classes in all) of a rank whose logits have this many columns."""
     sizes = class_blocks or (columns,) * ranks
@@ -99,7 +104,8 @@ class VocabParallelRows(nn.Cell):
         super().__init__()
         self.options = options._replace(reduction="none")
         self.z_loss, self.ignore_index = options.z_loss, options.ignore_index
-        self.on_cpu_kernel = choose(_OP, backend) == "cpu"
+        kernels = _KERNELS[choose(_OP, backend)]
+        self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
         # On CPU the statistics cross as two float32 each, so that they arrive in float64.
         self.in_two_parts = device_target() == "CPU"
         self.wide = ms.float64 if self.in_two_parts else ms.float32
@@ -117,10 +123,7 @@ class VocabParallelRows(nn.Cell):
         offset, held, total = self.block_of(logits)
         block = ClassBlock(offset, total)
         own = logits[:, :held] if held < logits.shape[1] else logits
-        if self.on_cpu_kernel:
-            local = cpu.partial(own, target, weight, self.options, block)
-        else:
-            local = composed.partial(own, target, weight, self.options, block)
+        local = self.partial(own, target, weight, self.options, block)
         statistics = self.exchanged(ops.cast(ops.reshape(local, (-1, 3)), self.wide))
         lse, dot, mass = self.combined(statistics)
         row_loss = mass * lse - dot
@@ -159,10 +162,7 @@ class VocabParallelRows(nn.Cell):
         if self.z_loss:
             of_lse = ops.cast(2.0 * self.z_loss * out[1] * dout[0], logits.dtype)
         rest = (own, target, weight, out[1], out[2], self.options, block)
-        if self.on_cpu_kernel:
-            gradient = cpu.partial_backward(upstream, of_lse, *rest)
-        else:
-            gradient = composed.partial_backward(upstream, of_lse, *rest)
+        gradient = self.partial_backward(upstream, of_lse, *rest)
         if held < logits.shape[1]:
             padding = self.zeros_like(logits[:, held:])
             gradient = self.concatenate((gradient, padding))
@@ -244,7 +244,9 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         )
         self.reduction, self.ignore_index = reduction, self.options.ignore_index
         if weight is not None and not isinstance(weight, Tensor):
-            raise TypeError(f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}")
+            raise TypeError(
+                f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}"
+            )
         self.weight = weight
         chosen = Group(_OP, world() if group is None else group)
         blocks = _checked_blocks(class_blocks, chosen.size)

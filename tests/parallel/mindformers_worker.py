@@ -1,6 +1,6 @@
 """Our drop-in and mindformers' own loss on the same inputs; runs where mindformers is installed.
 
-    python mindformers_worker.py local|partitioned RESULT.json
+python mindformers_worker.py local|partitioned RESULT.json
 """
 
 import json
@@ -31,7 +31,11 @@ def inputs(dtype=np.float32, mask_dtype=np.float32) -> list[Tensor]:
 def described(outputs) -> list[dict]:
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return [
-        {"values": one.asnumpy().ravel().tolist(), "shape": list(one.shape), "dtype": str(one.dtype)}
+        {
+            "values": one.asnumpy().ravel().tolist(),
+            "shape": list(one.shape),
+            "dtype": str(one.dtype),
+        }
         for one in outputs
     ]
 
@@ -113,7 +117,9 @@ def partitioned() -> dict:
     values = [one.asnumpy() for one in arguments]
     config, results = OpParallelConfig(data_parallel=2, model_parallel=2), {}
     for name, loss in (("theirs", Theirs), ("ours", Ours)):
-        graphs = compile_all_ranks(lambda loss=loss: WithGradient(loss(config)), arguments, Case().ranks)
+        graphs = compile_all_ranks(
+            lambda loss=loss: WithGradient(loss(config)), arguments, Case().ranks
+        )
         outputs, exchanges = run_lockstep(graphs, [values] * Case().ranks)
         results[name] = {
             "losses": [float(output[0][0][0]) for output in outputs],
@@ -124,4 +130,6 @@ def partitioned() -> dict:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[2]).write_text(json.dumps({"local": local, "partitioned": partitioned}[sys.argv[1]]()))
+    Path(sys.argv[2]).write_text(
+        json.dumps({"local": local, "partitioned": partitioned}[sys.argv[1]]())
+    )

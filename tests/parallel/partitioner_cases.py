@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from ms_ce import reference
 
 ROWS_PER_RANK, CLASSES_PER_RANK = 4, 6
@@ -46,7 +47,9 @@ CASES = {
     "float16": Case(dtype=np.float16),
     "bool mask": Case(mask_dtype=np.bool_),
     "integer mask": Case(mask_dtype=np.int32),
-    "auto_parallel": Case(context={"parallel_mode": "auto_parallel", "search_mode": "sharding_propagation"}),
+    "auto_parallel": Case(
+        context={"parallel_mode": "auto_parallel", "search_mode": "sharding_propagation"}
+    ),
     "split batch": Case(context={"dataset_strategy": ((2, 1), (2,), (2,))}),
 }
 
@@ -81,10 +84,14 @@ def expected(case: Case, logits, label, mask) -> tuple[float, np.ndarray, np.nda
     if not case.probabilities:
         counted &= label != options["ignore_index"]
     factor = mask[counted].astype(np.float64)
-    weight = np.ones(logits.shape[1]) if options.get("weight") is None else np.array(options["weight"])
+    weight = (
+        np.ones(logits.shape[1]) if options.get("weight") is None else np.array(options["weight"])
+    )
     row_weight = np.ones(counted.sum()) if case.probabilities else weight[label[counted]]
     total = (factor * row_weight).sum() + 1e-8
-    rows = reference.cross_entropy(logits[counted], label[counted], reduction="none", **options).loss
+    rows = reference.cross_entropy(
+        logits[counted], label[counted], reduction="none", **options
+    ).loss
     gradients = reference.cross_entropy_grad(
         logits[counted], label[counted], reduction="none", grad_loss=factor / total, **options
     )

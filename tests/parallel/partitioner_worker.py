@@ -1,6 +1,6 @@
 """Compile the drop-in loss for every rank of a mesh, run the graphs in lockstep, and write what came out as JSON.
 
-    python partitioner_worker.py RESULT.json CASE [CASE ...]
+python partitioner_worker.py RESULT.json CASE [CASE ...]
 """
 
 import json
@@ -12,10 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.composite.base import _Grad
-from ms_ce.parallel import CrossEntropyLoss, ParallelConfig
 from partitioner_cases import CASES, CLASSES_PER_RANK, Case, expected, make_inputs
 from rig.compiler import compile_all_ranks, register_pretended_ascend
 from rig.interpreter import run_lockstep
+
+from ms_ce.parallel import CrossEntropyLoss, ParallelConfig
+
 
 class WithGradient(nn.Cell):
     """(loss, gradient of the first input).
@@ -55,7 +57,9 @@ def run_case(case: Case) -> dict:
             lambda: WithGradient(LabelFirst(CrossEntropyLoss(config, **case.loss))),
             [[label, logits, mask] for logits, label, mask in inputs_by_rank(case)],
         )
-        errors["label"] = _error(whole_gradient(case, [one[1] for one in label_outputs]), grad_label)
+        errors["label"] = _error(
+            whole_gradient(case, [one[1] for one in label_outputs]), grad_label
+        )
     return {
         "mesh": [case.data_parallel, case.model_parallel],
         "expected_loss": loss,
@@ -66,7 +70,9 @@ def run_case(case: Case) -> dict:
     }
 
 
-def compile_and_run(case: Case, make_cell: Callable[[], nn.Cell], inputs: list) -> tuple[list, list]:
+def compile_and_run(
+    case: Case, make_cell: Callable[[], nn.Cell], inputs: list
+) -> tuple[list, list]:
     tensors = [Tensor(value) for value in inputs[0]]
     graphs = compile_all_ranks(make_cell, tensors, case.ranks, **case.context)
     outputs, exchanges = run_lockstep(graphs, inputs)
@@ -145,7 +151,9 @@ def run_training(gradients_mean: bool) -> dict:
         gradients_mean=gradients_mean,
     )
     blocks = np.split(weight, case.model_parallel)
-    parameters = [{"network.weight": blocks[rank % case.model_parallel]} for rank in range(case.ranks)]
+    parameters = [
+        {"network.weight": blocks[rank % case.model_parallel]} for rank in range(case.ranks)
+    ]
     outputs, exchanges = run_lockstep(graphs, [inputs] * case.ranks, parameters)
     _, grad_logits, _ = expected(case, features.astype(np.float64) @ weight.T, label, mask)
     divisor = case.data_parallel if gradients_mean else 1
@@ -168,7 +176,11 @@ def _only_tensor(output: object) -> np.ndarray:
 def run_refusal() -> str:
     """What the user reads when rows and classes do not divide by the mesh."""
     config = ParallelConfig(2, 2)
-    inputs = [Tensor(np.zeros((4, 7), np.float32)), Tensor([0, 1, 2, 3], ms.int32), Tensor([1.0] * 4)]
+    inputs = [
+        Tensor(np.zeros((4, 7), np.float32)),
+        Tensor([0, 1, 2, 3], ms.int32),
+        Tensor([1.0] * 4),
+    ]
     try:
         compile_all_ranks(lambda: CrossEntropyLoss(config), inputs, 4)
     except ValueError as error:

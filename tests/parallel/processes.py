@@ -1,5 +1,6 @@
 """Start a worker in a process group of its own and never leave any of it behind."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -26,7 +27,9 @@ class Finished:
     output: str
 
 
-def run(command: Sequence[str], directory: Path, seconds: float, environment: Mapping[str, str]) -> Finished:
+def run(
+    command: Sequence[str], directory: Path, seconds: float, environment: Mapping[str, str]
+) -> Finished:
     """Run to the end, or kill the whole process group after `seconds`."""
     search_path = os.pathsep.join(map(str, [package_parent(), HERE, HERE.parents[1]]))
     # msrun starts the first "python" that it finds.
@@ -37,7 +40,12 @@ def run(command: Sequence[str], directory: Path, seconds: float, environment: Ma
     log = directory / "launcher.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            command, cwd=directory, env=variables, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True
+            command,
+            cwd=directory,
+            env=variables,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         try:
             code = process.wait(seconds)
@@ -55,10 +63,8 @@ def package_parent() -> Path:
 
 def kill_group(process: subprocess.Popen) -> None:
     """The session leader's number is that of its group, which may outlive it."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -77,7 +83,8 @@ def group_members(group: int) -> list[int]:
 
 def _everything_printed(directory: Path) -> str:
     return "\n".join(
-        f"--- {log.name}\n{log.read_text(errors='replace')}" for log in sorted(directory.rglob("*.log"))
+        f"--- {log.name}\n{log.read_text(errors='replace')}"
+        for log in sorted(directory.rglob("*.log"))
     )
 
 

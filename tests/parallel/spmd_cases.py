@@ -46,7 +46,9 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     if case.infinite_logits:
         logits[0, 0::2] = -np.inf
     if case.probabilities:
-        target = np.moveaxis(random.dirichlet(np.ones(case.classes), (rows, *case.positions)), -1, 1)
+        target = np.moveaxis(
+            random.dirichlet(np.ones(case.classes), (rows, *case.positions)), -1, 1
+        )
         if case.infinite_logits:
             target[0] = np.where(np.isinf(logits[0]), 0, target[0])
     else:

@@ -143,8 +143,8 @@ def one_collective() -> None:
     """Forward sends six floats a row into a slot for each rank; backward sends nothing."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     loss = VocabParallelCrossEntropyLoss()
-    counted = CountedCalls(loss.rows.gather.reduce)
-    loss.rows.gather.reduce = counted
+    counted = CountedCalls(loss.rows.gather.collective)
+    loss.rows.gather.collective = counted
     logits, target = Tensor(np.zeros((ROWS, 3), np.float32)), Tensor(np.zeros(ROWS, np.int32))
     ms.value_and_grad(loss)(logits, target)
     assert counted.count == 1, counted.count
@@ -173,7 +173,8 @@ def drop_in(mode: str) -> None:
     (numerator, denominator), gradient = function(Tensor(logits), Tensor(label), Tensor(mask))
     rows = mask & (label != -100)
     expected = reference.cross_entropy(logits[rows], label[rows], reduction="sum", **options)
-    assert numerator.shape == () and denominator.shape == (1,)
+    assert numerator.shape == ()
+    assert denominator.shape == (1,)
     close(numerator.asnumpy(), expected.loss, "numerator")
     close(denominator.asnumpy(), [expected.total_weight], "denominator")
     expected_gradient = np.zeros(logits.shape)
@@ -220,7 +221,10 @@ def wrong_arguments() -> None:
         (lambda: loss(reduction="max"), "reduction must be 'none', 'mean' or 'sum'"),
         (lambda: loss(weight=Tensor([1.0]))(logits, target), "weight must have shape (6,)"),
         (lambda: loss(num_classes=9)(logits, target), "at most the 6 classes"),
-        (lambda: loss(class_blocks=(2, 2))(logits, target), "must have 2 classes (class_blocks), got 3"),
+        (
+            lambda: loss(class_blocks=(2, 2))(logits, target),
+            "must have 2 classes (class_blocks), got 3",
+        ),
         (lambda: loss()(logits[0], target), "target of dtype int32 must have 0 dimensions"),
         (lambda: loss()(logits[0], target[0]), "logits must have shape (N, C_local, …)"),
     ):

@@ -1,6 +1,6 @@
 """One rank of an msrun job: compute every case on its share, compare with the reference, write the verdicts.
 
-    msrun ... spmd_worker.py DIRECTORY
+msrun ... spmd_worker.py DIRECTORY
 """
 
 import json
@@ -18,7 +18,14 @@ from ms_ce import reference
 from ms_ce.parallel import VocabParallelCrossEntropyLoss
 from tests.tolerances import check_close, tolerance
 
-REFERENCE_OPTIONS = ("ignore_index", "reduction", "label_smoothing", "z_loss", "softcap", "logit_scale")
+REFERENCE_OPTIONS = (
+    "ignore_index",
+    "reduction",
+    "label_smoothing",
+    "z_loss",
+    "softcap",
+    "logit_scale",
+)
 
 
 class Place:
@@ -55,7 +62,9 @@ class Network(nn.Cell):
         return (2 * self.loss(logits, target).astype(ms.float32)).sum()
 
 
-def value_and_gradient(case: Case, loss: nn.Cell, inputs: list[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+def value_and_gradient(
+    case: Case, loss: nn.Cell, inputs: list[Tensor]
+) -> tuple[np.ndarray, np.ndarray]:
     ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
     function = ms.value_and_grad(Network(loss), 0)
     if case.mode == JIT:

@@ -15,9 +15,7 @@ MESSAGES = {"raise": "rank 1 has had enough", "die": "exit with exception"}
 
 def launch(how, directory, seconds, environment):
     arguments = [how, str(directory)]
-    finished = run_msrun(
-        HERE / "failing_worker.py", 2, arguments, directory, seconds, environment
-    )
+    finished = run_msrun(HERE / "failing_worker.py", 2, arguments, directory, seconds, environment)
     return finished, time.time()
 
 

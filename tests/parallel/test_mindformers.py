@@ -20,7 +20,12 @@ CASES = ("default", "per token", "sequence pipeline", "float16", "nothing counts
 
 
 def results_of(part, directory):
-    command = [os.environ["MS_CE_MINDFORMERS_PYTHON"], str(HERE / "mindformers_worker.py"), part, "results.json"]
+    command = [
+        os.environ["MS_CE_MINDFORMERS_PYTHON"],
+        str(HERE / "mindformers_worker.py"),
+        part,
+        "results.json",
+    ]
     finished = run(command, directory, SECONDS, {"GLOG_v": "4"})
     assert finished.code == 0, finished.output
     return json.loads((directory / "results.json").read_text())
@@ -47,7 +52,9 @@ def test_same_numbers_shapes_and_dtypes(local, mode, case):
     assert ours["gradient_dtype"] == theirs["gradient_dtype"]
     largest = np.abs(theirs["gradient"]).max(initial=1.0)
     tolerance = GRADIENT_TOLERANCE if case != "float16" else 2.0**-11
-    np.testing.assert_allclose(ours["gradient"], theirs["gradient"], rtol=0, atol=tolerance * largest)
+    np.testing.assert_allclose(
+        ours["gradient"], theirs["gradient"], rtol=0, atol=tolerance * largest
+    )
 
 
 def test_a_configuration_names_our_loss(local):
@@ -73,7 +80,9 @@ def test_a_label_out_of_range_is_silent_there_and_an_error_here(local):
 
 
 def test_same_numbers_on_a_mesh(partitioned):
-    assert partitioned["ours"]["losses"] == pytest.approx(partitioned["theirs"]["losses"], rel=TOLERANCE)
+    assert partitioned["ours"]["losses"] == pytest.approx(
+        partitioned["theirs"]["losses"], rel=TOLERANCE
+    )
     np.testing.assert_allclose(
         partitioned["ours"]["gradient"], partitioned["theirs"]["gradient"], rtol=0, atol=TOLERANCE
     )

@@ -50,14 +50,21 @@ def test_loss_equals_the_reference_on_every_rank(results, name):
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_equal_the_reference(results, name):
-    bound = GRADIENT_TOLERANCE if CASES[name].dtype.__name__ == "float32" else HALF_GRADIENT_TOLERANCE
+    bound = (
+        GRADIENT_TOLERANCE if CASES[name].dtype.__name__ == "float32" else HALF_GRADIENT_TOLERANCE
+    )
     errors = results[name]["gradient_errors"]
     assert ("label" in errors) == CASES[name].probabilities
     assert all(error <= bound for error in errors.values()), errors
 
 
 def summary(exchange):
-    return exchange["operator"], exchange["reduction"], exchange["elements"], tuple(exchange["ranks"])
+    return (
+        exchange["operator"],
+        exchange["reduction"],
+        exchange["elements"],
+        tuple(exchange["ranks"]),
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("mesh")])
@@ -67,7 +74,8 @@ def test_a_step_exchanges_three_numbers_a_row_and_three_scalars(results, name):
         row_group = tuple(range(rank // classes * classes, (rank // classes + 1) * classes))
         mesh_column = tuple(range(rank % classes, rows * classes, classes))
         over_classes = [
-            ("AllReduce", reduction, ROWS_PER_RANK, row_group) for reduction in ("max", "sum", "sum")
+            ("AllReduce", reduction, ROWS_PER_RANK, row_group)
+            for reduction in ("max", "sum", "sum")
         ]
         # Numerator, denominator, and the upstream gradient on its way back.
         over_rows = [("AllReduce", "sum", 1, mesh_column)] * 3
@@ -91,8 +99,9 @@ def test_weights_get_the_gradient_of_the_mean_over_the_whole_batch(results, name
 
 
 def test_sizes_that_the_mesh_does_not_divide_are_refused(results):
-    assert "classes of logits must be divisible by 2 (model_parallel), got logits of shape (4, 7)" in (
-        results["refusal"]
+    assert (
+        "classes of logits must be divisible by 2 (model_parallel), got logits of shape (4, 7)"
+        in (results["refusal"])
     )
 
 

@@ -30,6 +30,8 @@ def names(ranks: int) -> list[str]:
     return [case.name for case in cases(ranks)] + list(PROGRAMS[ranks])
 
 
-@pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks in (2, 4) for name in names(ranks)])
+@pytest.mark.parametrize(
+    ("ranks", "name"), [(ranks, name) for ranks in (2, 4) for name in names(ranks)]
+)
 def test_every_rank_agrees_with_the_reference(verdicts, ranks, name):
     assert [rank[name] for rank in verdicts[ranks]] == ["passed"] * ranks

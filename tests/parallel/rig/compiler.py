@@ -22,7 +22,6 @@ from mindspore import Tensor, context, nn
 from mindspore.graph.api import _cell_graph_executor
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 from mindspore.parallel._utils import _reset_op_id
-
 from rig.mindir import RankGraph
 
 SUPPORTED_MINDSPORE = "2.10.0"
@@ -40,7 +39,10 @@ def register_pretended_ascend() -> None:
         )
     core = ctypes.CDLL(str(Path(mindspore.__file__).parent / "lib" / "libmindspore_core.so"))
     make_string = getattr(ctypes.CDLL("libstdc++.so.6"), STRING_CONSTRUCTOR)
-    make_string.argtypes, make_string.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p], None
+    make_string.argtypes, make_string.restype = (
+        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+        None,
+    )
     target, allocator = ctypes.c_void_p(), ctypes.c_char()
     make_string(ctypes.byref(target), b"Ascend", ctypes.byref(allocator))
     register = getattr(core, REGISTER_INIT_FUNCTION)
@@ -71,18 +73,30 @@ def use_mesh(device_count: int, rank: int, **settings: object) -> None:
 
 
 def compile_rank(
-    make_cell: Callable[[], nn.Cell], inputs: Sequence[Tensor], device_count: int, rank: int, **settings: object
+    make_cell: Callable[[], nn.Cell],
+    inputs: Sequence[Tensor],
+    device_count: int,
+    rank: int,
+    **settings: object,
 ) -> RankGraph:
     """The partitioned graph of `rank`.  `make_cell` runs after the context is set, as in a training script."""
     use_mesh(device_count, rank, **settings)
     phase, _ = _cell_graph_executor.compile(make_cell(), *inputs)
     model = mindir_protocol.ModelProto()
-    model.ParseFromString(_cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False))
+    model.ParseFromString(
+        _cell_graph_executor._graph_executor.get_func_graph_proto(phase, "mind_ir", False)
+    )
     return RankGraph.from_model(model)
 
 
 def compile_all_ranks(
-    make_cell: Callable[[], nn.Cell], inputs: Sequence[Tensor], device_count: int, **settings: object
+    make_cell: Callable[[], nn.Cell],
+    inputs: Sequence[Tensor],
+    device_count: int,
+    **settings: object,
 ) -> list[RankGraph]:
     """The partitioned graphs of every rank, rank 0 first."""
-    return [compile_rank(make_cell, inputs, device_count, rank, **settings) for rank in range(device_count)]
+    return [
+        compile_rank(make_cell, inputs, device_count, rank, **settings)
+        for rank in range(device_count)
+    ]

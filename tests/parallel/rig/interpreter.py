@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
 from rig.mindir import Node, Operator, RankGraph
 from rig.operators import OPERATORS
 
@@ -25,7 +24,9 @@ class Exchange:
 class Rank:
     """The state of one rank: values by name, the next node, the collective it waits in."""
 
-    def __init__(self, graph: RankGraph, inputs: Sequence[np.ndarray], parameters: dict[str, np.ndarray]):
+    def __init__(
+        self, graph: RankGraph, inputs: Sequence[np.ndarray], parameters: dict[str, np.ndarray]
+    ):
         self.graph = graph
         self.values = dict(zip(graph.inputs, inputs, strict=True))
         self.values.update({name: parameters[name.split(":")[-1]] for name in graph.parameters})
@@ -62,7 +63,13 @@ class Rank:
     def receive(self, result: np.ndarray, ranks: tuple[int, ...]) -> None:
         operator, sent = self.waiting.operator, self.sent()
         self.exchanges.append(
-            Exchange(operator.name, operator.attributes.get("op"), ranks, int(sent.size), int(sent.nbytes))
+            Exchange(
+                operator.name,
+                operator.attributes.get("op"),
+                ranks,
+                int(sent.size),
+                int(sent.nbytes),
+            )
         )
         self.values[self.waiting.output] = result
         self.position += 1
@@ -73,18 +80,25 @@ def _exchange(operator: Operator, sent: list[np.ndarray]) -> list[np.ndarray]:
     """What every member of the group receives."""
     count = len(sent)
     if operator.name == "AllReduce":
-        reduced = REDUCTIONS[operator.attributes.get("op", "sum")](np.stack(sent), axis=0).astype(sent[0].dtype)
+        reduced = REDUCTIONS[operator.attributes.get("op", "sum")](np.stack(sent), axis=0).astype(
+            sent[0].dtype
+        )
         return [reduced] * count
     if operator.name == "AllGather":
         return [np.concatenate(sent, axis=0)] * count
     if operator.name == "ReduceScatter":
-        return [part.astype(sent[0].dtype) for part in np.split(np.sum(np.stack(sent), axis=0), count)]
+        return [
+            part.astype(sent[0].dtype) for part in np.split(np.sum(np.stack(sent), axis=0), count)
+        ]
     if operator.name == "Broadcast":
         return [sent[0]] * count
     if operator.name == "AlltoAll":
         split_axis, join_axis = operator.attributes["split_dim"], operator.attributes["concat_dim"]
         pieces = [np.split(value, count, split_axis) for value in sent]
-        return [np.concatenate([piece[member] for piece in pieces], join_axis) for member in range(count)]
+        return [
+            np.concatenate([piece[member] for piece in pieces], join_axis)
+            for member in range(count)
+        ]
     raise NotImplementedError(operator.name)
 
 
@@ -97,7 +111,9 @@ def _ready_group(ranks: list[Rank]) -> tuple[int, ...] | None:
         group = operator.ranks(len(ranks))
         members = [ranks[member].waiting for member in group]
         if group[0] == number and all(
-            member and member.operator.name == operator.name and member.operator.ranks(len(ranks)) == group
+            member
+            and member.operator.name == operator.name
+            and member.operator.ranks(len(ranks)) == group
             for member in members
         ):
             return group
@@ -117,13 +133,18 @@ def run_lockstep(
         parameters: of every rank, the values of its blocks by parameter name.
     """
     chosen = parameters or [{}] * len(graphs)
-    ranks = [Rank(graph, given, values) for graph, given, values in zip(graphs, inputs, chosen, strict=True)]
+    ranks = [
+        Rank(graph, given, values)
+        for graph, given, values in zip(graphs, inputs, chosen, strict=True)
+    ]
     for rank in ranks:
         rank.run_to_collective()
     while any(rank.waiting for rank in ranks):
         group = _ready_group(ranks)
         if group is None:
-            stuck = {number: rank.waiting.operator for number, rank in enumerate(ranks) if rank.waiting}
+            stuck = {
+                number: rank.waiting.operator for number, rank in enumerate(ranks) if rank.waiting
+            }
             raise RuntimeError(f"deadlock: {stuck}")
         members = [ranks[number] for number in group]
         received = _exchange(members[0].waiting.operator, [member.sent() for member in members])

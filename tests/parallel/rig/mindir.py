@@ -57,7 +57,8 @@ class RankGraph:
             raise NotImplementedError("graphs with sub-graphs (control flow) are not interpreted")
         primitives = {
             primitive.name: Operator(
-                primitive.op_type, {attribute.name: decode(attribute) for attribute in primitive.attribute}
+                primitive.op_type,
+                {attribute.name: decode(attribute) for attribute in primitive.attribute},
             )
             for primitive in model.primitives
         }

@@ -1,4 +1,4 @@
-"""Numpy semantics of the MindSpore primitives that the partitioned graphs use: `OPERATORS[name](attributes, *inputs)`."""
+"""Numpy semantics of the primitives in partitioned graphs: `OPERATORS[name](attributes, *inputs)`."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,11 @@ def _binary(function: Callable) -> Callable:
     def apply(attributes: Attributes, a: object, b: object, *_: object) -> np.ndarray:
         result = np.asarray(function(a, b))
         dtypes = [value.dtype for value in (a, b) if isinstance(value, np.ndarray)]
-        return result if result.dtype == np.bool_ or not dtypes else result.astype(np.result_type(*dtypes))
+        return (
+            result
+            if result.dtype == np.bool_ or not dtypes
+            else result.astype(np.result_type(*dtypes))
+        )
 
     return apply
 
@@ -108,7 +112,9 @@ def transpose(attributes, x, permutation):
 @operator("BroadcastTo")
 def broadcast_to(attributes, x, shape):
     missing = len(shape) - x.ndim
-    return np.broadcast_to(x, [x.shape[i - missing] if size == -1 else size for i, size in enumerate(shape)]).copy()
+    return np.broadcast_to(
+        x, [x.shape[i - missing] if size == -1 else size for i, size in enumerate(shape)]
+    ).copy()
 
 
 @operator("Tile")
@@ -139,13 +145,19 @@ def split(attributes, x, axis=0, count=None):
 
 @operator("Concat")
 def concatenate(attributes, *inputs):
-    values, axis = (inputs[0], inputs[1]) if isinstance(inputs[0], tuple) else (inputs, attributes.get("axis", 0))
+    values, axis = (
+        (inputs[0], inputs[1])
+        if isinstance(inputs[0], tuple)
+        else (inputs, attributes.get("axis", 0))
+    )
     return np.concatenate(values, axis)
 
 
 @operator("OneHot")
 def one_hot(attributes, indices, depth, on_value, off_value, axis=-1):
-    return np.where(indices[..., None] == np.arange(depth), on_value, off_value).astype(np.asarray(on_value).dtype)
+    return np.where(indices[..., None] == np.arange(depth), on_value, off_value).astype(
+        np.asarray(on_value).dtype
+    )
 
 
 @operator("Select")
