@@ -71,7 +71,7 @@ static inline void ResolveClasses(const Problem& problem, Block* block, UnitSums
     const bool outside = !ignored & (static_cast<uint64_t>(target[l]) >= total);
     const int64_t local = target[l] - problem.class_offset;
     const int64_t owned = static_cast<uint64_t>(local) < classes ? local : kNoTarget;
-    block->target[l] = ignored | outside ? kIgnored : owned;
+    block->target[l] = (ignored | outside) ? kIgnored : owned;
     bad += outside;
     kept += !(ignored | outside);
   }

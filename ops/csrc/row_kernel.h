@@ -392,7 +392,7 @@ static void TargetGradRow(const Problem& problem, const Row& row) {
     for (int64_t i = 0; i < count; ++i) {
       const A scale = upstream * w[i];
       const bool excluded = (a[i] == A(0)) & (x[i] == -static_cast<A>(INFINITY));
-      out[i] = (scale == A(0)) | excluded ? A(0) : scale * ((lse - x[i]) + low);
+      out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((lse - x[i]) + low);
     }
     Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, false);
   }

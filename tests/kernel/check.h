@@ -18,7 +18,11 @@ bool Check(bool held, const char* format, Values... values) {
   if (held) return true;
   if (++tally.failures <= 20) {
     std::printf("FAILED: ");
-    std::printf(format, values...);
+    if constexpr (sizeof...(values) == 0) {
+      std::fputs(format, stdout);
+    } else {
+      std::printf(format, values...);
+    }
     std::printf("\n");
   }
   return false;
