@@ -1,0 +1,89 @@
+"""mindspore.ops.cross_entropy and ms_ce, in graph mode or PyNative."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+import ms_ce
+from ms_ce.ops import cpu, library
+from ms_ce.ops.options import Options
+
+
+class MindSporeLoss(nn.Cell):
+    def __init__(self, case: dict[str, Any], ignore_index: int) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.label_smoothing = case["label_smoothing"]
+
+    def construct(self, logits: Tensor, target: Tensor) -> Tensor:
+        return ops.cross_entropy(
+            logits,
+            target,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+class FusedValueAndGrad(nn.Cell):
+    """Loss and gradient of a row while it is in cache: one read of the logits instead of two."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__()
+        self.options = options
+
+    def construct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        loss, _, _, gradient = cpu.cross_entropy_value_and_grad(logits, target, None, self.options)
+        return loss, gradient
+
+
+class Losses:
+    def __init__(self, settings: dict[str, str]) -> None:
+        ms.set_device("CPU")
+        graph = settings["mode"] == "graph"
+        ms.set_context(mode=ms.GRAPH_MODE if graph else ms.PYNATIVE_MODE)
+        self.implementation = settings["implementation"]
+
+    def versions(self) -> dict[str, str]:
+        versions = {"mindspore": ms.__version__, "ms_ce": ms_ce.__version__}
+        if library.problem() is None:
+            versions["ms_ce instruction set"] = library.instruction_set()
+        return versions
+
+    def load(
+        self, logits: np.ndarray, target: np.ndarray, case: dict[str, Any], ignore_index: int
+    ) -> None:
+        self.logits, self.target = Tensor.from_numpy(logits), Tensor.from_numpy(target)
+        if case["dtype"] == "bfloat16":
+            self.logits = self.logits.astype(ms.bfloat16)
+            if case["target"] == "probability":
+                self.target = self.target.astype(ms.bfloat16)
+        smoothing = case["label_smoothing"]
+        if self.implementation == "mindspore":
+            loss = MindSporeLoss(case, ignore_index)
+        else:
+            loss = ms_ce.CrossEntropyLoss(
+                ignore_index=ignore_index, label_smoothing=smoothing, backend=self.implementation
+            )
+        self.computations = {"forward": loss, "forward_backward": ms.value_and_grad(loss)}
+        if self.implementation == "cpu":
+            options = Options(ignore_index=ignore_index, label_smoothing=smoothing)
+            self.computations["value_and_grad"] = FusedValueAndGrad(options)
+
+    def run(self, computation: str) -> Any:
+        """PyNative returns before the work is done: asnumpy waits for the last result."""
+        result = self.computations[computation](self.logits, self.target)
+        last = result[1] if isinstance(result, tuple) else result
+        last.asnumpy() if last.dtype != ms.bfloat16 else last.flush_from_cache()
+        return result
+
+    def answer(self, result: Any) -> tuple[float, np.ndarray | None]:
+        if not isinstance(result, tuple):
+            return float(result.astype(ms.float32).asnumpy()), None
+        loss, gradient = result
+        if gradient.dtype == ms.bfloat16:
+            gradient = gradient.astype(ms.float32)
+        return float(loss.astype(ms.float32).asnumpy()), gradient.asnumpy()

@@ -1,0 +1,66 @@
+"""Who is compared, and in which Python each lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cases import Case
+
+MINDSPORE, TORCH, JAX = (f"adapters.{name}_losses" for name in ("mindspore", "torch", "jax"))
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`memory` is the peak of forward and backward in multiples of the logits' bytes, as measured
+    at 2048x32000 float32 and rounded up: it decides what fits side by side, and is no result."""
+
+    name: str
+    adapter: str
+    mode: str
+    memory: float
+    implementation: str = ""
+    threads: int | None = None
+
+    @property
+    def own_environment(self) -> bool:
+        """True where torch and JAX live: not beside MindSpore, which needs an older numpy."""
+        return self.adapter != MINDSPORE
+
+    def settings(self) -> dict[str, str]:
+        return {"adapter": self.adapter, "mode": self.mode, "implementation": self.implementation}
+
+
+OURS = "ms_ce graph"
+OURS_PYNATIVE = "ms_ce pynative"
+OURS_ONE_THREAD = "ms_ce graph, one thread"
+MINDSPORE_GRAPH = "mindspore graph"
+MINDSPORE_PYNATIVE = "mindspore pynative"
+TORCH_EAGER = "torch eager"
+TORCH_COMPILE = "torch.compile"
+
+PEERS = (
+    Peer(OURS, MINDSPORE, "graph", 3, "cpu"),
+    Peer(OURS_PYNATIVE, MINDSPORE, "pynative", 3, "cpu"),
+    Peer(OURS_ONE_THREAD, MINDSPORE, "graph", 3, "cpu", threads=1),
+    Peer("ms_ce composed graph", MINDSPORE, "graph", 8, "composed"),
+    Peer("ms_ce composed pynative", MINDSPORE, "pynative", 8, "composed"),
+    Peer(MINDSPORE_GRAPH, MINDSPORE, "graph", 30, "mindspore"),
+    Peer(MINDSPORE_PYNATIVE, MINDSPORE, "pynative", 18, "mindspore"),
+    Peer(TORCH_EAGER, TORCH, "eager", 5),
+    Peer(TORCH_COMPILE, TORCH, "compile", 5),
+    Peer("jax.jit optax", JAX, "jit", 5),
+)
+CORE = (OURS, OURS_PYNATIVE, MINDSPORE_GRAPH, TORCH_EAGER, "jax.jit optax")
+
+
+def takes_part(peer: Peer, case: Case) -> bool:
+    if peer.threads is not None:
+        return case.one_thread
+    return case.every_peer or peer.name in CORE
+
+
+def computations(peer: Peer) -> tuple[str, ...]:
+    """value_and_grad is the fused operator of the cpu backend; nobody else has one."""
+    if peer.implementation == "cpu":
+        return "forward", "forward_backward", "value_and_grad"
+    return "forward", "forward_backward"
