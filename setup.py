@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
@@ -57,13 +57,18 @@ class BuildPy(build_py):
 class PlatformWheel(bdist_wheel):
     """py3-none-<platform>: the kernel depends on the machine, not on the version of Python."""
 
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = cxx_compiler() is None
-
     def get_tag(self) -> tuple[str, str, str]:
         _, _, platform = super().get_tag()
         return "py3", "none", platform
 
 
-setup(cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel})
+class KernelDistribution(Distribution):
+    """Belongs to one platform wherever the kernel is built."""
+
+    def has_ext_modules(self) -> bool:
+        return cxx_compiler() is not None
+
+
+setup(
+    cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel}, distclass=KernelDistribution
+)

@@ -3,7 +3,13 @@
 from ms_ce import ops
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
-from ms_ce.functional import LossStats, cross_entropy, cross_entropy_with_stats, nll_loss
+from ms_ce.functional import (
+    LossStats,
+    cross_entropy,
+    cross_entropy_value_and_grad,
+    cross_entropy_with_stats,
+    nll_loss,
+)
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
 
 __all__ = [
@@ -13,6 +19,7 @@ __all__ = [
     "__version__",
     "available_backends",
     "cross_entropy",
+    "cross_entropy_value_and_grad",
     "cross_entropy_with_stats",
     "nll_loss",
     "ops",

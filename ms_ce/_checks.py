@@ -189,3 +189,9 @@ def check_ignore_index(op: str, target, ignore_index: int) -> None:
             f"{op}: ignore_index must stay negative with a probability target, got {ignore_index}; "
             "set the probabilities of a row to 0 to leave it out"
         )
+
+
+@constexpr
+def check_reduced(op: str, reduction: str) -> None:
+    if reduction == "none":
+        raise ValueError(f"{op}: reduction must be 'mean' or 'sum', got 'none'")

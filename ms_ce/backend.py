@@ -12,7 +12,7 @@ from typing import NamedTuple
 import mindspore
 from mindspore.ops import constexpr
 
-from ms_ce.ops import composed, cpu
+from ms_ce.ops import ascend, composed, cpu
 
 ANY_DEVICE = "any"
 
@@ -41,6 +41,13 @@ _HALF_TO_DOUBLE = ("float16", "bfloat16", "float32", "float64")
 
 TABLE = (
     Backend("cpu", "CPU", _HALF_TO_DOUBLE, cpu.probe, "fused C++ kernel, one call each way"),
+    Backend(
+        "ascend",
+        "Ascend",
+        ("float16", "bfloat16", "float32"),
+        ascend.probe,
+        "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
+    ),
     Backend(
         "composed", ANY_DEVICE, _HALF_TO_DOUBLE, composed.probe, "MindSpore primitives"
     ),

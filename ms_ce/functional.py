@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 
 from ms_ce import _checks
 from ms_ce.backend import chosen
-from ms_ce.ops import composed, cpu
+from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.graph import compiling
 
 
@@ -57,6 +57,8 @@ def cross_entropy_on(op, backend, input, target, weight, options):
     check_inputs(op, "input", input, target, weight, options, True)
     if backend == "cpu":
         return cpu.cross_entropy(input, target, weight, options)[0]
+    if backend == "ascend":
+        return ascend.cross_entropy(input, target, weight, options)[0]
     return composed.cross_entropy(input, target, weight, options)[0]
 
 
@@ -65,6 +67,8 @@ def nll_loss_on(op, backend, input, target, weight, options):
     check_inputs(op, "input", input, target, weight, options, False)
     if backend == "cpu":
         return cpu.nll_loss(input, target, weight, options)
+    if backend == "ascend":
+        return ascend.nll_loss(input, target, weight, options)
     return composed.nll_loss(input, target, weight, options)
 
 
@@ -205,6 +209,8 @@ def cross_entropy_with_stats(
     check_inputs(op, "input", input, target, weight, options, True)
     if name == "cpu":
         stats = cpu.cross_entropy_with_stats(input, target, weight, options)
+    elif name == "ascend":
+        stats = ascend.cross_entropy_with_stats(input, target, weight, options)
     else:
         stats = composed.cross_entropy_with_stats(input, target, weight, options)
     exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
@@ -212,3 +218,48 @@ def cross_entropy_with_stats(
     if compiling():
         return stats[0], total_weight, lse, stats[3], stats[4], stats[5]
     return LossStats(stats[0], total_weight, lse, stats[3], stats[4], stats[5])
+
+
+def cross_entropy_value_and_grad(
+    input,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    backend="auto",
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+):
+    """(loss, gradient with respect to input) in one sweep: each logit is read once and its gradient written once.
+
+    For a training loop that needs both and takes the rest of its gradients by hand, or by a vjp from `gradient`. The
+    values are those of `cross_entropy` and of its gradient for upstream 1; nothing here is differentiable again.
+    Arguments, dtypes and errors are those of `cross_entropy`, with reduction 'mean' or 'sum'.
+
+    Returns:
+        (Tensor, Tensor): the scalar loss and the gradient of input's shape, both in input's dtype.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> logits = mindspore.Tensor([[0.0, 0.0]])
+        >>> loss, gradient = ms_ce.cross_entropy_value_and_grad(logits, mindspore.Tensor([0]))
+        >>> print(gradient)
+        [[-0.5  0.5]]
+    """
+    op = "cross_entropy_value_and_grad"
+    options = _checks.checked_options(
+        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    )
+    _checks.check_reduced(op, reduction)
+    name = chosen(op, backend)
+    check_inputs(op, "input", input, target, weight, options, True)
+    if name == "cpu":
+        result = cpu.cross_entropy_value_and_grad(input, target, weight, options)
+    elif name == "ascend":
+        result = ascend.cross_entropy_value_and_grad(input, target, weight, options)
+    else:
+        result = composed.cross_entropy_value_and_grad(input, target, weight, options)
+    return result[0], result[3]

@@ -132,10 +132,11 @@ def _unless_softcap(value, options):
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
 
-def _losses_like(grad_loss, logits, target, weight, options):
+def _forward_like(grad_loss, logits, target, weight, options):
+    """The forward call whose loss has grad_loss's shape."""
     if grad_loss.ndim == 0:
-        return _forward(logits, target, weight, options)[0]
-    return _forward_rows(logits, target, weight, options)[0]
+        return _forward(logits, target, weight, options)
+    return _forward_rows(logits, target, weight, options)
 
 
 def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
@@ -145,9 +146,9 @@ def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
     grad_logits = _backward(grad_loss, grad_loss, logits, dout, *rest) - _backward(
         grad_loss, grad_loss, logits, zero, *rest
     )
-    grad_grad = _losses_like(grad_loss, logits, dout, weight, options) - _losses_like(
-        grad_loss, logits, zero, weight, options
-    )
+    at_direction = _forward_like(grad_loss, logits, dout, weight, options)
+    at_zero = _forward_like(grad_loss, logits, zero, weight, options)
+    grad_grad = at_direction[0] - at_zero[0]
     grad_weight = weight
     if weight.ndim == 1:
         grad_weight = _weight_grad(grad_loss, logits, dout, *rest) - _weight_grad(
@@ -164,9 +165,10 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
         grad_loss, grad_loss, logits, target, zero, *rest
     )
     grad_target, grad_weight = _zeros_like(target), zero
+    at_direction = _forward_like(grad_loss, logits, target, dout, options)
     if _is_class_index(target.dtype):
         mean = options[_REDUCTION] == _REDUCTIONS["mean"]
-        share = _forward(logits, target, dout, options)[1] / total_weight
+        share = at_direction[1] / total_weight
         ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
         grad_logits = grad_logits - ratio.astype(logits.dtype) * whole
@@ -177,8 +179,8 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
         unit = _weight_grad(ops.ones_like(grad_loss), logits, target, weight, *rest)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
     else:
-        grad_grad = _losses_like(grad_loss, logits, target, dout, options) - _losses_like(
-            grad_loss, logits, target, zero, options
+        grad_grad = (
+            at_direction[0] - _forward_like(grad_loss, logits, target, zero, options)[0]
         )
     return grad_grad, grad_logits, grad_target, grad_weight, lse, total_weight, options
 

@@ -81,6 +81,7 @@ CORNERS = [
 ]
 
 
+@pytest.mark.parametrize("run", ["pynative", "jit"], indirect=True)
 @pytest.mark.parametrize("corner", CORNERS, ids=lambda corner: corner[0].replace(" ", "-"))
 def test_corner(corner, backend, run):
     name, logits, target, keywords, expected, expected_gradient = corner

@@ -11,12 +11,8 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.cases import CASES, NLL_CASES, Case
-from tests.integration.conftest import DTYPES, to_numpy, to_tensor
+from tests.integration.conftest import DTYPES, MODES, to_numpy, to_tensor
 from tests.tolerances import check_close, tolerance
-
-
-def _by_name(case: Case) -> str:
-    return case.name.replace(" ", "-")
 
 
 def _check(case, backend, dtype, run, function, expected, gradients):
@@ -60,8 +56,25 @@ def _check(case, backend, dtype, run, function, expected, gradients):
         )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES, ids=_by_name)
+# A case in a graph costs a compilation: by jit the kernel runs every case in float32 and float16, the composed
+# backend in float32; the cases named here run in every dtype by jit and under GRAPH_MODE. Directly all run all.
+COMPILED = {"cpu": ("float32", "float16"), "composed": ("float32",)}
+EVERY_DTYPE = ("weight", "everything", "everything probabilities", "unbatched none")
+
+
+def _combinations(cases):
+    for case in cases:
+        for dtype in DTYPES:
+            for backend in ("cpu", "composed"):
+                for mode in MODES:
+                    compiled = case.name in EVERY_DTYPE or dtype in COMPILED[backend]
+                    repeated = mode == "graph" and case.name not in EVERY_DTYPE
+                    if mode == "pynative" or (compiled and not repeated):
+                        name = f"{case.name}-{dtype}-{backend}-{mode}".replace(" ", "-")
+                        yield pytest.param(case, dtype, backend, mode, id=name)
+
+
+@pytest.mark.parametrize(("case", "dtype", "backend", "run"), _combinations(CASES), indirect=["run"])
 def test_cross_entropy(case, dtype, backend, run):
     data = case.inputs(dtype)
     arguments = (data["logits"], data["target"], data["weight"])
@@ -76,8 +89,9 @@ def test_cross_entropy(case, dtype, backend, run):
     _check(case, backend, dtype, run, function, expected, gradients)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", NLL_CASES, ids=_by_name)
+@pytest.mark.parametrize(
+    ("case", "dtype", "backend", "run"), _combinations(NLL_CASES), indirect=["run"]
+)
 def test_nll_loss(case, dtype, backend, run):
     data = case.inputs(dtype)
     arguments = (data["logits"], data["target"], data["weight"])

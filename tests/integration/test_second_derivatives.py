@@ -32,6 +32,7 @@ def _direction(case: Case) -> np.ndarray:
     return np.random.default_rng(1).normal(size=case.shape)
 
 
+@pytest.mark.parametrize("run", ["pynative", "jit"], indirect=True)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", SECOND, ids=lambda case: case.name.replace(" ", "-"))
 def test_hessian_vector_product(case, dtype, backend, run):
@@ -183,6 +184,7 @@ def _difference(function, point, direction, step=1e-6):
 MIXED = [case for case in CASES if case.name in ("probabilities smoothing weight", "probabilities")]
 
 
+@pytest.mark.parametrize("run", ["pynative", "jit"], indirect=True)
 @pytest.mark.parametrize("case", MIXED, ids=lambda case: case.name.replace(" ", "-"))
 @pytest.mark.parametrize("first", [0, 1, 2], ids=["logits", "target", "weight"])
 def test_mixed_second_derivatives_of_probabilities(case, first, backend, run):
@@ -235,6 +237,12 @@ def test_derivative_of_the_weight_gradient_of_class_indices(name, backend, run):
 
     expected = _difference(gradient, data["weight"], direction)
     bound = tolerance(backend, "float64")._replace(absolute=2e-5)
+    if backend == "composed" and not run.compiles and case.options.get("reduction") != "none":
+        # MindSpore's PyNative takes saved intermediate results for constants (docs/backends.md): if this no
+        # longer fails, the restriction can go.
+        with pytest.raises(AssertionError, match="outside"):
+            check_close(to_numpy(actual), expected, "float64", bound, name)
+        return
     check_close(to_numpy(actual), expected, "float64", bound, name)
 
 

@@ -185,6 +185,27 @@ def test_gradients_of_statistics(backend, run):
     check_close(to_numpy(actual), expected, "float32", bound._replace(absolute=1e-5))
 
 
+@pytest.mark.parametrize("name", ["ignored", "image", "everything", "probabilities sum"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_value_and_gradient_in_one_sweep(name, dtype, backend, run):
+    case = next(case for case in CASES if case.name == name)
+    data = case.inputs(dtype)
+    weight = to_tensor(data["weight"], dtype)
+
+    def function(logits, target):
+        return ms_ce.cross_entropy_value_and_grad(
+            logits, target, weight, backend=backend, **case.options
+        )
+
+    loss, gradient = run(function, *(to_tensor(data[key], dtype) for key in ("logits", "target")))
+    arguments = (data["logits"], data["target"], data["weight"])
+    bound = tolerance(backend, dtype, "softcap" in case.options)
+    expected = reference.cross_entropy(*arguments, **case.options).loss
+    check_close(to_numpy(loss), expected, dtype, bound)
+    expected = reference.cross_entropy_grad(*arguments, **case.options).logits
+    check_close(to_numpy(gradient), expected, dtype, bound)
+
+
 def test_half_logits_with_float32_weight_and_probabilities(backend, run):
     """What torch.amp hands over: half-precision logits beside float32 everything else."""
     case = next(case for case in CASES if case.name == "probabilities smoothing weight")
