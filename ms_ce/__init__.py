@@ -10,10 +10,12 @@ from ms_ce.functional import (
     cross_entropy_with_stats,
     nll_loss,
 )
+from ms_ce.linear import LinearCrossEntropyLoss, linear_cross_entropy
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
 
 __all__ = [
     "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
     "LossStats",
     "NLLLoss",
     "__version__",
@@ -21,6 +23,7 @@ __all__ = [
     "cross_entropy",
     "cross_entropy_value_and_grad",
     "cross_entropy_with_stats",
+    "linear_cross_entropy",
     "nll_loss",
     "ops",
 ]

@@ -285,3 +285,66 @@ def nll_loss_grad(
             counts = np.bincount(r.hard, weights=r.keep, minlength=len(r.w))
             grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
     return Gradients(from_rows(-g * r.w * r.q, shape), None, grad_weight)
+
+
+class LinearGradients(NamedTuple):
+    """Derivatives of the linear loss; `linear_bias` is None without one."""
+
+    input: Array
+    linear_weight: Array
+    linear_bias: Array | None
+
+
+def _shifted(hidden: Array, target: Array) -> tuple[Array, Array]:
+    """Position s of each sequence beside the target of position s + 1."""
+    rows = hidden.ndim - 1
+    after = (*[slice(None)] * (rows - 1), slice(1, None))
+    return hidden[..., :-1, :], np.asarray(target)[after]
+
+
+def _as_rows(hidden, linear_weight, target, linear_bias, shift: bool):
+    """(hidden rows, logits, target rows, leading shape), in float64."""
+    hidden = np.asarray(hidden, np.float64)
+    target = np.asarray(target)
+    if shift:
+        hidden, target = _shifted(hidden, target)
+    lead, probabilities = hidden.shape[:-1], target.ndim == hidden.ndim
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    logits = rows @ np.asarray(linear_weight, np.float64).T
+    if linear_bias is not None:
+        logits = logits + np.asarray(linear_bias, np.float64)
+    return rows, logits, target.reshape(logits.shape if probabilities else -1), lead
+
+
+def linear_cross_entropy(
+    input, linear_weight, target, linear_bias=None, weight=None, *, shift=False, **options
+) -> Result:
+    """`cross_entropy` of input·Wᵀ + b, input (…, H) with targets (…) or (…, C); options are cross_entropy's."""
+    _, logits, rows, lead = _as_rows(input, linear_weight, target, linear_bias, shift)
+    result = cross_entropy(logits, rows, weight, **options)
+    if options.get("reduction") != "none":
+        return result._replace(lse=result.lse.reshape(lead))
+    per_row = {name: getattr(result, name).reshape(lead) for name in ("loss", "lse", "z_loss", "entropy")}
+    return result._replace(**per_row)
+
+
+def linear_cross_entropy_grad(
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    weight=None,
+    *,
+    shift=False,
+    grad_loss=1.0,
+    **options,
+) -> LinearGradients:
+    """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g."""
+    rows, logits, targets, lead = _as_rows(input, linear_weight, target, linear_bias, shift)
+    upstream = np.asarray(grad_loss, np.float64).reshape(-1)
+    grad = cross_entropy_grad(logits, targets, weight, **options, grad_loss=upstream).logits
+    grad_rows = (grad @ np.asarray(linear_weight, np.float64)).reshape(*lead, -1)
+    if shift:
+        grad_rows = np.concatenate([grad_rows, np.zeros_like(grad_rows[..., :1, :])], axis=-2)
+    grad_bias = None if linear_bias is None else grad.sum(0)
+    return LinearGradients(grad_rows, grad.T @ rows, grad_bias)

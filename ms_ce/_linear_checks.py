@@ -1,0 +1,152 @@
+"""Checks of the linear loss's arguments, in the manner of `_checks`."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+from mindspore import Parameter, Tensor
+from mindspore.ops import constexpr
+
+from ms_ce import _checks
+
+
+@constexpr
+def check_plan(op: str, chunk_bytes, shift, gradient_in_forward) -> int:
+    """chunk_bytes as the kernel takes it: 0 for its own choice."""
+    if chunk_bytes is not None and (
+        isinstance(chunk_bytes, bool) or not isinstance(chunk_bytes, Integral)
+    ):
+        raise TypeError(f"{op}: chunk_bytes must be an int or None, got {chunk_bytes!r}")
+    if chunk_bytes is not None and chunk_bytes < 1:
+        raise ValueError(
+            f"{op}: chunk_bytes must be at least 1, got {chunk_bytes}; use None for the default"
+        )
+    if not isinstance(shift, bool):
+        raise TypeError(f"{op}: shift must be True or False, got {shift!r}")
+    if gradient_in_forward not in ("auto", True, False):
+        raise ValueError(
+            f"{op}: gradient_in_forward must be 'auto', True or False, got {gradient_in_forward!r}"
+        )
+    return 0 if chunk_bytes is None else int(chunk_bytes)
+
+
+@constexpr
+def check_dtypes(op: str, hidden, linear_weight, linear_bias) -> None:
+    for name, dtype in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
+        if dtype is not None and dtype != hidden:
+            raise TypeError(
+                f"{op}: {name} must have input's dtype {str(hidden).lower()}, got {str(dtype).lower()}; "
+                "cast one to the other"
+            )
+
+
+@constexpr
+def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, target, weight, shift):
+    """Numbers of dimensions, which are known even under dynamic shape."""
+    if linear_weight < 2:
+        raise ValueError(
+            f"{op}: linear_weight must have shape (num_classes, in_features), got {linear_weight} dimensions"
+        )
+    several = linear_weight - 2  # torch's d1…dK
+    least = 2 if shift or several else 1
+    if hidden < least or (several and hidden != 2):
+        form = "(N, in_features)" if several else "(…, sequence, in_features)" if shift else "(…, in_features)"
+        raise ValueError(f"{op}: input must have shape {form}, got {hidden} dimensions")
+    if several and shift:
+        raise ValueError(f"{op}: shift must be False with a linear_weight of more than 2 dimensions")
+    indices = target_dtype in _checks.LABELS
+    expected = hidden - 1 + several + (0 if indices else 1)
+    if target != expected:
+        kind = "class indices" if indices else "class probabilities"
+        raise ValueError(
+            f"{op}: target of {kind} must have {expected} dimensions beside input of {hidden}, got {target}"
+        )
+    if linear_bias is not None and linear_bias != linear_weight - 1:
+        raise ValueError(
+            f"{op}: linear_bias must have {linear_weight - 1} dimensions beside linear_weight of "
+            f"{linear_weight}, got {linear_bias}"
+        )
+    if weight is not None and weight != 1:
+        raise ValueError(f"{op}: weight must have shape (num_classes,), got {weight} dimensions")
+
+
+@constexpr
+def check_shapes(op: str, hidden, linear_weight, linear_bias, target, weight) -> None:
+    """Dimensions, as far as they are known."""
+    if hidden is None or linear_weight is None:
+        return
+    if hidden[-1] != linear_weight[-1] or hidden[-1] == 0 or linear_weight[0] == 0:
+        raise ValueError(
+            f"{op}: linear_weight must have shape (num_classes, {hidden[-1]}) to match input {hidden}, "
+            f"got {linear_weight}"
+        )
+    classes, several = linear_weight[0], linear_weight[1:-1]
+    rows = hidden[:-1]
+    if target is not None:
+        with_classes = (*rows, classes) if not several else (*rows, classes, *several)
+        expected = (*rows, *several) if len(target) < len(with_classes) else with_classes
+        if target != expected:
+            raise ValueError(
+                f"{op}: target must have shape {expected} to match input {hidden} and linear_weight "
+                f"{linear_weight}, got {target}"
+            )
+    if linear_bias is not None and linear_bias != linear_weight[:-1]:
+        raise ValueError(
+            f"{op}: linear_bias must have shape {linear_weight[:-1]} to match linear_weight, got {linear_bias}"
+        )
+    if weight is not None and weight != (classes,):
+        raise ValueError(f"{op}: weight must have shape ({classes},), got {weight}")
+
+
+def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
+    """Everything that can be known of the tensors before the kernel runs."""
+    _checks.check_tensor(op, "input", isinstance(input, Tensor), type(input))
+    _checks.check_tensor(op, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight))
+    _checks.check_tensor(op, "target", isinstance(target, Tensor), type(target))
+    bias_dtype, bias_rank, bias_shape = None, None, None
+    if linear_bias is not None:
+        _checks.check_tensor(op, "linear_bias", isinstance(linear_bias, Tensor), type(linear_bias))
+        bias_dtype, bias_rank = linear_bias.dtype, linear_bias.ndim
+        bias_shape = _checks.known_shape(linear_bias)
+    weight_dtype, weight_rank, weight_shape = None, None, None
+    if weight is not None:
+        _checks.check_tensor(op, "weight", isinstance(weight, Tensor), type(weight))
+        weight_dtype, weight_rank = weight.dtype, weight.ndim
+        weight_shape = _checks.known_shape(weight)
+    _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
+    check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
+    check_ranks(
+        op, input.ndim, linear_weight.ndim, bias_rank, target.dtype, target.ndim, weight_rank, shift
+    )
+    check_shapes(
+        op,
+        _checks.known_shape(input),
+        _checks.known_shape(linear_weight),
+        bias_shape,
+        _checks.known_shape(target),
+        weight_shape,
+    )
+    _checks.check_ignore_index(op, target.dtype, ignore_index)
+
+
+def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:
+    """Shape of the Cell's weight."""
+    sizes = [("in_features", in_features)]
+    if not isinstance(num_classes, Parameter):
+        sizes.append(("num_classes", num_classes))
+    for name, size in sizes:
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            kind = " or a Parameter" if name == "num_classes" else ""
+            raise TypeError(f"{op}: {name} must be an int{kind}, got {size!r} of type {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"{op}: {name} must be at least 1, got {size}")
+    if not isinstance(bias, bool):
+        raise TypeError(f"{op}: bias must be True or False, got {bias!r}")
+    if not isinstance(num_classes, Parameter):
+        return int(num_classes), int(in_features)
+    if num_classes.ndim != 2 or num_classes.shape[1] != in_features:
+        raise ValueError(
+            f"{op}: the Parameter num_classes must have shape (num_classes, {in_features}), got "
+            f"{num_classes.shape}"
+        )
+    return num_classes.shape

@@ -1,0 +1,177 @@
+"""The `cpu` backend of the linear loss: the loop over chunks of rows is inside one operator.
+
+The kernel's contract is ops/csrc/cross_entropy.h. Options travel as in `cpu`; what only this loss has travels as
+`plan`: the bytes of a chunk's logits and whether the target is shifted.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from mindspore import Tensor
+from mindspore.ops import constexpr
+from mindspore.ops import operations as P
+
+from ms_ce.ops import cpu
+from ms_ce.ops.options import ClassBlock
+
+_depend = P.Depend()
+
+_TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
+_TENSOR_DTYPES = "FFTFW"
+_GRADIENTS = ("grad_input", "grad_linear_weight", "grad_linear_bias")
+
+
+@constexpr
+@functools.lru_cache(maxsize=64)
+def _plan(chunk_bytes: int, shift: bool) -> Tensor:
+    return Tensor(np.array([chunk_bytes, shift], np.int64))
+
+
+_ONCE = (
+    "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
+)
+
+# Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
+
+
+def _forward_bprop(
+    hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
+):
+    grads = _backward(
+        dout[0], dout[0], hidden, linear_weight, target, linear_bias, weight, out[2], out[1], options, plan
+    )
+    return grads[0], grads[1], target, grads[2], weight, options, plan
+
+
+def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
+    grads = _backward(
+        dout[0], dout[3], hidden, linear_weight, target, linear_bias, weight, out[2], out[1], options, plan
+    )
+    return grads[0], grads[1], target, grads[2], weight, options, plan
+
+
+def _value_and_grad_bprop(
+    hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
+):
+    done = _rescale(dout[0], out[3], out[4], out[5], out[6])
+    grad_hidden, grad_weight = _depend(out[3], done), _depend(out[4], done)
+    return grad_hidden, grad_weight, target, _depend(out[5], done), weight, options, plan
+
+
+def _backward_bprop(
+    grad_loss,
+    grad_z_loss,
+    hidden,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    lse,
+    total_weight,
+    options,
+    plan,
+    out,
+    dout,
+):
+    raise NotImplementedError(_ONCE)
+
+
+def _rescale_bprop(grad_loss, grad_hidden, grad_linear_weight, grad_linear_bias, applied, out, dout):
+    raise NotImplementedError(_ONCE)
+
+
+_backward = cpu._operator(
+    "LinearCrossEntropyBackward",
+    ("grad_loss", "grad_z_loss", *_TENSORS, "lse", "total_weight", "options", "plan"),
+    _GRADIENTS,
+    "FF" + _TENSOR_DTYPES + "DDII" + "FFF",
+    lambda grad_loss, grad_z_loss, hidden, *_: (hidden, hidden, hidden),
+    _backward_bprop,
+)
+_rescale = cpu._operator(
+    "LinearCrossEntropyRescale",
+    ("grad_loss", *_GRADIENTS, "applied"),
+    ("done",),
+    "FFFFD" + "D",
+    lambda *_: cpu._DOUBLE,
+    _rescale_bprop,
+)
+
+
+def _forward_operator(name, outputs, pattern, out_dtype, bprop):
+    return cpu._operator(
+        name,
+        (*_TENSORS, "options", "plan"),
+        ("loss", "total_weight", "lse", *outputs),
+        _TENSOR_DTYPES + "II" + "FDD" + pattern,
+        out_dtype,
+        bprop,
+    )
+
+
+def _loss_operator(name):
+    return _forward_operator(
+        name, (), "", lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE), _forward_bprop
+    )
+
+
+def _stats_operator(name):
+    return _forward_operator(
+        name,
+        ("z_loss", "num_correct", "entropy"),
+        "FIF",
+        lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE, hidden, cpu._INDEX, hidden),
+        _stats_bprop,
+    )
+
+
+_forward = _loss_operator("LinearCrossEntropyForward")
+_forward_rows = _loss_operator("LinearCrossEntropyForwardRows")
+_stats = _stats_operator("LinearCrossEntropyStats")
+_stats_rows = _stats_operator("LinearCrossEntropyStatsRows")
+_value_and_grad = _forward_operator(
+    "LinearCrossEntropyValueAndGrad",
+    (*_GRADIENTS, "applied"),
+    "FFFD",
+    lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE, hidden, hidden, hidden, cpu._DOUBLE),
+    _value_and_grad_bprop,
+)
+
+
+def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype):
+    """(target, linear_bias, weight, options, plan) as the operators take them."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = cpu._no_weight(dtype)
+    if linear_bias is None:
+        linear_bias = cpu._no_weight(dtype)
+    packed = cpu._packed(options, ClassBlock(), has_weight, True)
+    return target, linear_bias, weight, packed, _plan(chunk_bytes, shift)
+
+
+def linear_cross_entropy(
+    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradient_in_forward
+):
+    """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
+    arguments = _arguments(
+        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype
+    )
+    if options.reduction == "none":
+        return _forward_rows(hidden, linear_weight, *arguments)
+    if gradient_in_forward:
+        return _value_and_grad(hidden, linear_weight, *arguments)[:3]
+    return _forward(hidden, linear_weight, *arguments)
+
+
+def linear_cross_entropy_with_stats(
+    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy), all from one pass over the chunks."""
+    arguments = _arguments(
+        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype
+    )
+    if options.reduction == "none":
+        return _stats_rows(hidden, linear_weight, *arguments)
+    return _stats(hidden, linear_weight, *arguments)
