@@ -11,7 +11,7 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/train_language_model.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,22 +1,38 @@
-"""`python -m ms_ce`: versions, instruction set and the table of backends."""
+"""`python -m ms_ce`: versions, instruction set, the table of backends; `build-ascend` builds the Ascend operators."""
 
 from __future__ import annotations
 
+import argparse
 import platform
+import subprocess
+import sys
 
 import mindspore
 import numpy
 
 from ms_ce import __version__, available_backends
-from ms_ce.ops import library
+from ms_ce.ops import ascend, library
 
 
-def main() -> None:
-    print(f"ms_ce {__version__}, mindspore {mindspore.__version__}, numpy {numpy.__version__}, "
-          f"python {platform.python_version()}, {platform.machine()}")
+def support_table() -> str:
+    """The backends as Markdown, as README.md shows them."""
+    lines = ["| backend | device | input dtypes | made of |", "|---|---|---|---|"]
+    for row in available_backends():
+        lines.append(
+            f"| `{row.name}` | {row.device} | {', '.join(row.dtypes)} | {row.description} |"
+        )
+    return "\n".join(lines)
+
+
+def describe() -> None:
+    """Prints what a bug report needs."""
+    print(
+        f"ms_ce {__version__}, mindspore {mindspore.__version__}, numpy {numpy.__version__}, "
+        f"python {platform.python_version()}, {platform.machine()}"
+    )
     if library.problem() is None:
         sets = ", ".join(library.instruction_sets())
-        print(f"kernel: {library.instruction_set()} (this processor runs {sets}; MS_CE_ISA chooses)")
+        print(f"kernel: {library.instruction_set()} (here run: {sets}; MS_CE_ISA chooses)")
     else:
         print(f"kernel: none: {library.problem()}")
     print("backends, in the order in which 'auto' chooses:")
@@ -26,5 +42,20 @@ def main() -> None:
         print(f"             {row.description}; {state}")
 
 
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m ms_ce", description=__doc__)
+    parser.add_argument(
+        "command", nargs="?", choices=("info", "table", "build-ascend"), default="info"
+    )
+    command = parser.parse_args().command
+    if command == "build-ascend":
+        return subprocess.run(["bash", str(ascend.PROJECT / "build.sh")], check=False).returncode
+    if command == "table":
+        print(support_table())
+    else:
+        describe()
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import pytest
 from mindspore import Tensor
 
 import ms_ce
+from ms_ce.__main__ import support_table
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("ms_ce.functional", "ms_ce.nn", "ms_ce.backend", "ms_ce.ops.primitives")
@@ -35,6 +36,11 @@ def test_python_blocks_run(document):
             assert doctest.DocTestRunner().run(example).failed == 0, f"block {number}"
         else:
             exec(compile(block, f"{document.name}, block {number}", "exec"), {})
+
+
+def test_the_support_table_is_the_generated_one():
+    shown = (ROOT / "README.md").read_text().split("<!-- python -m ms_ce table -->\n")[1]
+    assert shown.split("\n<!-- end -->")[0] == support_table()
 
 
 def test_links_lead_somewhere():
