@@ -6,9 +6,8 @@
 #include "run.h"
 #include "thread_pool.h"
 
-#define MS_CE_ENTRY(name)                                                                     \
-  int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
-           void*)
+#define MS_CE_ENTRY(name) \
+  int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, void*)
 
 namespace ms_ce {
 namespace {
@@ -163,7 +162,8 @@ int RunDoubleBackward(Call call) {
   const Kernels& kernels = KernelsFor(problem);
   if (GradientVanishes(problem)) {
     RunRows(problem, kernels.count_weight, logits);
-    for (const Tensor& out : {grad_grad_loss, grad_grad_z_loss, grad_logits, direction_mean}) ZeroTensor(out);
+    for (const Tensor& out : {grad_grad_loss, grad_grad_z_loss, grad_logits, direction_mean})
+      ZeroTensor(out);
     return 0;
   }
   problem.direction = direction.array();

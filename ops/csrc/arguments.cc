@@ -78,11 +78,11 @@ void CheckClasses(const Shape& logits, Problem* problem) {
   problem->classes = logits[axis];
   if (problem->classes == 0) Fail("logits must have at least one class, got shape " + ShapeText(logits));
   problem->outer = axis == 0 ? 1 : logits[0];
-  problem->inner = ElementCount(Shape(logits.begin() + static_cast<std::ptrdiff_t>(axis) + 1, logits.end()));
+  problem->inner =
+      ElementCount(Shape(logits.begin() + static_cast<std::ptrdiff_t>(axis) + 1, logits.end()));
   problem->rows = problem->outer * problem->inner;
   if (problem->total_classes == 0) problem->total_classes = problem->classes;
-  if (problem->class_offset < 0 ||
-      problem->class_offset > problem->total_classes - problem->classes) {
+  if (problem->class_offset < 0 || problem->class_offset > problem->total_classes - problem->classes) {
     Fail("class_offset must be in [0, total_classes - C], got " + std::to_string(problem->class_offset));
   }
 }
@@ -194,9 +194,14 @@ void FailOnTarget(const Problem& problem, const Tensor& logits, int64_t row) {
   }
   int64_t value;
   switch (problem.target.dtype) {
-    case Dtype::kInt32: value = static_cast<const int32_t*>(problem.target.data)[row]; break;
-    case Dtype::kUint8: value = static_cast<const uint8_t*>(problem.target.data)[row]; break;
-    default: value = static_cast<const int64_t*>(problem.target.data)[row];
+    case Dtype::kInt32:
+      value = static_cast<const int32_t*>(problem.target.data)[row];
+      break;
+    case Dtype::kUint8:
+      value = static_cast<const uint8_t*>(problem.target.data)[row];
+      break;
+    default:
+      value = static_cast<const int64_t*>(problem.target.data)[row];
   }
   Fail("target " + std::to_string(value) + " at position " + ShapeText(position) + " is outside [0, " +
        std::to_string(problem.total_classes) + ") and is not ignore_index (" +

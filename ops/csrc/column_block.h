@@ -28,9 +28,12 @@ static inline void CopyIntegers(const Array& array, int64_t first, int64_t count
 
 static inline void LoadTargets(const Problem& problem, int64_t first, int64_t count, int64_t* out) {
   switch (problem.target.dtype) {
-    case Dtype::kInt32: return CopyIntegers<int32_t>(problem.target, first, count, out);
-    case Dtype::kUint8: return CopyIntegers<uint8_t>(problem.target, first, count, out);
-    default: return CopyIntegers<int64_t>(problem.target, first, count, out);
+    case Dtype::kInt32:
+      return CopyIntegers<int32_t>(problem.target, first, count, out);
+    case Dtype::kUint8:
+      return CopyIntegers<uint8_t>(problem.target, first, count, out);
+    default:
+      return CopyIntegers<int64_t>(problem.target, first, count, out);
   }
 }
 
@@ -51,10 +54,14 @@ static inline void TargetWeights(const Problem& problem, const int64_t* target, 
     return;
   }
   switch (problem.weight.dtype) {
-    case Dtype::kFloat16: return GatherWeights<Half>(problem.weight, target, status, count, out);
-    case Dtype::kBfloat16: return GatherWeights<Brain>(problem.weight, target, status, count, out);
-    case Dtype::kFloat32: return GatherWeights<float>(problem.weight, target, status, count, out);
-    default: return GatherWeights<double>(problem.weight, target, status, count, out);
+    case Dtype::kFloat16:
+      return GatherWeights<Half>(problem.weight, target, status, count, out);
+    case Dtype::kBfloat16:
+      return GatherWeights<Brain>(problem.weight, target, status, count, out);
+    case Dtype::kFloat32:
+      return GatherWeights<float>(problem.weight, target, status, count, out);
+    default:
+      return GatherWeights<double>(problem.weight, target, status, count, out);
   }
 }
 
@@ -161,16 +168,20 @@ static inline void CopyChunkIn(const Problem& problem, const Array& array, const
 
 // Classes [begin, begin + classes) of every lane into out[class][lane]; surplus lanes become zeros.
 template <class A>
-static inline void LoadChunk(const Problem& problem, const Array& array, const Block& block,
-                             int64_t begin, int64_t classes, A* out) {
+static inline void LoadChunk(const Problem& problem, const Array& array, const Block& block, int64_t begin,
+                             int64_t classes, A* out) {
   for (int64_t c = 0; c < classes && block.count < block.lanes; ++c) {
     for (int64_t l = block.count; l < block.lanes; ++l) out[c * kLanes + l] = A(0);
   }
   switch (array.dtype) {
-    case Dtype::kFloat16: return CopyChunkIn<Half>(problem, array, block, begin, classes, out);
-    case Dtype::kBfloat16: return CopyChunkIn<Brain>(problem, array, block, begin, classes, out);
-    case Dtype::kFloat32: return CopyChunkIn<float>(problem, array, block, begin, classes, out);
-    default: return CopyChunkIn<double>(problem, array, block, begin, classes, out);
+    case Dtype::kFloat16:
+      return CopyChunkIn<Half>(problem, array, block, begin, classes, out);
+    case Dtype::kBfloat16:
+      return CopyChunkIn<Brain>(problem, array, block, begin, classes, out);
+    case Dtype::kFloat32:
+      return CopyChunkIn<float>(problem, array, block, begin, classes, out);
+    default:
+      return CopyChunkIn<double>(problem, array, block, begin, classes, out);
   }
 }
 
@@ -186,8 +197,8 @@ static inline const A* ChunkInPlace(const Problem& problem, const Array& array, 
 }
 
 template <class A>
-static inline void StoreRows(const Problem& problem, const Array& array, const Block& block,
-                             int64_t begin, int64_t classes, const A* source) {
+static inline void StoreRows(const Problem& problem, const Array& array, const Block& block, int64_t begin,
+                             int64_t classes, const A* source) {
   alignas(64) A rows[kChunk * 4];
   const bool whole = classes == problem.classes;
   for (int64_t l = 0; l < block.count; l += 4) {
@@ -206,8 +217,8 @@ static inline void StoreRows(const Problem& problem, const Array& array, const B
 
 // The inverse of LoadChunk.
 template <class A>
-static inline void StoreChunk(const Problem& problem, const Array& array, const Block& block,
-                              int64_t begin, int64_t classes, const A* source) {
+static inline void StoreChunk(const Problem& problem, const Array& array, const Block& block, int64_t begin,
+                              int64_t classes, const A* source) {
   if (problem.inner == 1) return StoreRows(problem, array, block, begin, classes, source);
   ForStretches(problem, block, [&](int64_t lane, int64_t length, int64_t offset) {
     for (int64_t c = 0; c < classes; ++c) {
@@ -219,8 +230,8 @@ static inline void StoreChunk(const Problem& problem, const Array& array, const 
 
 static inline void StoreBlockZeros(const Problem& problem, const Block& block) {
   if (problem.inner == 1) {
-    return StoreZeros(problem.grad_logits, block.first * problem.classes, 1,
-                      block.count * problem.classes, problem.stream_stores);
+    return StoreZeros(problem.grad_logits, block.first * problem.classes, 1, block.count * problem.classes,
+                      problem.stream_stores);
   }
   ForStretches(problem, block, [&](int64_t, int64_t length, int64_t offset) {
     for (int64_t c = 0; c < problem.classes; ++c) {

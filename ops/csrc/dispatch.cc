@@ -11,8 +11,8 @@
 
 namespace ms_ce {
 
-#define MS_CE_DECLARE(isa) \
-  namespace isa {          \
+#define MS_CE_DECLARE(isa)                           \
+  namespace isa {                                    \
   const Kernels* KernelTable(bool double_precision); \
   }
 #if defined(__x86_64__)
@@ -38,8 +38,8 @@ struct Isa {
 
 #if defined(__x86_64__)
 bool RunsV3() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
+         __builtin_cpu_supports("bmi2");
 }
 
 bool RunsV4() {
@@ -50,9 +50,8 @@ bool RunsV4() {
 
 bool RunsV2() { return __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt"); }
 
-constexpr Isa kIsas[] = {{x86_64_v4::KernelTable, RunsV4},
-                         {x86_64_v3::KernelTable, RunsV3},
-                         {x86_64_v2::KernelTable, RunsV2}};
+constexpr Isa kIsas[] = {
+    {x86_64_v4::KernelTable, RunsV4}, {x86_64_v3::KernelTable, RunsV3}, {x86_64_v2::KernelTable, RunsV2}};
 #elif defined(__aarch64__)
 constexpr Isa kIsas[] = {
 #ifdef MS_CE_HAS_SVE

@@ -27,8 +27,7 @@ static inline void LogitDerivatives(const Problem& problem, const A* transformed
 
 template <class A>
 struct DirectionTile {
-  alignas(64) A logits[kTile], direction[kTile], coefficients[kTile], p[kTile], first[kTile],
-      second[kTile];
+  alignas(64) A logits[kTile], direction[kTile], coefficients[kTile], p[kTile], first[kTile], second[kTile];
   const A *x, *d, *a;
 
   void Read(const Problem& problem, const Row& row, int64_t begin, int64_t count, double lse) {
@@ -66,7 +65,8 @@ static DirectionSums ScanDirection(const Problem& problem, const Row& row, doubl
 }
 
 // With S = sum_c d'_c (slope p_c - beta_c):  dS/dx_k = x'_k' [curve p_k mean + slope p_k (d'_k - mean)]
-//   + d_k x'_k'' (slope p_k - beta_k), where curve = 2 z_loss (grad + grad_z) is slope's own derivative by lse.
+//   + d_k x'_k'' (slope p_k - beta_k), where curve = 2 z_loss (grad + grad_z) is slope's own derivative by
+//   lse.
 template <class A>
 static void WriteDoubleBackward(const Problem& problem, const Row& row, const RowGradient& gradient,
                                 double curve, double mean) {
@@ -80,8 +80,8 @@ static void WriteDoubleBackward(const Problem& problem, const Row& row, const Ro
     const int64_t hit = row.target - begin;
     for (int64_t i = 0; i < count; ++i) {
       const A f = tile.first[i], d = tile.d[i], p = tile.p[i];
-      const A beta = (tile.a == nullptr ? A(0) : scale * tile.a[i]) +
-                     (i == hit ? static_cast<A>(gradient.hot) : A(0));
+      const A beta =
+          (tile.a == nullptr ? A(0) : scale * tile.a[i]) + (i == hit ? static_cast<A>(gradient.hot) : A(0));
       out[i] = f * p * (bend + slope * (d * f - centre)) + d * tile.second[i] * (slope * p - beta);
     }
     Store(out, problem.grad_logits, row.offset + begin * row.stride, row.stride, count, false);
@@ -99,8 +99,9 @@ static void DoubleBackwardRow(const Problem& problem, const Row& row, UnitSums* 
   const double scale = UsesCoefficients(problem) ? CoefficientScale(problem) : 0.0;
   const double divisor = problem.reduction == Reduction::kMean ? problem.total_weight : 1.0;
   const double by_z = 2.0 * problem.z_loss * lse * sums.mean / divisor;
-  const double by_loss = ((row.hot + scale * mass) * sums.mean - scale * sums.coefficient -
-                          row.hot * sums.target) / divisor + by_z;
+  const double by_loss =
+      ((row.hot + scale * mass) * sums.mean - scale * sums.coefficient - row.hot * sums.target) / divisor +
+      by_z;
   totals->grad_grad_loss += by_loss;
   totals->grad_grad_z_loss += by_z;
   problem.direction_mean[row.index] = sums.mean;

@@ -32,14 +32,15 @@ Shape WithLast(Shape shape, int64_t last) {
 }  // namespace
 }  // namespace ms_ce
 
-#define MS_CE_INFER_AS(inferred, name, ...)                                                        \
-  inferred name##InferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {                  \
-    const auto input = [&](int index) { return ms_ce::InputShape(ndims, shapes, index); };         \
-    const auto rows = [&](int index) { return ms_ce::InferRows(input(index)); };                   \
-    (void)rows;                                                                                    \
-    return __VA_ARGS__;                                                                            \
+#define MS_CE_INFER_AS(inferred, name, ...)                                                \
+  inferred name##InferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {          \
+    const auto input = [&](int index) { return ms_ce::InputShape(ndims, shapes, index); }; \
+    const auto rows = [&](int index) { return ms_ce::InferRows(input(index)); };           \
+    (void)rows;                                                                            \
+    return __VA_ARGS__;                                                                    \
   }
-#define MS_CE_INFER(name, ...) MS_CE_INFER_AS(std::vector<std::vector<int64_t>>, name, ms_ce::Shapes __VA_ARGS__)
+#define MS_CE_INFER(name, ...) \
+  MS_CE_INFER_AS(std::vector<std::vector<int64_t>>, name, ms_ce::Shapes __VA_ARGS__)
 #define MS_CE_INFER_ONE(name, shape) MS_CE_INFER_AS(std::vector<int64_t>, name, shape)
 
 MS_CE_INFER(CrossEntropyForward, {{}, {}, rows(0)})
@@ -59,8 +60,12 @@ MS_CE_INFER_ONE(NLLBackward, input(3))
 MS_CE_INFER(LinearCrossEntropyForward, {{}, {}, ms_ce::WithoutLast(input(0))})
 MS_CE_INFER(LinearCrossEntropyForwardRows, {ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0))})
 MS_CE_INFER(LinearCrossEntropyStats, {{}, {}, ms_ce::WithoutLast(input(0)), {}, {}, {}})
-MS_CE_INFER(LinearCrossEntropyStatsRows, {ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0)),
-                                          ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0))})
+MS_CE_INFER(LinearCrossEntropyStatsRows, {ms_ce::WithoutLast(input(0)),
+                                          {},
+                                          ms_ce::WithoutLast(input(0)),
+                                          ms_ce::WithoutLast(input(0)),
+                                          {},
+                                          ms_ce::WithoutLast(input(0))})
 MS_CE_INFER(LinearCrossEntropyBackward, {input(2), input(3), input(5)})
 MS_CE_INFER(LinearCrossEntropyValueAndGrad,
             {{}, {}, ms_ce::WithoutLast(input(0)), input(0), input(1), input(3), {}})

@@ -135,7 +135,8 @@ static void TargetGrad(const Problem& problem, int64_t first, int64_t count, Uni
 
 // Only checks the targets and sums their weights.
 static void CountWeight(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
-  ForRows(problem, first, count, totals, [](const Row&) {}, [](const Row&) {});
+  ForRows(
+      problem, first, count, totals, [](const Row&) {}, [](const Row&) {});
 }
 
 static void NllForward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {

@@ -35,9 +35,9 @@ struct Problem {
 
   // Inputs; data is null where the symbol has no such input.
   Array logits, target, weight, grad_loss, grad_z_loss, grad_lse, direction;
-  Array lse;   // float64, per row
-  Array mass;  // float64, per row, over all shards
-  double total_weight = 1.0;     // what a mean divides by
+  Array lse;                  // float64, per row
+  Array mass;                 // float64, per row, over all shards
+  double total_weight = 1.0;  // what a mean divides by
 
   // Outputs; data is null where the symbol has no such output.
   Array loss_rows, z_loss_rows, entropy_rows, grad_logits, grad_target;
@@ -45,7 +45,7 @@ struct Problem {
   double* lse_out = nullptr;
   double* direction_mean = nullptr;
   double* partial = nullptr;
-  bool statistics = false;    // also z_loss, entropy and num_correct
+  bool statistics = false;     // also z_loss, entropy and num_correct
   bool stream_stores = false;  // grad_logits is too large to be worth a place in the cache
 };
 

@@ -12,9 +12,9 @@ namespace MS_CE_ISA {
 // logits are exact to rounding however large their common offset is.
 struct RowSums {
   double reference = 0.0;
-  double exp_sum = 0.0;      // sum exp(x - reference)
-  double distance = 0.0;     // sum a (reference - x), a = coefficient
-  double mass = 0.0;         // sum a
+  double exp_sum = 0.0;       // sum exp(x - reference)
+  double distance = 0.0;      // sum a (reference - x), a = coefficient
+  double mass = 0.0;          // sum a
   double exp_distance = 0.0;  // sum exp(x - reference) (reference - x)
   double maximum = -INFINITY;
   int64_t argmax = 0;
@@ -286,9 +286,8 @@ static void GradientRow(const Problem& problem, const Row& row, const RowGradien
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);
-    const A* a = gradient.scale == 0.0
-                     ? nullptr
-                     : ViewCoefficients(problem, row, first, count, coefficient_scratch);
+    const A* a =
+        gradient.scale == 0.0 ? nullptr : ViewCoefficients(problem, row, first, count, coefficient_scratch);
     TileGradient(x, a, out, count, high, low, static_cast<A>(gradient.slope),
                  static_cast<A>(gradient.scale));
     FinishGradientTile(problem, row, gradient, x, first, count, out);
@@ -348,7 +347,8 @@ static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row.index);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
-  GradientRow<A>(problem, row, LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
+  GradientRow<A>(problem, row,
+                 LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
 }
 
 // While the row is in the cache: read from memory once, written once.
@@ -381,8 +381,8 @@ static void TargetGradRow(const Problem& problem, const Row& row) {
   alignas(64) A out[kTile];
   const A lse = static_cast<A>(LoadScalar(problem.lse, row.index));
   const A low = static_cast<A>(LoadScalar(problem.lse, row.index) - static_cast<double>(lse));
-  const A upstream = static_cast<A>(RowUpstream(problem, problem.grad_loss, row.index) *
-                                    (1.0 - problem.label_smoothing));
+  const A upstream =
+      static_cast<A>(RowUpstream(problem, problem.grad_loss, row.index) * (1.0 - problem.label_smoothing));
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);

@@ -95,8 +95,7 @@ static inline void ChainLogitTransform(const Problem& problem, const A* transfor
 template <class A>
 static inline const A* ViewLogits(const Problem& problem, const Row& row, int64_t first, int64_t count,
                                   A* scratch) {
-  const A* x =
-      View(problem.logits, row.offset + first * row.stride, row.stride, count, scratch);
+  const A* x = View(problem.logits, row.offset + first * row.stride, row.stride, count, scratch);
   if (!TransformsLogits(problem)) return x;
   ApplyLogitTransform(problem, x, count, scratch);
   return scratch;

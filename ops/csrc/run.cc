@@ -52,7 +52,8 @@ void DivideByWeights(const Problem& problem, const std::vector<double>& hits, st
   }
   loss += kernels.load(problem.grad_loss, 0) * problem.z_loss * squares;
   const double mean = loss / problem.total_weight;
-  for (size_t c = 0; c < grad->size(); ++c) (*grad)[c] = ((*grad)[c] - mean * hits[c]) / problem.total_weight;
+  for (size_t c = 0; c < grad->size(); ++c)
+    (*grad)[c] = ((*grad)[c] - mean * hits[c]) / problem.total_weight;
 }
 
 }  // namespace

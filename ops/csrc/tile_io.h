@@ -131,10 +131,14 @@ static inline T* AtOut(const Array& array, int64_t offset) {
 template <class A>
 static inline void Load(const Array& array, int64_t offset, int64_t stride, int64_t count, A* scratch) {
   switch (array.dtype) {
-    case Dtype::kFloat16: return CopyIn(At<Half>(array, offset), stride, count, scratch);
-    case Dtype::kBfloat16: return CopyIn(At<Brain>(array, offset), stride, count, scratch);
-    case Dtype::kFloat32: return CopyIn(At<float>(array, offset), stride, count, scratch);
-    default: return CopyIn(At<double>(array, offset), stride, count, scratch);
+    case Dtype::kFloat16:
+      return CopyIn(At<Half>(array, offset), stride, count, scratch);
+    case Dtype::kBfloat16:
+      return CopyIn(At<Brain>(array, offset), stride, count, scratch);
+    case Dtype::kFloat32:
+      return CopyIn(At<float>(array, offset), stride, count, scratch);
+    default:
+      return CopyIn(At<double>(array, offset), stride, count, scratch);
   }
 }
 
@@ -143,8 +147,7 @@ static inline Dtype DtypeOf(const double*) { return Dtype::kFloat64; }
 
 // As Load, without the copy where memory already holds A.
 template <class A>
-static inline const A* View(const Array& array, int64_t offset, int64_t stride, int64_t count,
-                            A* scratch) {
+static inline const A* View(const Array& array, int64_t offset, int64_t stride, int64_t count, A* scratch) {
   if (stride == 1 && array.dtype == DtypeOf(scratch)) return At<A>(array, offset);
   Load(array, offset, stride, count, scratch);
   return scratch;
@@ -158,9 +161,12 @@ static inline double LoadScalar(const Array& array, int64_t offset) {
 
 static inline int64_t LoadInteger(const Array& array, int64_t offset) {
   switch (array.dtype) {
-    case Dtype::kInt32: return *At<int32_t>(array, offset);
-    case Dtype::kUint8: return *At<uint8_t>(array, offset);
-    default: return *At<int64_t>(array, offset);
+    case Dtype::kInt32:
+      return *At<int32_t>(array, offset);
+    case Dtype::kUint8:
+      return *At<uint8_t>(array, offset);
+    default:
+      return *At<int64_t>(array, offset);
   }
 }
 
@@ -230,13 +236,17 @@ static inline void CopyOut(const A* source, A* out, int64_t stride, int64_t coun
 }
 
 template <class A>
-static inline void Store(const A* source, const Array& array, int64_t offset, int64_t stride,
-                         int64_t count, bool stream) {
+static inline void Store(const A* source, const Array& array, int64_t offset, int64_t stride, int64_t count,
+                         bool stream) {
   switch (array.dtype) {
-    case Dtype::kFloat16: return CopyOut(source, AtOut<Half>(array, offset), stride, count, stream);
-    case Dtype::kBfloat16: return CopyOut(source, AtOut<Brain>(array, offset), stride, count, stream);
-    case Dtype::kFloat32: return CopyOut(source, AtOut<float>(array, offset), stride, count, stream);
-    default: return CopyOut(source, AtOut<double>(array, offset), stride, count, stream);
+    case Dtype::kFloat16:
+      return CopyOut(source, AtOut<Half>(array, offset), stride, count, stream);
+    case Dtype::kBfloat16:
+      return CopyOut(source, AtOut<Brain>(array, offset), stride, count, stream);
+    case Dtype::kFloat32:
+      return CopyOut(source, AtOut<float>(array, offset), stride, count, stream);
+    default:
+      return CopyOut(source, AtOut<double>(array, offset), stride, count, stream);
   }
 }
 

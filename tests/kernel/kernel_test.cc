@@ -14,7 +14,8 @@ int main(int argc, char** argv) {
   std::string only;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--every-float") == 0) stride = 1;
-    if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc) stride = static_cast<unsigned>(std::atoi(argv[++i]));
+    if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc)
+      stride = static_cast<unsigned>(std::atoi(argv[++i]));
     if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) only = argv[++i];
   }
   if (stride == 0) return 2;

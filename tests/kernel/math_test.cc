@@ -69,8 +69,8 @@ void TestRange(const char* isa, const Range& range, unsigned stride) {
       }
     }
   }
-  std::printf("%-10s %-5s [%g, %g]: largest error %.3f ulp at %.9g\n", isa, range.name, range.from, range.to,
-              worst, worst_at);
+  std::printf("%-10s %-5s [%g, %g]: largest error %.3f ulp at %.9g\n", isa, range.name, range.from,
+              range.to, worst, worst_at);
   Check(worst <= range.bound, "%s %s: %.3f ulp at %.9g exceeds %.2f", isa, range.name, worst, worst_at,
         range.bound);
 }
@@ -79,8 +79,8 @@ void ExpectValue(const char* isa, const char* name, FloatFunction function, floa
   std::vector<float> in(19, x), out(19);  // a whole vector and a tail on every instruction set
   function(in.data(), out.data(), 19);
   for (float y : out) {
-    Check(y == expected || (std::isnan(y) && std::isnan(expected)), "%s %s(%g) = %g, expected %g", isa, name,
-          x, y, expected);
+    Check(y == expected || (std::isnan(y) && std::isnan(expected)), "%s %s(%g) = %g, expected %g", isa,
+          name, x, y, expected);
   }
 }
 
@@ -99,8 +99,8 @@ void TestExpDouble(const char* isa, void (*function)(const double*, double*, int
   const double edge[] = {-INFINITY, -746.0, NAN, 0.0};
   double out[4];
   function(edge, out, 4);
-  Check(out[0] == 0.0 && out[1] == 0.0 && std::isnan(out[2]) && out[3] == 1.0, "%s exp of doubles at its edges",
-        isa);
+  Check(out[0] == 0.0 && out[1] == 0.0 && std::isnan(out[2]) && out[3] == 1.0,
+        "%s exp of doubles at its edges", isa);
 }
 
 }  // namespace

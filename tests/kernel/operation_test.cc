@@ -97,8 +97,8 @@ bool Near(double actual, double expected, const std::string& dtype) {
   return std::fabs(actual - expected) <= computed * std::max(size, 1.0) + unit * std::max(size, 0x1p-14);
 }
 
-void ExpectNear(const Case& test, const char* what, const Tensor& actual, const std::vector<double>& expected,
-                double factor = 1.0) {
+void ExpectNear(const Case& test, const char* what, const Tensor& actual,
+                const std::vector<double>& expected, double factor = 1.0) {
   for (int64_t i = 0; i < actual.size(); ++i) {
     const double wanted = expected[static_cast<size_t>(i)] * factor;
     if (!Check(Near(actual.Get(i), wanted, what[0] == 'l' && what[1] == 's' ? test.dtype : actual.dtype()),
@@ -132,7 +132,8 @@ Inputs MakeInputs(const Case& test, unsigned seed) {
                      : ignored           ? static_cast<double>(test.options.ignore_index)
                                          : index);
   }
-  for (int64_t i = 0; i < in.weight.size(); ++i) in.weight.Set(i, uniform(random) < 0.2 ? 0.0 : uniform(random));
+  for (int64_t i = 0; i < in.weight.size(); ++i)
+    in.weight.Set(i, uniform(random) < 0.2 ? 0.0 : uniform(random));
   return in;
 }
 
@@ -144,21 +145,23 @@ Outputs RunAll(const Case& test, Inputs* in) {
   const Layout layout(test.shape);
   const bool rows = test.options.reduction == 0;
   const Shape reduced = rows ? layout.rows : Shape{};
-  Outputs out{Tensor(test.dtype, reduced),         Tensor("float64", {}), Tensor("float64", layout.rows),
-              Tensor(test.dtype, test.shape, test.misaligned), Tensor(test.dtype, {}), Tensor("float64", {}),
+  Outputs out{Tensor(test.dtype, reduced),    Tensor("float64", {}),
+              Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.misaligned),
+              Tensor(test.dtype, {}),         Tensor("float64", {}),
               Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.misaligned)};
-  std::string error = Run(rows ? CrossEntropyForwardRows : CrossEntropyForward,
-                          {&in->logits, &in->target, &in->weight, &in->options, &out.loss, &out.total_weight,
-                           &out.lse});
+  std::string error =
+      Run(rows ? CrossEntropyForwardRows : CrossEntropyForward,
+          {&in->logits, &in->target, &in->weight, &in->options, &out.loss, &out.total_weight, &out.lse});
   Check(error.empty(), "forward threw: %s", error.c_str());
   Tensor upstream(test.dtype, reduced), placeholder(test.dtype, {1});
   for (int64_t i = 0; i < upstream.size(); ++i) upstream.Set(i, 1.0);
-  error = Run(CrossEntropyBackward, {&upstream, &placeholder, &in->logits, &in->target, &in->weight, &out.lse,
-                                     &out.total_weight, &in->options, &out.grad});
+  error = Run(CrossEntropyBackward, {&upstream, &placeholder, &in->logits, &in->target, &in->weight,
+                                     &out.lse, &out.total_weight, &in->options, &out.grad});
   Check(error.empty(), "backward threw: %s", error.c_str());
   if (rows) return out;
-  error = Run(CrossEntropyValueAndGrad, {&in->logits, &in->target, &in->weight, &in->options, &out.fused_loss,
-                                         &out.fused_total_weight, &out.fused_lse, &out.fused_grad});
+  error =
+      Run(CrossEntropyValueAndGrad, {&in->logits, &in->target, &in->weight, &in->options, &out.fused_loss,
+                                     &out.fused_total_weight, &out.fused_lse, &out.fused_grad});
   Check(error.empty(), "value and grad threw: %s", error.c_str());
   return out;
 }
@@ -198,10 +201,10 @@ void TestCase(const Case& test, unsigned seed) {
 void TestOperations() {
   // Around the widths of vectors (4, 8, 16), of a chunk (64), of a tile (1024); rows around a block (64);
   // the last two are large enough for several threads and for streaming stores.
-  const Shape shapes[] = {{1, 1},      {9},          {3, 2},       {65, 3},        {130, 10},    {7, 63},
-                          {66, 64},    {5, 65},      {3, 127},     {2, 1023},      {2, 1025},    {1, 5000},
-                          {2, 5, 3},   {2, 21, 9, 9}, {3, 70, 67}, {0, 4},         {2, 3, 0},    {2, 1100, 5},
-                          {40000, 10}, {130, 17000}};
+  const Shape shapes[] = {{1, 1},    {9},       {3, 2},       {65, 3},       {130, 10},
+                          {7, 63},   {66, 64},  {5, 65},      {3, 127},      {2, 1023},
+                          {2, 1025}, {1, 5000}, {2, 5, 3},    {2, 21, 9, 9}, {3, 70, 67},
+                          {0, 4},    {2, 3, 0}, {2, 1100, 5}, {40000, 10},   {130, 17000}};
   const char* dtypes[] = {"float32", "float16", "bfloat16", "float64"};
   const char* targets[] = {"int64", "int32", "uint8", "float32", "same"};
   unsigned seed = 1;
@@ -212,7 +215,8 @@ void TestOperations() {
         const bool narrow = std::strcmp(target, "uint8") == 0;
         if (narrow && Layout(shape).classes > 255) continue;
         if (large && (seed % 4 != 0 || std::strcmp(dtype, "float64") == 0) && ++seed) continue;
-        Case test{shape, dtype, std::strcmp(target, "same") == 0 ? dtype : target, seed % 2 == 0, seed % 3 == 0, {}};
+        Case test{shape,         dtype,         std::strcmp(target, "same") == 0 ? dtype : target,
+                  seed % 2 == 0, seed % 3 == 0, {}};
         test.options.reduction = seed % 5 % 3;
         test.options.flags = test.weighted ? MS_CE_HAS_WEIGHT : 0;
         test.options.ignore_index = narrow ? 255 : -100;

@@ -25,7 +25,8 @@ void ExpectShapes(const char* name, Inference<Result> infer, Shapes inputs,
 
 void TestInference() {
   const Shape x{8, 5, 3}, rows{8, 3}, scalar{}, one{1}, slots{16};
-  ExpectShapes("CrossEntropyForward", CrossEntropyForwardInferShape, {x, rows, one, slots}, {scalar, scalar, rows});
+  ExpectShapes("CrossEntropyForward", CrossEntropyForwardInferShape, {x, rows, one, slots},
+               {scalar, scalar, rows});
   ExpectShapes("CrossEntropyForward", CrossEntropyForwardInferShape, {{5}, scalar, one, slots},
                {scalar, scalar, scalar});
   ExpectShapes("CrossEntropyForwardRows", CrossEntropyForwardRowsInferShape, {{-1, 5}, {-1}, one, slots},
@@ -40,8 +41,8 @@ void TestInference() {
                {scalar, one, x, rows, one, rows, scalar, slots}, x);
   ExpectShapes("CrossEntropyDoubleBackward", CrossEntropyDoubleBackwardInferShape,
                {x, rows, rows, x, rows, one, rows, scalar, slots}, {rows, rows, x, rows});
-  ExpectShapes("CrossEntropyTargetGrad", CrossEntropyTargetGradInferShape, {scalar, x, x, one, rows, scalar, slots},
-               x);
+  ExpectShapes("CrossEntropyTargetGrad", CrossEntropyTargetGradInferShape,
+               {scalar, x, x, one, rows, scalar, slots}, x);
   ExpectShapes("CrossEntropyWeightGrad", CrossEntropyWeightGradInferShape,
                {scalar, x, rows, {5}, rows, scalar, slots}, {5});
   ExpectShapes("CrossEntropyValueAndGrad", CrossEntropyValueAndGradInferShape, {x, rows, one, slots},
@@ -58,8 +59,10 @@ void ExpectError(Tensor logits, Tensor target, Options options, const char* text
   Tensor weight("float32", {1}), packed = options.Pack(), loss("float32", {}), total("float64", {});
   Tensor lse("float64", {3});
   for (int64_t i = 0; i < logits.size(); ++i) logits.Set(i, 0.0);
-  const std::string error = Run(CrossEntropyForward, {&logits, &target, &weight, &packed, &loss, &total, &lse});
-  Check(error.find(text) != std::string::npos, "expected the error \"%s\", got \"%s\"", text, error.c_str());
+  const std::string error =
+      Run(CrossEntropyForward, {&logits, &target, &weight, &packed, &loss, &total, &lse});
+  Check(error.find(text) != std::string::npos, "expected the error \"%s\", got \"%s\"", text,
+        error.c_str());
 }
 
 void TestErrors() {
