@@ -37,9 +37,9 @@ enum MsCeOption {
   MS_CE_FLAGS = 2,
   MS_CE_LABEL_SMOOTHING = 3,
   MS_CE_Z_LOSS = 4,
-  MS_CE_SOFTCAP = 5,       // 0 is off
+  MS_CE_SOFTCAP = 5,  // 0 is off
   MS_CE_LOGIT_SCALE = 6,
-  MS_CE_CLASS_OFFSET = 7,  // logits hold classes [offset, offset + C) of the total
+  MS_CE_CLASS_OFFSET = 7,   // logits hold classes [offset, offset + C) of the total
   MS_CE_TOTAL_CLASSES = 8,  // 0 means C
   MS_CE_OPTION_COUNT = 16,
 };
@@ -51,12 +51,12 @@ enum MsCeFlag {
 
 #define MS_CE_EXPORT __attribute__((visibility("default")))
 
-// One output: its shape alone. Several: a vector of shapes. MindSpore tells them apart by the number of outputs.
-#define MS_CE_OPERATION_INFERRING(name, inferred)                                                   \
-  extern "C" MS_CE_EXPORT int name(int nparam, void** params, int* ndims, int64_t** shapes,         \
-                                   const char** dtypes, void* stream, void* extra);                 \
-  extern "C" MS_CE_EXPORT inferred name##InferShape(int* ndims, int64_t** shapes,                   \
-                                                    mindspore::AotExtra*)
+// One output: its shape alone. Several: a vector of shapes. MindSpore tells them apart by the number of
+// outputs.
+#define MS_CE_OPERATION_INFERRING(name, inferred)                                           \
+  extern "C" MS_CE_EXPORT int name(int nparam, void** params, int* ndims, int64_t** shapes, \
+                                   const char** dtypes, void* stream, void* extra);         \
+  extern "C" MS_CE_EXPORT inferred name##InferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*)
 #define MS_CE_OPERATION(name) MS_CE_OPERATION_INFERRING(name, std::vector<std::vector<int64_t>>)
 #define MS_CE_OPERATION_ONE_OUTPUT(name) MS_CE_OPERATION_INFERRING(name, std::vector<int64_t>)
 
@@ -125,9 +125,9 @@ extern "C" {
 MS_CE_EXPORT const char* MsCeVersion();
 MS_CE_EXPORT const char* MsCeMatmulLibrary();  // of the linear loss: "oneDNN" or "portable"
 MS_CE_EXPORT const char* MsCeIsa();
-MS_CE_EXPORT const char* MsCeIsaList();  // those this CPU runs, best first, comma separated
+MS_CE_EXPORT const char* MsCeIsaList();         // those this CPU runs, best first, comma separated
 MS_CE_EXPORT int MsCeSetIsa(const char* name);  // "auto" restores the default; 0, or -1 if not usable
-MS_CE_EXPORT int MsCeSetThreads(int threads);  // 0 restores the default; returns the number in force
+MS_CE_EXPORT int MsCeSetThreads(int threads);   // 0 restores the default; returns the number in force
 
 // Runs an operation for callers that cannot catch C++ exceptions: null, or the exception's text, which
 // lives until this thread's next call.
