@@ -27,7 +27,6 @@ enum Pipe : int { PIPE_SCALAR = 0, PIPE_VECTOR = 1, PIPE_LOAD = 2, PIPE_STORE = 
 inline const char* const kPipeNames[PIPE_KINDS] = {"S", "V", "MTE2", "MTE3"};
 
 constexpr uint32_t kBlockBytes = 32;
-constexpr uint32_t kPhysicalUnifiedBuffer = 192 * 1024;
 constexpr int kEventIds = 8;
 
 using Clock = std::array<uint32_t, PIPE_KINDS>;
@@ -58,8 +57,7 @@ class Machine {
 public:
     Machine(int64_t blockIndex, int64_t blockCount, uint32_t capacity, uint32_t lazyPipes, GlobalMemory* memory)
         : block(blockIndex), blocks(blockCount), ubCapacity(capacity), gm(memory), lazy_(lazyPipes),
-          ub(kPhysicalUnifiedBuffer), written_(kPhysicalUnifiedBuffer, 0),
-          history_(kPhysicalUnifiedBuffer / kBlockBytes) {
+          ub(capacity), written_(capacity, 0), history_(capacity / kBlockBytes + 1) {
         // NaN in every float format the kernels use, so that a value nobody wrote poisons what it touches.
         std::memset(ub.data(), 0xff, ub.size());
     }

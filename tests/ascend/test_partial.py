@@ -71,9 +71,11 @@ def test_target_logit_where_owned():
     within(out["mass"], [1.0, 0.0, 0.0], 0.0, "mass")
 
 
-def test_block_of_minus_infinity():
-    logits = np.full((2, 70), -np.inf, np.float32)
-    out, _ = partial(logits, np.array([75, 80], np.int32), None, "float32", totalClasses=100)
+@pytest.mark.parametrize("classes", [40, 70, 2000, 20000])
+def test_block_of_minus_infinity(classes):
+    logits = np.full((2, classes), -np.inf, np.float32)
+    target = np.array([classes + 5, classes + 10], np.int32)
+    out, _ = partial(logits, target, None, "float32", totalClasses=2 * classes)
     assert np.isneginf(out["lse"]).all()
     assert (out["dot"] == 0).all()
 

@@ -1,0 +1,69 @@
+"""ComputeTiling: its pieces fit the unified buffer, cover the problem and reach copies of 16 KB."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.ascend.expected import OPTIONS, check_gradient, check_loss
+from tests.ascend.host_model import CORES, UB_BYTES, HostModel
+from tests.ascend.operators import Run, backward, decode, forward, forward_grad
+from tests.ascend.problems import make
+
+# The residency that docs/ascend.md states, in classes.
+RESIDENT = {("bfloat16", 0): 50688, ("float32", 0): 33792, ("bfloat16", 1): 29952, ("float32", 1): 23040}
+
+
+@pytest.mark.parametrize("weighted", [0, 1])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_residency_is_what_the_documents_say(dtype, weighted):
+    machine, limit = HostModel(dtype), RESIDENT[dtype, weighted]
+    options = {"labelSmoothing": 0.1 * weighted, "hasWeight": weighted}
+    for classes, resident in ((limit, 1), (limit + 1, 0)):
+        problem = machine.problem("forward_grad", 96, classes, **options)
+        assert machine.tiling(problem).resident == resident
+
+
+@pytest.mark.parametrize("ub_bytes", [131_072, UB_BYTES, 196_608, 253_952])
+@pytest.mark.parametrize("shape", [(40, 30, 2), (40, 600, 2), (9, 5000, 2), (5, 70000, 1), (2, 70000, 7)], ids=str)
+def test_other_sizes_of_unified_buffer(shape, ub_bytes):
+    """The host reads the size from the platform; every kernel must fit whatever it says."""
+    options = OPTIONS["mean-smooth-weight"]
+    problem, logits, target = make(shape, "float32", options)
+    chip = {"ubBytes": ub_bytes, "run": Run(cores=shape[2]), **options.attributes()}
+    out, _ = forward(logits, target, problem.weight, "float32", **chip)
+    check_loss(problem, out["loss"])
+    problem.grad_loss = np.float64(1.0)
+    gradient, _ = backward(
+        np.ones(1), logits, target, problem.weight, out["lse"], out["total_weight"], "float32", **chip
+    )
+    check_gradient(problem, decode(gradient, "float32"), "float32")
+    both, _ = forward_grad(logits, target, problem.weight, "float32", **chip)
+    check_gradient(problem, decode(both["grad_logits"], "float32"), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("kind", ["forward", "backward", "prob_forward", "prob_backward", "partial", "forward_grad"])
+def test_pieces_cover_the_problem(kind, dtype):
+    machine = HostModel(dtype)
+    for rows in (0, 1, 3, 47, 48, 1000, 100_000):
+        for classes in (1, 63, 64, 1000, 1024, 1025, 32000, 262_144, 1_000_000):
+            for cores in (1, 7, 40, CORES):
+                tiling = machine.tiling(machine.problem(kind, rows, classes, cores=cores))
+                assert 1 <= tiling.usedCores <= cores
+                assert tiling.slices * tiling.sliceCols >= classes > (tiling.slices - 1) * tiling.sliceCols
+                assert tiling.tilesPerRow * tiling.tileCols >= tiling.sliceCols
+                assert tiling.tilePitch >= tiling.tileCols
+                assert tiling.tilePitch * machine.problem(kind, 1, 1).logitsBytes % 32 == 0
+                assert tiling.slices == 1 or tiling.usedCores == rows * tiling.slices
+
+
+def test_few_rows_use_every_core():
+    machine = HostModel("bfloat16")
+    assert machine.tiling(machine.problem("forward", 4, 128256)).usedCores == CORES
+    assert machine.tiling(machine.problem("backward", 1, 262144)).usedCores >= 30  # 16 KB a core are worth more than cores
+
+
+def test_small_problems_leave_cores_idle():
+    machine = HostModel("float32")
+    assert machine.tiling(machine.problem("forward", 64, 64)).usedCores == 1
