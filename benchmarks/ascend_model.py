@@ -2,14 +2,16 @@
 
     python benchmarks/ascend_model.py [--shape ROWS CLASSES] [--dtype bfloat16] [--markdown]
 
-The bytes that cross global memory and the vector repeats of the real kernels are counted by running them on the host model
+The bytes that cross global memory and the vector repeats of the real kernels are counted by running them on
+the host model
 (custom_aicore/host_model). Two bounds follow for a 910B1 chip:
 
     memory bound = bytes / 1.6 TB/s            reads and writes share the bandwidth
     vector bound = repeats / (48 cores · 1.8 GHz)   a repeat takes at least one cycle
 
 and the larger of the two is the bound. Nothing is counted for instruction issue, synchronisation, launch or the last
-reduction, so real times are longer. Beside it stands the same bound for the passes that CANN's own pair of operators makes:
+reduction, so real times are longer. Beside it stands the same bound for the passes that CANN's own pair of
+operators makes:
 forward 3 reads and 1 write of N·C elements, backward 1 read and 1 write, with 9.3 repeats per 64 elements forward. Time
 that is spent on neither is unknown for both.
 """
@@ -25,14 +27,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.ascend.host_model import CORES, ELEMENT_BYTES  # noqa: E402
-from tests.ascend.operators import Run, backward, encode, forward, forward_grad  # noqa: E402
+from tests.ascend.host_model import CORES, ELEMENT_BYTES
+from tests.ascend.operators import Run, backward, encode, forward, forward_grad
 
 BYTES_PER_SECOND = 1.6e12  # HBM of 910B
 CYCLES_PER_SECOND = 1.8e9  # of a vector core
 VENDOR_FORWARD_PASSES, VENDOR_BACKWARD_PASSES = 4, 2  # of N·C elements over global memory
 VENDOR_FORWARD_REPEATS = 9.3  # per 64 elements
-# The shapes of docs/ascend.md: a language model's micro-batch, a large vocabulary, a classifier, a wide batch of few classes.
+# The shapes of docs/ascend.md: a language model's micro-batch, a large vocabulary, a classifier, a wide batch
+# of few classes.
 SHAPES = ((2048, 32000), (512, 128256), (4096, 1000), (65536, 64))
 
 
@@ -52,7 +55,9 @@ class Bound:
         return max(self.memory, self.vector)
 
 
-def bound(name: str, logits_bytes: float, elements: float, read: float, written: float, repeats: float) -> Bound:
+def bound(
+    name: str, logits_bytes: float, elements: float, read: float, written: float, repeats: float
+) -> Bound:
     """From bytes read and written and vector repeats, all of the whole chip."""
     return Bound(
         name,
@@ -66,11 +71,14 @@ def bound(name: str, logits_bytes: float, elements: float, read: float, written:
 
 def counted(name: str, counters, logits_bytes: float, elements: float, scale: float) -> Bound:
     read, written = sum(counters.read.values()), sum(counters.written.values())
-    return bound(name, logits_bytes, elements, read * scale, written * scale, counters.vector_repeats * scale)
+    return bound(
+        name, logits_bytes, elements, read * scale, written * scale, counters.vector_repeats * scale
+    )
 
 
 def bounds(rows: int, classes: int, dtype: str) -> list[Bound]:
-    """Bounds of ms_ce's operators and of the vendor's passes. More than 384 rows of a long vocabulary are counted on 384
+    """Bounds of ms_ce's operators and of the vendor's passes. More than 384 rows of a long vocabulary are
+    counted on 384
     rows and scaled: every core then has eight whole rows, and the counts are proportional."""
     sample = min(rows, 384) if classes > 2048 else rows
     scale = rows / sample
@@ -81,7 +89,9 @@ def bounds(rows: int, classes: int, dtype: str) -> list[Bound]:
     run = Run(cores=CORES)
     calls = {
         "MsCeForward": forward(logits, target, None, dtype, run=run)[1],
-        "MsCeBackward": backward(np.ones(1), logits, target, None, lse, np.ones(1), dtype, run=run)[1],
+        "MsCeBackward": backward(np.ones(1), logits, target, None, lse, np.ones(1), dtype, run=run)[
+            1
+        ],
         "MsCeForwardGrad": forward_grad(logits, target, None, dtype, run=run)[1],
     }
     rows_of_table = [counted(name, c, logits_bytes, elements, scale) for name, c in calls.items()]
@@ -91,7 +101,9 @@ def bounds(rows: int, classes: int, dtype: str) -> list[Bound]:
     )
     for name, reads, repeats in vendor:
         total = repeats * elements / 64
-        rows_of_table.append(bound(name, logits_bytes, elements, reads * logits_bytes, logits_bytes, total))
+        rows_of_table.append(
+            bound(name, logits_bytes, elements, reads * logits_bytes, logits_bytes, total)
+        )
     return rows_of_table
 
 
@@ -99,8 +111,15 @@ def print_table(rows: int, classes: int, dtype: str, markdown: bool) -> None:
     print(f"\n{rows} × {classes} {dtype}: lower bound by model, not measured")
     titles = ("operator", "reads", "writes", "repeats/64", "memory µs", "vector µs", "bound µs")
     lines = [
-        (b.name, f"{b.read:.3f}", f"{b.written:.3f}", f"{b.repeats:.1f}" if b.repeats else "not known")
-        + (f"{b.memory:.1f}", f"{b.vector:.1f}" if b.vector else "not known", f"{b.microseconds:.1f}")
+        (
+            b.name,
+            f"{b.read:.3f}",
+            f"{b.written:.3f}",
+            f"{b.repeats:.1f}" if b.repeats else "not known",
+            f"{b.memory:.1f}",
+            f"{b.vector:.1f}" if b.vector else "not known",
+            f"{b.microseconds:.1f}",
+        )
         for b in bounds(rows, classes, dtype)
     ]
     if markdown:

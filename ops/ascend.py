@@ -3,211 +3,30 @@
 Nothing here has run on hardware; docs/ascend.md says what was checked and how. The module imports everywhere: operators
 are built at the first call, on the device that MindSpore then runs on.
 
-The kernels take rows (N, C) of float16, bfloat16 or float32 and return float32 losses. softcap and logit_scale are applied
+The kernels take rows (N, C) of float16, bfloat16 or float32 and return float32 losses. softcap and logit_scale
+are applied
 before them, and the gradients of a weight or of probability targets are made after them, with MindSpore primitives.
 """
 
 from __future__ import annotations
 
-import collections
 import functools
-import os
-from pathlib import Path
-from typing import NamedTuple
 
-from mindspore import Tensor, get_context, nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore.ops import CustomRegOp, constexpr
-from ms_ce.ops import composed
+from mindspore.ops import constexpr
+
+from ms_ce.ops import ascend_operators, composed
+from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember
+from ms_ce.ops.ascend_operators import custom
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import ClassBlock, Options
 
-PROJECT = Path(__file__).resolve().parent.parent / "custom_aicore"
-VENDOR = "ms_ce"
-SOCS = ("ascend910b", "ascend910_93")
+__all__ = ["check_targets", "forget_targets", "probe"]
+
+probe = ascend_operators.probe
+
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-
-_LOGITS = ("float16", "bfloat16", "float32")
-_CLASSES = ("int32", "int64")
-
-
-class Operator(NamedTuple):
-    """One operator as custom_aicore/op_host defines it. A tensor is (name, kind): F logits' dtype, C class indices,
-    W float32, E int32. Attributes follow the tensors in a call, in this order."""
-
-    inputs: tuple[tuple[str, str], ...]
-    outputs: tuple[tuple[str, str], ...]
-    attributes: tuple[tuple[str, str], ...]
-
-
-_FLAGS = (("reduction", "int"), ("ignore_index", "int"), ("label_smoothing", "float"), ("z_loss", "float"))
-_WEIGHTED = (("has_weight", "bool"),)
-_BLOCK = (("class_offset", "int"), ("total_classes", "int"))
-_SMOOTH = (("reduction", "int"), ("label_smoothing", "float"), ("z_loss", "float"), *_WEIGHTED)
-_NLL = (("reduction", "int"), ("ignore_index", "int"), *_WEIGHTED)
-_CLASS_INPUTS = (("logits", "F"), ("target", "C"), ("weight", "W"))
-_ERROR = ("error", "E")
-_SUMS = (("loss", "W"), ("total_weight", "W"))
-
-OPERATORS = {
-    "MsCeForward": Operator(_CLASS_INPUTS, (*_SUMS, ("lse", "W"), _ERROR), _FLAGS + _WEIGHTED),
-    "MsCeForwardGrad": Operator(
-        _CLASS_INPUTS, (*_SUMS, ("lse", "W"), ("grad_logits", "F"), _ERROR), _FLAGS + _WEIGHTED
-    ),
-    "MsCeBackward": Operator(
-        (("grad_loss", "W"), *_CLASS_INPUTS, ("lse", "W"), ("total_weight", "W")),
-        (("grad_logits", "F"),),
-        _FLAGS + _WEIGHTED + _BLOCK,
-    ),
-    "MsCeProbForward": Operator(
-        (("logits", "F"), ("target", "F"), ("weight", "W")), (*_SUMS, ("lse", "W"), ("mass", "W")), _SMOOTH
-    ),
-    "MsCeProbBackward": Operator(
-        (
-            ("grad_loss", "W"),
-            ("logits", "F"),
-            ("target", "F"),
-            ("weight", "W"),
-            ("lse", "W"),
-            ("mass", "W"),
-            ("total_weight", "W"),
-        ),
-        (("grad_logits", "F"),),
-        _SMOOTH,
-    ),
-    "MsCePartial": Operator(
-        _CLASS_INPUTS,
-        (("lse", "W"), ("dot", "W"), ("mass", "W"), _ERROR),
-        (("ignore_index", "int"), ("label_smoothing", "float"), *_WEIGHTED, *_BLOCK),
-    ),
-    "MsCeNllForward": Operator((("log_prob", "F"), *_CLASS_INPUTS[1:]), (*_SUMS, _ERROR), _NLL),
-    "MsCeNllBackward": Operator(
-        (("grad_loss", "W"), ("log_prob", "F"), *_CLASS_INPUTS[1:], ("total_weight", "W")),
-        (("grad_log_prob", "F"),),
-        _NLL,
-    ),
-}
-
-
-def probe() -> str | None:
-    """Why the backend cannot be used here, or None."""
-    if not os.environ.get("ASCEND_HOME_PATH") and not os.environ.get("ASCEND_OPP_PATH"):
-        return "CANN is not set up: neither ASCEND_HOME_PATH nor ASCEND_OPP_PATH is set; source CANN's set_env.sh"
-    if installed_library() is None:
-        return (
-            "the operators are not installed: no vendors/ms_ce under ASCEND_CUSTOM_OPP_PATH or ASCEND_OPP_PATH; "
-            "run python -m ms_ce build-ascend"
-        )
-    if get_context("device_target") == "Ascend":
-        soc = _soc_version()
-        if soc not in SOCS:
-            return f"the kernels are written for {' and '.join(SOCS)}, and this chip is {soc}"
-    return None
-
-
-def installed_library() -> Path | None:
-    """The installed operators' API library, where CANN looks for it."""
-    folders = [Path(p) for p in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if p]
-    if os.environ.get("ASCEND_OPP_PATH"):
-        folders.append(Path(os.environ["ASCEND_OPP_PATH"]) / "vendors" / VENDOR)
-    libraries = (folder / "op_api" / "lib" / "libcust_opapi.so" for folder in folders if folder.name == VENDOR)
-    return next((library for library in libraries if library.exists()), None)
-
-
-def _soc_version() -> str:
-    from mindspore._c_expression import MSContext
-
-    return MSContext.get_instance().get_ascend_soc_version()
-
-
-def registration(name: str) -> dict:
-    """Registration info of an operator, for every combination of dtypes that its definition accepts."""
-    operator = OPERATORS[name]
-    info = CustomRegOp(f"aclnn{name}")
-    for index, (argument, _) in enumerate(operator.inputs):
-        info = info.input(index, argument, "required")
-    for index, (result, _) in enumerate(operator.outputs):
-        info = info.output(index, result, "required")
-    for attribute, kind in operator.attributes:
-        info = info.attr(attribute, "required", kind)
-    for combination in combinations(name):
-        info = info.dtype_format(*[(dtype, "DefaultFormat") for dtype in combination])
-    return info.target("Ascend").get_op_info()
-
-
-def combinations(name: str) -> list[tuple[str, ...]]:
-    """Accepted dtypes of an operator's inputs and outputs, in the order of its definition."""
-    operator = OPERATORS[name]
-    kinds = [kind for _, kind in operator.inputs + operator.outputs]
-    rows = []
-    for logits in _LOGITS:
-        for classes in _CLASSES if "C" in kinds else _CLASSES[:1]:
-            dtypes = {"F": logits, "C": classes, "W": "float32", "E": "int32"}
-            rows.append(tuple(dtypes[kind] for kind in kinds))
-    return rows
-
-
-def _out_dtypes(name: str):
-    operator = OPERATORS[name]
-    logits = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
-    fixed = {"W": mstype.float32, "E": mstype.int32}
-
-    def infer(*dtypes):
-        found = tuple(fixed.get(kind, dtypes[logits]) for _, kind in operator.outputs)
-        return found if len(found) > 1 else found[0]
-
-    return infer
-
-
-def custom(name: str, per_row: bool) -> ops.Custom:
-    """The operator; its shapes, static or dynamic, are inferred by custom_aicore/infer. `per_row` tells a loss (N,) from a
-    loss (1,)."""
-    source = PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc")
-    return ops.Custom(
-        f"{source}:aclnn{name}",
-        out_shape=None,
-        out_dtype=_out_dtypes(name),
-        func_type="aot",
-        reg_info=registration(name),
-    )
-
-
-_pending: collections.deque = collections.deque(maxlen=64)
-
-
-def check_targets() -> None:
-    """Raises for the first target outside [0, C) of the calls since the last check (PyNative mode; at most 64 calls).
-
-    A bad target makes its row's loss NaN at once; reading which one it was waits for the device, so it is left to this
-    function, or done at every call where MindSpore's `pynative_synchronize` is set.
-
-    Raises:
-        ValueError: naming operation, target, row and valid range.
-    """
-    while _pending:
-        op, error, classes = _pending.popleft()
-        words = [int(word) for word in error.asnumpy()]
-        if words[0]:
-            row, target = _joined(words[1], words[2]), _joined(words[3], words[4])
-            raise ValueError(
-                f"ms_ce: {op}: target {target} in row {row} is outside [0, {classes}); {words[0]} rows are affected"
-            )
-
-
-def forget_targets() -> None:
-    """Drops the targets that check_targets has not looked at."""
-    _pending.clear()
-
-
-def _joined(low: int, high: int) -> int:
-    return high << 32 | (low & 0xFFFFFFFF)
-
-
-def _remember(op: str, error: Tensor, classes: int) -> None:
-    _pending.append((op, error, classes))
-    if get_context("pynative_synchronize"):
-        check_targets()
-
 
 class Backward(nn.Cell):
     """A gradient operator; its own derivative is refused, not taken as zero."""
@@ -220,7 +39,9 @@ class Backward(nn.Cell):
         return self.operator(*arguments)
 
     def bprop(self, *arguments):
-        raise NotImplementedError("ms_ce: the ascend backend has first derivatives only; use backend='composed'")
+        raise NotImplementedError(
+            "ms_ce: the ascend backend has first derivatives only; use backend='composed'"
+        )
 
 
 class ClassLoss(nn.Cell):
@@ -229,7 +50,11 @@ class ClassLoss(nn.Cell):
     def __init__(self, options: Options, has_weight: bool):
         super().__init__()
         self.reduction = REDUCTIONS[options.reduction]
-        self.ignore_index, self.smoothing, self.z = options.ignore_index, options.label_smoothing, options.z_loss
+        self.ignore_index, self.smoothing, self.z = (
+            options.ignore_index,
+            options.label_smoothing,
+            options.z_loss,
+        )
         self.has_weight = has_weight
         self.forward = custom("MsCeForward", options.reduction == "none")
         self.backward = Backward("MsCeBackward")
@@ -238,7 +63,14 @@ class ClassLoss(nn.Cell):
 
     def construct(self, logits, target, weight):
         return self.forward(
-            logits, target, weight, self.reduction, self.ignore_index, self.smoothing, self.z, self.has_weight
+            logits,
+            target,
+            weight,
+            self.reduction,
+            self.ignore_index,
+            self.smoothing,
+            self.z,
+            self.has_weight,
         )
 
     def bprop(self, logits, target, weight, out, dout):
@@ -288,13 +120,19 @@ class ProbabilityLoss(nn.Cell):
     def __init__(self, options: Options, has_weight: bool):
         super().__init__()
         self.reduction = REDUCTIONS[options.reduction]
-        self.smoothing, self.z, self.has_weight = options.label_smoothing, options.z_loss, has_weight
+        self.smoothing, self.z, self.has_weight = (
+            options.label_smoothing,
+            options.z_loss,
+            has_weight,
+        )
         self.forward = custom("MsCeProbForward", options.reduction == "none")
         self.backward = Backward("MsCeProbBackward")
         self.zeros_like = ops.ZerosLike()
 
     def construct(self, logits, target, weight):
-        return self.forward(logits, target, weight, self.reduction, self.smoothing, self.z, self.has_weight)
+        return self.forward(
+            logits, target, weight, self.reduction, self.smoothing, self.z, self.has_weight
+        )
 
     def bprop(self, logits, target, weight, out, dout):
         grad = self.backward(
@@ -337,7 +175,9 @@ class NllLoss(nn.Cell):
         self.zeros_like = ops.ZerosLike()
 
     def construct(self, log_prob, target, weight):
-        return self.forward(log_prob, target, weight, self.reduction, self.ignore_index, self.has_weight)
+        return self.forward(
+            log_prob, target, weight, self.reduction, self.ignore_index, self.has_weight
+        )
 
     def bprop(self, log_prob, target, weight, out, dout):
         choice = (self.reduction, self.ignore_index, self.has_weight)
@@ -362,7 +202,9 @@ class NllLoss(nn.Cell):
 @functools.lru_cache(maxsize=256)
 def cells(kind: str, options: Options, has_weight: bool) -> nn.Cell:
     """The loss of these options, built once."""
-    return {"class": ClassLoss, "probability": ProbabilityLoss, "nll": NllLoss}[kind](options, has_weight)
+    return {"class": ClassLoss, "probability": ProbabilityLoss, "nll": NllLoss}[kind](
+        options, has_weight
+    )
 
 
 @functools.lru_cache(maxsize=32)
@@ -391,7 +233,9 @@ def _is_class_index(dtype) -> bool:
 @constexpr
 def _require_supported(dtype) -> None:
     if dtype == mstype.float64:
-        raise TypeError("ms_ce: the ascend backend has no float64; cast the logits or use backend='composed'")
+        raise TypeError(
+            "ms_ce: the ascend backend has no float64; cast the logits or use backend='composed'"
+        )
 
 
 @constexpr
@@ -467,14 +311,18 @@ def cross_entropy(logits, target, weight, options: Options):
     if _is_class_index(target.dtype):
         out = _loss("class", options, has_weight)(x, _class_rows(target), factor)
         if not compiling():
-            _remember("cross_entropy", out[3], x.shape[1])
+            remember("cross_entropy", out[3], x.shape[1])
     else:
         q = _as_rows(target)
         if q.dtype != x.dtype:
             x, q = ops.cast(x, mstype.float32), ops.cast(q, mstype.float32)
         out = _loss("probability", options, has_weight)(x, q, factor)
     loss = _shaped(out[0], options.reduction, logits.shape)
-    return ops.cast(loss, logits.dtype), out[1].reshape(()), out[2].reshape(_rows_shape(logits.shape))
+    return (
+        ops.cast(loss, logits.dtype),
+        out[1].reshape(()),
+        out[2].reshape(_rows_shape(logits.shape)),
+    )
 
 
 def nll_loss(log_prob, target, weight, options: Options):
@@ -484,7 +332,9 @@ def nll_loss(log_prob, target, weight, options: Options):
     _require_supported(log_prob.dtype)
     out = _loss("nll", options, has_weight)(_as_rows(log_prob), _class_rows(target), factor)
     if not compiling():
-        _remember("nll_loss", out[2], log_prob.shape[0] if log_prob.ndim == 1 else log_prob.shape[1])
+        remember(
+            "nll_loss", out[2], log_prob.shape[0] if log_prob.ndim == 1 else log_prob.shape[1]
+        )
     loss = _shaped(out[0], options.reduction, log_prob.shape)
     dtype = weight.dtype if has_weight else log_prob.dtype
     return ops.cast(loss, log_prob.dtype), ops.cast(out[1].reshape(()), dtype)
@@ -509,11 +359,17 @@ def cross_entropy_value_and_grad(logits, target, weight, options: Options):
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
     _require_supported(logits.dtype)
-    choice = (_code(options.reduction), options.ignore_index, options.label_smoothing, options.z_loss, has_weight)
+    choice = (
+        _code(options.reduction),
+        options.ignore_index,
+        options.label_smoothing,
+        options.z_loss,
+        has_weight,
+    )
     x = _as_rows(logits)
     out = _operator("MsCeForwardGrad", False)(x, _class_rows(target), factor, *choice)
     if not compiling():
-        _remember("cross_entropy_value_and_grad", out[4], x.shape[1])
+        remember("cross_entropy_value_and_grad", out[4], x.shape[1])
     shape = logits.shape
     loss = ops.cast(out[0].reshape(()), logits.dtype)
     return loss, out[1].reshape(()), out[2].reshape(_rows_shape(shape)), _from_rows(out[3], shape)
@@ -528,12 +384,15 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
     choice = (options.ignore_index, options.label_smoothing, has_weight, block.offset, block.total)
     out = _operator("MsCePartial", True)(x, _class_rows(target), factor, *choice)
     if not compiling():
-        _remember("partial", out[3], block.total or x.shape[1])
+        remember("partial", out[3], block.total or x.shape[1])
     return ops.stack((out[0], out[1], out[2]), axis=1)
 
 
-def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock):
-    """Gradient of this block's logits, for class targets: grad_rows·(mass·p - w·q') + grad_lse·p. The kernel makes its own
+def partial_backward(
+    grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock
+):
+    """Gradient of this block's logits, for class targets: grad_rows·(mass·p - w·q') + grad_lse·p. The kernel
+    makes its own
     mass from the weights; grad_lse is 0 without z_loss."""
     _require_class_index(target.dtype)
     has_weight = weight is not None
@@ -541,8 +400,18 @@ def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, opt
     x, rows = _prepared(logits, options), _class_rows(target)
     row_lse = ops.cast(lse, mstype.float32).reshape(-1)
     upstream = ops.cast(grad_rows, mstype.float32).reshape(-1)
-    choice = (0, options.ignore_index, options.label_smoothing, 0.0, has_weight, block.offset, block.total)
-    grad = _operator("MsCeBackward", False)(upstream, x, rows, factor, row_lse, _no_weight(), *choice)
+    choice = (
+        0,
+        options.ignore_index,
+        options.label_smoothing,
+        0.0,
+        has_weight,
+        block.offset,
+        block.total,
+    )
+    grad = _operator("MsCeBackward", False)(
+        upstream, x, rows, factor, row_lse, _no_weight(), *choice
+    )
     if options.z_loss:
         keep = ops.cast(ops.not_equal(rows, options.ignore_index), mstype.float32)
         extra = ops.cast(grad_lse, mstype.float32).reshape(-1) * keep

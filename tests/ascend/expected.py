@@ -1,7 +1,8 @@
 """What the operators must return: ms_ce/reference.py in float64, and how far a float32 computation may be from it.
 
 A bound is a count of float32 roundings times the size of the terms that are rounded, plus one rounding to a 16-bit
-output: the loss is a difference of terms as large as the logits' spread, and the gradient takes exp of a difference with
+output: the loss is a difference of terms as large as the logits' spread, and the gradient takes exp of a
+difference with
 lse, so that its relative error grows with |lse|.
 """
 
@@ -18,7 +19,11 @@ import numpy as np
 EPSILON = 2.0**-23
 ROUNDINGS = 12  # subtract, exp, a tree of sums, log, two products
 UNIT = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-SMALLEST = {"float32": 2.0**-149, "float16": 2.0**-24, "bfloat16": 2.0**-133}  # spacing of subnormals
+SMALLEST = {
+    "float32": 2.0**-149,
+    "float16": 2.0**-24,
+    "bfloat16": 2.0**-133,
+}  # spacing of subnormals
 IGNORE = -100
 
 
@@ -91,7 +96,11 @@ class Problem:
 
     def _arguments(self):
         o = self.options
-        keywords = {"reduction": o.reduction, "label_smoothing": o.label_smoothing, "z_loss": o.z_loss}
+        keywords = {
+            "reduction": o.reduction,
+            "label_smoothing": o.label_smoothing,
+            "z_loss": o.z_loss,
+        }
         ignore = o.ignore_index if self.target.dtype.kind == "i" else IGNORE
         return (self.logits, self.target, self.weight, ignore), keywords
 
@@ -103,7 +112,9 @@ class Problem:
     def gradient(self) -> np.ndarray:
         arguments, keywords = self._arguments()
         with np.errstate(all="ignore"):
-            return reference.cross_entropy_grad(*arguments, **keywords, grad_loss=self.grad_loss).logits
+            return reference.cross_entropy_grad(
+                *arguments, **keywords, grad_loss=self.grad_loss
+            ).logits
 
     def kept(self) -> np.ndarray:
         if self.target.dtype.kind == "f":
@@ -112,7 +123,7 @@ class Problem:
 
     def target_rows(self) -> np.ndarray:
         """q', the smoothed target of every row."""
-        rows, classes = self.logits.shape
+        classes = self.logits.shape[1]
         smoothing = self.options.label_smoothing
         q = self.target
         if q.dtype.kind == "i":
@@ -144,7 +155,10 @@ class Problem:
 
 def within(actual, expected, bound, what: str) -> None:
     """Asserts |actual - expected| ≤ bound, with nan and inf in the same places."""
-    actual, expected = np.asarray(actual, np.float64).ravel(), np.asarray(expected, np.float64).ravel()
+    actual, expected = (
+        np.asarray(actual, np.float64).ravel(),
+        np.asarray(expected, np.float64).ravel(),
+    )
     assert actual.shape == expected.shape, f"{what}: {actual.shape} values, not {expected.shape}"
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=what)
@@ -178,4 +192,9 @@ def check_gradient(problem: Problem, gradient: np.ndarray, dtype: str) -> None:
     expected = problem.gradient()
     _, size = problem.sizes()
     bound = ROUNDINGS * EPSILON * size
-    within(gradient, expected, bound + UNIT[dtype] * (np.abs(expected) + bound) + SMALLEST[dtype], "gradient")
+    within(
+        gradient,
+        expected,
+        bound + UNIT[dtype] * (np.abs(expected) + bound) + SMALLEST[dtype],
+        "gradient",
+    )

@@ -1,7 +1,8 @@
 """Builds the host model of the Ascend C kernels and runs them from numpy.
 
 The kernels of custom_aicore/op_kernel are compiled unchanged against custom_aicore/host_model with g++, one shared
-library per dtype of logits. The structs shared with the kernels are read from ms_ce_tiling.h, so their layout is written
+library per dtype of logits. The structs shared with the kernels are read from ms_ce_tiling.h, so their layout
+is written
 down once.
 """
 
@@ -20,7 +21,9 @@ from pathlib import Path
 import numpy as np
 
 # The two variables serve mutation_run.py: another copy of the sources, compiled without waiting for the optimiser.
-PROJECT = Path(os.environ.get("MS_CE_CUSTOM_AICORE", Path(__file__).resolve().parents[2] / "custom_aicore"))
+PROJECT = Path(
+    os.environ.get("MS_CE_CUSTOM_AICORE", Path(__file__).resolve().parents[2] / "custom_aicore")
+)
 OPTIMISE = os.environ.get("MS_CE_HOST_MODEL_OPTIMISE", "-O3")
 UB_BYTES = 188_160  # usable unified buffer of a vector core of Atlas A2 with the default reserve
 CORES = 48  # vector cores of 910B1
@@ -31,7 +34,7 @@ LAZY_VECTOR, LAZY_LOAD, LAZY_STORE = 2, 4, 8
 ADVERSARIAL = (LAZY_VECTOR, LAZY_LOAD, LAZY_STORE, LAZY_VECTOR | LAZY_STORE, LAZY_LOAD | LAZY_STORE)
 
 
-class HostModelFault(AssertionError):
+class HostModelError(AssertionError):
     """What the hardware would have punished, in the model's words."""
 
 
@@ -98,7 +101,14 @@ class Counters:
 def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) -> Path:
     """Compiles one translation unit to a shared library; the result is cached by the content of all it may include."""
     digest = hashlib.sha256(" ".join([source.name, optimise, *defines]).encode())
-    for path in sorted([*PROJECT.glob("op_*/*"), *PROJECT.glob("infer/*"), *PROJECT.glob("host_model/**/*"), source]):
+    for path in sorted(
+        [
+            *PROJECT.glob("op_*/*"),
+            *PROJECT.glob("infer/*"),
+            *PROJECT.glob("host_model/**/*"),
+            source,
+        ]
+    ):
         if path.is_file():
             digest.update(path.name.encode() + path.read_bytes())
     cache = Path(tempfile.gettempdir()) / f"ms_ce_host_model_{os.getuid()}"
@@ -110,9 +120,26 @@ def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) 
     if compiler is None:
         raise RuntimeError("tests/ascend needs g++ to compile the host model; install g++")
     partial = library.with_suffix(f".{os.getpid()}")
-    command = [compiler, "-std=c++17", optimise, "-march=native", "-fno-gnu-unique", "-Wall", "-Wextra", "-Werror"]
-    command += ["-shared", "-fPIC", *defines, f"-I{PROJECT / 'host_model'}", f"-I{PROJECT / 'op_kernel'}"]
-    done = subprocess.run([*command, str(source), "-o", str(partial)], capture_output=True, text=True)
+    command = [
+        compiler,
+        "-std=c++17",
+        optimise,
+        "-march=native",
+        "-fno-gnu-unique",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+    ]
+    command += [
+        "-shared",
+        "-fPIC",
+        *defines,
+        f"-I{PROJECT / 'host_model'}",
+        f"-I{PROJECT / 'op_kernel'}",
+    ]
+    done = subprocess.run(
+        [*command, str(source), "-o", str(partial)], capture_output=True, text=True
+    )
     if done.returncode:
         raise RuntimeError(f"the host model does not compile:\n{done.stderr[-4000:]}")
     partial.rename(library)
@@ -132,7 +159,7 @@ def launch(
     lazy_pipes: int = 0,
     falling_order: bool = False,
 ) -> Counters:
-    """Runs a kernel of a library's launch entry; outputs are filled in place. Raises HostModelFault for anything the
+    """Runs a kernel of a library's launch entry; outputs are filled in place. Raises HostModelError for anything the
     model objects to."""
     workspace = np.full(max(workspace_bytes, 1), 0xFF, np.uint8)
     tensors = {**inputs, **outputs, "workspace": workspace}
@@ -152,10 +179,12 @@ def launch(
         names=(ctypes.c_char_p * count)(*[name.encode() for name in tensors]),
         tiling=None if tiling is None else ctypes.addressof(tiling),
     )
-    for name, values in zip(("bytes_read", "bytes_written", "copies", "smallest_copy"), numbers, strict=True):
+    for name, values in zip(
+        ("bytes_read", "bytes_written", "copies", "smallest_copy"), numbers, strict=True
+    ):
         setattr(request, name, ctypes.cast(values, ctypes.POINTER(ctypes.c_int64)))
     if entry(kernel.encode(), ctypes.byref(request)):
-        raise HostModelFault(f"{kernel}: {request.message.decode()}")
+        raise HostModelError(f"{kernel}: {request.message.decode()}")
     per_tensor = [dict(zip(tensors, values, strict=True)) for values in numbers]
     return Counters(*per_tensor, vector_repeats=request.vector_repeats)
 

@@ -1,6 +1,8 @@
-"""Every fault of mutations.py must be caught by the tests that it names: `python -m pytest tests/ascend/mutation_run.py`.
+"""Every fault of mutations.py must be caught by the tests that it names: `python -m pytest
+tests/ascend/mutation_run.py`.
 
-Each fault is applied to a copy of custom_aicore/, which must still compile; then the tests must fail. Five to ten minutes.
+Each fault is applied to a copy of custom_aicore/, which must still compile; then the tests must fail. Five to
+ten minutes.
 """
 
 from __future__ import annotations
@@ -23,8 +25,14 @@ TESTS_FAILED = 1  # pytest's exit status; 2 and more are errors of the run itsel
 def run_tests(project: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
     command += [str(FOLDER / a) if a.startswith("test_") else a for a in arguments]
-    environment = {**os.environ, "MS_CE_CUSTOM_AICORE": str(project), "MS_CE_HOST_MODEL_OPTIMISE": "-O0"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=FOLDER.parents[1])
+    environment = {
+        **os.environ,
+        "MS_CE_CUSTOM_AICORE": str(project),
+        "MS_CE_HOST_MODEL_OPTIMISE": "-O0",
+    }
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=FOLDER.parents[1]
+    )
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.name)

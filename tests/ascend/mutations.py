@@ -4,6 +4,8 @@
 tests against it; test_mutations.py, part of the suite, checks that the list still fits the sources.
 """
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from typing import NamedTuple

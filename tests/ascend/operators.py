@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import numpy as np
+
 from tests.ascend.host_model import Counters, HostModel
 
 ERROR_WORDS = 8
@@ -38,7 +39,7 @@ def empty(shape, dtype: str) -> np.ndarray:
     return np.full(shape, np.nan if dtype.startswith("float") else -0x5A5A5A5A, dtype)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
     """How to run: cores of the modelled chip, the pipes' order and the order of blocks."""
 
@@ -47,13 +48,18 @@ class Run:
     falling_order: bool = False
 
 
+ALL_CORES = Run()
+
+
 def _weight(weight, classes: int) -> tuple[np.ndarray, int]:
     if weight is None:
         return np.zeros(1, np.float32), 0
     return np.ascontiguousarray(weight, np.float32), 1
 
 
-def _options(run: Run, target: np.ndarray, has_weight: int, machine: HostModel, reduction, **options):
+def _options(
+    run: Run, target: np.ndarray, has_weight: int, machine: HostModel, reduction, **options
+):
     wide = target.dtype == np.int64
     return {
         "cores": run.cores,
@@ -71,7 +77,7 @@ def _execute(machine: HostModel, run: Run, kernel: str, inputs, outputs, problem
     )
 
 
-def forward(logits, target, weight, dtype, *, reduction="mean", run=Run(), **options):
+def forward(logits, target, weight, dtype, *, reduction="mean", run=ALL_CORES, **options):
     """MsCeForward or, for floating targets, MsCeProbForward. Returns outputs by name and the counters."""
     rows, cols = logits.shape
     machine = model(dtype)
@@ -93,7 +99,7 @@ def forward(logits, target, weight, dtype, *, reduction="mean", run=Run(), **opt
     return outputs, _execute(machine, run, f"ms_ce_{kernel}", inputs, outputs, problem)
 
 
-def partial(logits, target, weight, dtype, *, run=Run(), **options):
+def partial(logits, target, weight, dtype, *, run=ALL_CORES, **options):
     """MsCePartial: log-sum-exp, dot and mass of a block of the vocabulary."""
     rows, cols = logits.shape
     machine = model(dtype)
@@ -106,7 +112,20 @@ def partial(logits, target, weight, dtype, *, run=Run(), **options):
     return outputs, _execute(machine, run, "ms_ce_partial", inputs, outputs, problem)
 
 
-def backward(grad_loss, logits, target, weight, lse, total_weight, dtype, *, mass=None, reduction="mean", run=Run(), **options):
+def backward(
+    grad_loss,
+    logits,
+    target,
+    weight,
+    lse,
+    total_weight,
+    dtype,
+    *,
+    mass=None,
+    reduction="mean",
+    run=ALL_CORES,
+    **options,
+):
     """MsCeBackward, or MsCeProbBackward where `mass` is given."""
     rows, cols = logits.shape
     machine = model(dtype)
@@ -125,10 +144,12 @@ def backward(grad_loss, logits, target, weight, lse, total_weight, dtype, *, mas
     outputs = {"grad_logits": empty((rows, cols), dtype)}
     values = _options(run, target, has_weight, machine, reduction, **options)
     problem = machine.problem(kernel, rows, cols, **values)
-    return outputs["grad_logits"], _execute(machine, run, f"ms_ce_{kernel}", inputs, outputs, problem)
+    return outputs["grad_logits"], _execute(
+        machine, run, f"ms_ce_{kernel}", inputs, outputs, problem
+    )
 
 
-def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=Run(), **options):
+def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=ALL_CORES, **options):
     """MsCeForwardGrad: loss and gradient in one call."""
     rows, cols = logits.shape
     machine = model(dtype)
@@ -146,7 +167,7 @@ def forward_grad(logits, target, weight, dtype, *, reduction="mean", run=Run(), 
     return outputs, _execute(machine, run, "ms_ce_forward_grad", inputs, outputs, problem)
 
 
-def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=Run(), **options):
+def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=ALL_CORES, **options):
     """MsCeNllForward."""
     rows, cols = log_prob.shape
     machine = model(dtype)
@@ -162,7 +183,18 @@ def nll_forward(log_prob, target, weight, dtype, *, reduction="mean", run=Run(),
     return outputs, _execute(machine, run, "ms_ce_nll_forward", inputs, outputs, problem)
 
 
-def nll_backward(grad_loss, log_prob, target, weight, total_weight, dtype, *, reduction="mean", run=Run(), **options):
+def nll_backward(
+    grad_loss,
+    log_prob,
+    target,
+    weight,
+    total_weight,
+    dtype,
+    *,
+    reduction="mean",
+    run=ALL_CORES,
+    **options,
+):
     """MsCeNllBackward."""
     rows, cols = log_prob.shape
     machine = model(dtype)
@@ -177,4 +209,6 @@ def nll_backward(grad_loss, log_prob, target, weight, total_weight, dtype, *, re
         "weight": weights,
         "total_weight": np.ascontiguousarray(total_weight, np.float32).reshape(-1),
     }
-    return outputs["grad_log_prob"], _execute(machine, run, "ms_ce_nll_backward", inputs, outputs, problem)
+    return outputs["grad_log_prob"], _execute(
+        machine, run, "ms_ce_nll_backward", inputs, outputs, problem
+    )

@@ -8,7 +8,8 @@ from tests.ascend.expected import Options, Problem
 from tests.ascend.operators import decode, encode
 
 # rows, classes, cores. Classes around the lane width (64), around the copy block (7, 8), across the change from the
-# batched path to the tiled one (1024), rows that share a tile (1025, 4097), rows of several tiles (32,000), vocabularies
+# batched path to the tiled one (1024), rows that share a tile (1025, 4097), rows of several tiles (32,000),
+# vocabularies
 # of language models (128,256) and the largest that any of them has (262,144); rows fewer and more than cores.
 SHAPES = (
     (0, 10, 48),

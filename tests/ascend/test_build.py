@@ -94,13 +94,17 @@ def test_call_of_the_compiler(environment):
 
 
 def test_build_that_installs_nothing(environment):
-    compiler = Path(environment["PYTHONPATH"]) / "mindspore/lib/plugin/ascend/custom_compiler/setup.py"
+    compiler = (
+        Path(environment["PYTHONPATH"]) / "mindspore/lib/plugin/ascend/custom_compiler/setup.py"
+    )
     compiler.write_text("")
     assert "ended without" in refusal(environment)
 
 
 def test_mindspore_without_a_compiler(environment):
-    compiler = Path(environment["PYTHONPATH"]) / "mindspore/lib/plugin/ascend/custom_compiler/setup.py"
+    compiler = (
+        Path(environment["PYTHONPATH"]) / "mindspore/lib/plugin/ascend/custom_compiler/setup.py"
+    )
     compiler.unlink()
     assert "no custom_compiler" in refusal(environment)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ascend.host_model import ADVERSARIAL, PROJECT, HostModelFault, compile_library, launch
+from tests.ascend.host_model import ADVERSARIAL, HostModelError, compile_library, launch
 
 BLOCKS, ELEMENTS = 3, 512
 
@@ -61,13 +61,22 @@ def entry():
 def run(kernel: str, **order) -> np.ndarray:
     x = np.arange(BLOCKS * ELEMENTS, dtype=np.float32)
     y = np.full_like(x, np.nan)
-    launch(entry(), kernel, {"x": x}, {"y": y}, blocks=BLOCKS, workspace_bytes=8192, tiling=None, **order)
+    launch(
+        entry(),
+        kernel,
+        {"x": x},
+        {"y": y},
+        blocks=BLOCKS,
+        workspace_bytes=8192,
+        tiling=None,
+        **order,
+    )
     return y
 
 
 @pytest.mark.parametrize("kernel", FAULTS)
 def test_fault_is_caught(kernel):
-    with pytest.raises(HostModelFault, match=FAULTS[kernel]):
+    with pytest.raises(HostModelError, match=FAULTS[kernel]):
         run(kernel)
 
 
@@ -87,5 +96,5 @@ def test_sound_exchange_between_blocks():
 @pytest.mark.parametrize("kernel", [name for name in FAULTS if name.startswith("flags_")])
 def test_missing_flag_is_caught_in_every_order(kernel):
     for lazy in ADVERSARIAL:
-        with pytest.raises(HostModelFault):
+        with pytest.raises(HostModelError):
             run(kernel, lazy_pipes=lazy)

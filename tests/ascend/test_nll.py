@@ -25,12 +25,30 @@ def test_forward_and_backward(dtype, shape, options):
     with np.errstate(all="ignore"):
         loss, total_weight = reference.nll_loss(*arguments)
         expected = reference.nll_loss_grad(*arguments, grad_loss=problem.grad_loss).logits
-    size = np.abs(loss) if options.reduction == "none" else np.abs(problem.logits).max(initial=0.0) * max(total_weight, 1.0)
+    size = (
+        np.abs(loss)
+        if options.reduction == "none"
+        else np.abs(problem.logits).max(initial=0.0) * max(total_weight, 1.0)
+    )
     within(out["loss"], loss, 8 * EPSILON * size, "loss")
     within(out["total_weight"], total_weight, 4 * EPSILON * total_weight, "total_weight")
     assert out["error"][0] == 0
-    gradient, _ = nll_backward(problem.grad_loss, log_prob, target, problem.weight, out["total_weight"], dtype, run=run, **choice)
-    within(decode(gradient, dtype), expected, (8 * EPSILON + UNIT[dtype]) * np.abs(expected) + SMALLEST[dtype], "gradient")
+    gradient, _ = nll_backward(
+        problem.grad_loss,
+        log_prob,
+        target,
+        problem.weight,
+        out["total_weight"],
+        dtype,
+        run=run,
+        **choice,
+    )
+    within(
+        decode(gradient, dtype),
+        expected,
+        (8 * EPSILON + UNIT[dtype]) * np.abs(expected) + SMALLEST[dtype],
+        "gradient",
+    )
 
 
 @pytest.mark.parametrize("classes", [5, 40_000])
@@ -40,6 +58,8 @@ def test_bad_target_is_not_a_zero(classes):
     out, _ = nll_forward(log_prob, target, None, "float32", reduction="none", run=Run(cores=2))
     assert np.isnan(out["loss"]).tolist() == [False, False, True, True, False, False]
     assert out["error"].tolist() == [2, 2, 0, classes, 0, 0, 0, 0]
-    gradient, _ = nll_backward(np.ones(6), log_prob, target, None, out["total_weight"], "float32", reduction="none")
+    gradient, _ = nll_backward(
+        np.ones(6), log_prob, target, None, out["total_weight"], "float32", reduction="none"
+    )
     assert np.isnan(gradient).all(1).tolist() == [False, False, True, True, False, False]
     assert np.isfinite(gradient[[0, 1, 4, 5]]).all()

@@ -16,7 +16,7 @@ import pytest
 from tests.ascend.host_model import CORES, PROJECT, UB_BYTES, HostModel, compile_library
 from tests.ascend.problems import SHAPES
 
-ascend = pytest.importorskip("ms_ce.ops.ascend")
+ascend = pytest.importorskip("ms_ce.ops.ascend_operators")
 
 TYPES = {0: "float32", 1: "float16", 3: "int32", 9: "int64", 27: "bfloat16"}
 CODES = {name: code for code, name in TYPES.items()}
@@ -64,8 +64,12 @@ def test_registration_matches_definition(name):
         assert all(t["required"] for t in definition[side])
         assert all(t["paramType"] == "required" for t in info[side])
     assert definition["attributes"] == [[a["name"], a["type"]] for a in info["attr"]]
-    columns = [[TYPES[code] for code in t["types"]] for t in definition["inputs"] + definition["outputs"]]
-    assert {len(c) for c in columns} == {t["formats"] for t in definition["inputs"] + definition["outputs"]}
+    columns = [
+        [TYPES[code] for code in t["types"]] for t in definition["inputs"] + definition["outputs"]
+    ]
+    assert {len(c) for c in columns} == {
+        t["formats"] for t in definition["inputs"] + definition["outputs"]
+    }
     assert sorted(zip(*columns, strict=True)) == sorted(ascend.combinations(name))
     assert definition["configs"] == ["ascend910b", "ascend910_93"]
 
@@ -76,7 +80,10 @@ def test_kernel_takes_the_same_tensors(name):
     signature = re.search(rf"__aicore__ void {snake(name)}\((.*?)\)", source, re.S).group(1)
     parameters = re.findall(r"GM_ADDR (\w+)", signature)
     operator = ascend.OPERATORS[name]
-    assert parameters == [n for n, _ in operator.inputs + operator.outputs] + ["workspace", "tiling"]
+    assert parameters == [n for n, _ in operator.inputs + operator.outputs] + [
+        "workspace",
+        "tiling",
+    ]
 
 
 def run_host(name, shape, dtype, target, attributes, cores=CORES, ub_bytes=UB_BYTES, weight=1):
@@ -97,7 +104,11 @@ def run_host(name, shape, dtype, target, attributes, cores=CORES, ub_bytes=UB_BY
         types.append(CODES[{"F": dtype, "C": target, "W": "float32"}[kind]])
     values = [float(attributes.get(n, 0)) for n, _ in operator.attributes]
     outputs = len(operator.outputs)
-    out_dims, out_ranks, out_types = (ctypes.c_int64 * 16)(), (ctypes.c_int32 * 8)(), (ctypes.c_int32 * 8)()
+    out_dims, out_ranks, out_types = (
+        (ctypes.c_int64 * 16)(),
+        (ctypes.c_int32 * 8)(),
+        (ctypes.c_int32 * 8)(),
+    )
     tiling, launch = model().Tiling(), (ctypes.c_int64 * 3)()
     status = host().operators_run(
         name.encode(),
@@ -136,14 +147,22 @@ def test_inference_and_tiling(name, dtype, reduction):
     if name == "MsCeForwardGrad":
         reduction = max(reduction, 1)  # it returns one loss; the test below has it refuse 'none'
     for rows, classes, cores in SHAPES:
-        attributes = {"reduction": reduction, "ignore_index": -7, "label_smoothing": 0.5, "z_loss": 0.25, "has_weight": 1}
+        attributes = {
+            "reduction": reduction,
+            "ignore_index": -7,
+            "label_smoothing": 0.5,
+            "z_loss": 0.25,
+            "has_weight": 1,
+        }
         kind = KINDS[name]
         status, shapes, dtypes, tiling, launch = run_host(
             name, (rows, classes), dtype, "int64", attributes, cores, weight=classes
         )
         assert status == 0
         assert shapes == expected_shapes(name, rows, classes, reduction)
-        assert dtypes == [{"F": dtype, "W": "float32", "E": "int32"}[k] for _, k in ascend.OPERATORS[name].outputs]
+        assert dtypes == [
+            {"F": dtype, "W": "float32", "E": "int32"}[k] for _, k in ascend.OPERATORS[name].outputs
+        ]
         given = {n for n, _ in ascend.OPERATORS[name].attributes}
         problem = model().problem(
             kind,
@@ -165,15 +184,24 @@ def test_inference_and_tiling(name, dtype, reduction):
 
 
 @pytest.mark.parametrize(
-    "what, change",
+    ("what", "change"),
     [
         ("a weight of another length", {"weight": 9, "attributes": {"has_weight": 1}}),
-        ("a block outside the vocabulary", {"attributes": {"class_offset": 5, "total_classes": 10}}),
+        (
+            "a block outside the vocabulary",
+            {"attributes": {"class_offset": 5, "total_classes": 10}},
+        ),
         ("no classes", {"shape": (4, 0)}),
     ],
 )
 def test_tiling_refuses(what, change):
-    arguments = {"shape": (4, 10), "dtype": "float32", "target": "int32", "attributes": {}, **change}
+    arguments = {
+        "shape": (4, 10),
+        "dtype": "float32",
+        "target": "int32",
+        "attributes": {},
+        **change,
+    }
     assert run_host("MsCeBackward", **arguments)[0] == 2, what
 
 
@@ -188,7 +216,9 @@ def infer_library(per_row: bool) -> Path:
 
 @functools.cache
 def harness():
-    return ctypes.CDLL(str(compile_library(Path(__file__).with_name("infer_harness.cpp"), [], "-O1")))
+    return ctypes.CDLL(
+        str(compile_library(Path(__file__).with_name("infer_harness.cpp"), [], "-O1"))
+    )
 
 
 @pytest.mark.parametrize("dims", [(6, 40), (-1, 40), (6, -1), (-2,)], ids=str)
@@ -204,8 +234,12 @@ def test_inference_for_mindspore(name, per_row, dims):
     ndims = (ctypes.c_int * len(arrays))(*[len(a) for a in arrays])
     out_dims, out_ranks = (ctypes.c_int64 * 16)(), (ctypes.c_int32 * 8)()
     library = str(infer_library(per_row)).encode()
-    count = harness().infer_shapes(library, f"aclnn{name}InferShape".encode(), ndims, pointers, out_dims, out_ranks)
+    count = harness().infer_shapes(
+        library, f"aclnn{name}InferShape".encode(), ndims, pointers, out_dims, out_ranks
+    )
     flat = iter(out_dims)
     shapes = [tuple(itertools.islice(flat, r)) for r in out_ranks[:count]]
     rows, classes = dims if len(dims) == 2 else (-1, -1)
-    assert shapes == expected_shapes(name, rows, classes, 0 if per_row and name != "MsCeForwardGrad" else 1)
+    assert shapes == expected_shapes(
+        name, rows, classes, 0 if per_row and name != "MsCeForwardGrad" else 1
+    )

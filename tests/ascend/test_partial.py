@@ -1,6 +1,9 @@
-"""Blocks of a sharded vocabulary: their statistics combine to the loss of the whole, their gradients are its columns."""
+"""Blocks of a sharded vocabulary: their statistics combine to the loss of the whole, their gradients are its
+columns."""
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 import pytest
@@ -24,15 +27,17 @@ def _cuts(classes: int, shards: int) -> list[int]:
 def test_blocks_make_the_whole(dtype, shards, shape, options):
     options = OPTIONS[options]
     problem, logits, target = make(shape, dtype, options)
-    rows, classes, cores = shape
+    _, classes, cores = shape
     run = Run(cores=cores)
     kept = problem.kept()
     cuts = _cuts(classes, shards)
-    blocks = [np.ascontiguousarray(logits[:, a:b]) for a, b in zip(cuts, cuts[1:], strict=False)]
+    blocks = [np.ascontiguousarray(logits[:, a:b]) for a, b in itertools.pairwise(cuts)]
     parts = []
     for first, block in zip(cuts, blocks, strict=False):
         place = {"classOffset": first, "totalClasses": classes}
-        out, _ = partial(block, target, problem.weight, dtype, run=run, **options.attributes(), **place)
+        out, _ = partial(
+            block, target, problem.weight, dtype, run=run, **options.attributes(), **place
+        )
         assert out["error"][0] == 0
         parts.append(out)
     local = np.stack([p["lse"] for p in parts]).astype(np.float64)

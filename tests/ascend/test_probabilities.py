@@ -5,12 +5,28 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ascend.expected import EPSILON, OPTIONS, ROUNDINGS, check_gradient, check_loss, check_lse, within
+from tests.ascend.expected import (
+    EPSILON,
+    OPTIONS,
+    ROUNDINGS,
+    check_gradient,
+    check_loss,
+    check_lse,
+    within,
+)
 from tests.ascend.operators import Run, backward, decode, empty, encode, forward
 from tests.ascend.problems import DTYPES, SHAPES, make, name_of
 
 # Options that mean nothing for probabilities (ignore_index, the dtype of class indices) are left out.
-CHOSEN = ("mean", "none", "mean-weight", "none-smooth", "mean-smooth-weight", "sum-z-ignore0", "none-all")
+CHOSEN = (
+    "mean",
+    "none",
+    "mean-weight",
+    "none-smooth",
+    "mean-smooth-weight",
+    "sum-z-ignore0",
+    "none-all",
+)
 
 
 @pytest.mark.parametrize("options", CHOSEN)
@@ -21,7 +37,9 @@ def test_forward_and_backward(dtype, shape, options):
     problem, logits, target = make(shape, dtype, options, probabilities=True)
     run = Run(cores=shape[2])
     attributes = options.attributes()
-    out, _ = forward(logits, target, problem.weight, dtype, reduction=options.reduction, run=run, **attributes)
+    out, _ = forward(
+        logits, target, problem.weight, dtype, reduction=options.reduction, run=run, **attributes
+    )
     check_loss(problem, out["loss"])
     check_lse(problem, out["lse"])
     assert out["total_weight"] == shape[0]

@@ -1,6 +1,7 @@
 """ops/ascend.py itself, in PyNative mode on CPU, with the kernels of the host model in place of the hardware's.
 
-Only the ops.Custom objects are replaced: shapes, casts, reshapes, order of arguments, bprop and errors are the real ones.
+Only the ops.Custom objects are replaced: shapes, casts, reshapes, order of arguments, bprop and errors are the
+real ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tests.cases import round_to
 
 ms = pytest.importorskip("mindspore")
 ascend = pytest.importorskip("ms_ce.ops.ascend")
+table = pytest.importorskip("ms_ce.ops.ascend_operators")
 
 from ms_ce.ops.options import ClassBlock, Options  # noqa: E402
 
@@ -49,7 +51,7 @@ class HostOperator:
 
     def __init__(self, name: str, per_row: bool):
         self.name, self.per_row = name, per_row
-        self.operator = ascend.OPERATORS[name]
+        self.operator = table.OPERATORS[name]
 
     def __call__(self, *arguments):
         operator, count = self.operator, len(self.operator.inputs)
@@ -70,7 +72,9 @@ class HostOperator:
         options["totalClasses"] = options.get("totalClasses") or classes
         options.setdefault("reduction", 0)
         options["targetBytes"] = 8 if target.dtype == ms.int64 else 4
-        problem = machine.problem(kernel.removeprefix("ms_ce_"), rows, classes, cores=CORES, **options)
+        problem = machine.problem(
+            kernel.removeprefix("ms_ce_"), rows, classes, cores=CORES, **options
+        )
         lengths = {"loss": rows if self.per_row else 1, "total_weight": 1, "error": 8}
         outputs = {}
         for name, kind in operator.outputs:
@@ -79,7 +83,8 @@ class HostOperator:
             outputs[name] = np.zeros(shape, {"F": kept, "W": "float32", "E": "int32"}[kind])
         machine.launch(kernel, inputs, outputs, machine.tiling(problem))
         results = tuple(
-            from_host(outputs[n], kind == "F" and dtype == "bfloat16") for n, kind in operator.outputs
+            from_host(outputs[n], kind == "F" and dtype == "bfloat16")
+            for n, kind in operator.outputs
         )
         return results if len(results) > 1 else results[0]
 
@@ -119,20 +124,49 @@ def draw(shape, dtype, *, probabilities=False, weighted=False, target_dtype="int
 def tensor(array, dtype):
     if array is None:
         return None
-    return ms.Tensor(array) if array.dtype.kind in "iu" else ms.Tensor(np.asarray(array, np.float32)).astype(DTYPES[dtype])
+    return (
+        ms.Tensor(array)
+        if array.dtype.kind in "iu"
+        else ms.Tensor(np.asarray(array, np.float32)).astype(DTYPES[dtype])
+    )
 
 
 CASES = {
     "two axes": ((7, 40), "float32", Options(), {}),
     "one axis": ((40,), "float32", Options(reduction="none"), {}),
     "many axes": ((3, 5, 2, 4), "float32", Options(reduction="sum"), {"weighted": True}),
-    "bfloat16": ((7, 130), "bfloat16", Options(label_smoothing=0.1), {"weighted": True, "target_dtype": "int64"}),
+    "bfloat16": (
+        (7, 130),
+        "bfloat16",
+        Options(label_smoothing=0.1),
+        {"weighted": True, "target_dtype": "int64"},
+    ),
     "float16": ((3, 9, 4), "float16", Options(reduction="none", z_loss=0.01), {}),
-    "uint8": ((7, 40), "float32", Options(ignore_index=2), {"target_dtype": "uint8", "weighted": True}),
+    "uint8": (
+        (7, 40),
+        "float32",
+        Options(ignore_index=2),
+        {"target_dtype": "uint8", "weighted": True},
+    ),
     "softcap": ((7, 40), "float32", Options(softcap=5.0, logit_scale=0.5, reduction="sum"), {}),
-    "probabilities": ((7, 40), "float32", Options(label_smoothing=0.2), {"probabilities": True, "weighted": True}),
-    "probabilities, many axes": ((3, 6, 5), "float32", Options(reduction="none"), {"probabilities": True}),
-    "long rows": ((3, 3000), "float32", Options(label_smoothing=0.1, z_loss=0.01), {"weighted": True}),
+    "probabilities": (
+        (7, 40),
+        "float32",
+        Options(label_smoothing=0.2),
+        {"probabilities": True, "weighted": True},
+    ),
+    "probabilities, many axes": (
+        (3, 6, 5),
+        "float32",
+        Options(reduction="none"),
+        {"probabilities": True},
+    ),
+    "long rows": (
+        (3, 3000),
+        "float32",
+        Options(label_smoothing=0.1, z_loss=0.01),
+        {"weighted": True},
+    ),
 }
 
 
@@ -143,7 +177,12 @@ UNITS = {"float32": 4e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tanh": 4e-4
 def close(actual, expected, dtype, what):
     unit = UNITS[dtype]
     expected = np.asarray(expected)
-    within(actual.astype(ms.float32).asnumpy(), expected, unit * (np.abs(expected) + np.abs(expected).max() + 1e-2), what)
+    within(
+        actual.astype(ms.float32).asnumpy(),
+        expected,
+        unit * (np.abs(expected) + np.abs(expected).max() + 1e-2),
+        what,
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -151,11 +190,16 @@ def test_cross_entropy(case):
     shape, dtype, options, drawing = CASES[case]
     logits, target, weight = draw(shape, dtype, **drawing)
     precision = "tanh" if options.softcap else dtype
-    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
-    expected = reference.cross_entropy(logits, target, weight, options.ignore_index, options.reduction, **keywords)
+    keywords = {
+        k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v
+    }
+    expected = reference.cross_entropy(
+        logits, target, weight, options.ignore_index, options.reduction, **keywords
+    )
     tensors = [tensor(a, dtype) for a in (logits, target, weight)]
     loss, total_weight, lse = ascend.cross_entropy(*tensors, options)
-    assert loss.dtype == tensors[0].dtype and loss.shape == np.shape(expected.loss)
+    assert loss.dtype == tensors[0].dtype
+    assert loss.shape == np.shape(expected.loss)
     close(loss, expected.loss, precision, "loss")
     close(total_weight, expected.total_weight, "float32", "total_weight")
     assert lse.shape == expected.lse.shape
@@ -172,7 +216,13 @@ def test_cross_entropy(case):
     gradients = ms.grad(objective, tuple(positions))(*tensors)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
     wanted = reference.cross_entropy_grad(
-        logits, target, weight, options.ignore_index, options.reduction, **keywords, grad_loss=upstream
+        logits,
+        target,
+        weight,
+        options.ignore_index,
+        options.reduction,
+        **keywords,
+        grad_loss=upstream,
     )
     for position, gradient in zip(positions, gradients, strict=True):
         name = ("logits", "target", "weight")[position]
@@ -192,7 +242,9 @@ def test_nll_loss(weighted, reduction):
     close(total_weight, total, "float32", "total_weight")
     positions = (0, 2) if weighted else (0,)
     gradients = ms.grad(lambda *a: ascend.nll_loss(*a, options)[0].sum(), positions)(*tensors)
-    wanted = reference.nll_loss_grad(log_prob, target, weight, -100, reduction, grad_loss=np.ones(np.shape(expected)))
+    wanted = reference.nll_loss_grad(
+        log_prob, target, weight, -100, reduction, grad_loss=np.ones(np.shape(expected))
+    )
     gradients = gradients if weighted else (gradients,)
     close(gradients[0], wanted.logits, "float32", "gradient")
     if weighted:
@@ -204,7 +256,9 @@ def test_value_and_grad(case):
     shape, dtype, options, drawing = CASES[case]
     logits, target, weight = draw(shape, dtype, **drawing)
     precision = "tanh" if options.softcap else dtype
-    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
+    keywords = {
+        k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v
+    }
     arguments = (logits, target, weight, options.ignore_index, options.reduction)
     loss, total_weight, lse, gradient = ascend.cross_entropy_value_and_grad(
         *[tensor(a, dtype) for a in (logits, target, weight)], options
@@ -214,17 +268,29 @@ def test_value_and_grad(case):
     close(total_weight, expected.total_weight, "float32", "total_weight")
     close(lse, expected.lse, "tanh" if options.softcap else "float32", "lse")
     assert gradient.shape == shape
-    close(gradient, reference.cross_entropy_grad(*arguments, **keywords).logits, precision, "gradient")
+    close(
+        gradient, reference.cross_entropy_grad(*arguments, **keywords).logits, precision, "gradient"
+    )
 
 
-@pytest.mark.parametrize("options", [Options(), Options(label_smoothing=0.1, z_loss=0.02), Options(softcap=4.0)], ids=str)
+@pytest.mark.parametrize(
+    "options", [Options(), Options(label_smoothing=0.1, z_loss=0.02), Options(softcap=4.0)], ids=str
+)
 def test_blocks_of_classes(options):
     logits, target, weight = draw((6, 20), "float32", weighted=True)
     tensors = [tensor(a, "float32") for a in (target, weight)]
-    keywords = {k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v}
+    keywords = {
+        k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v
+    }
     blocks = (ClassBlock(0, 20), ClassBlock(8, 20))
-    local = [ms.Tensor(logits[:, :8].astype(np.float32)), ms.Tensor(logits[:, 8:].astype(np.float32))]
-    parts = [ascend.partial(x, *tensors, options, b).asnumpy() for x, b in zip(local, blocks, strict=True)]
+    local = [
+        ms.Tensor(logits[:, :8].astype(np.float32)),
+        ms.Tensor(logits[:, 8:].astype(np.float32)),
+    ]
+    parts = [
+        ascend.partial(x, *tensors, options, b).asnumpy()
+        for x, b in zip(local, blocks, strict=True)
+    ]
     lse = np.logaddexp(parts[0][:, 0], parts[1][:, 0])
     dot, mass = parts[0][:, 1] + parts[1][:, 1], parts[0][:, 2] + parts[1][:, 2]
     keep = target != -100
@@ -234,20 +300,30 @@ def test_blocks_of_classes(options):
     within(loss, expected.loss, bound, "loss")
     upstream = np.linspace(-1, 1, 6).astype(np.float32)
     of_lse = (2 * options.z_loss * lse * upstream).astype(np.float32)
-    saved = [ms.Tensor(v.astype(np.float32)) for v in (upstream, of_lse, np.where(keep, lse, 0.0), mass)]
+    saved = [
+        ms.Tensor(v.astype(np.float32)) for v in (upstream, of_lse, np.where(keep, lse, 0.0), mass)
+    ]
     gradients = [
-        ascend.partial_backward(saved[0], saved[1], x, *tensors, saved[2], saved[3], options, b).asnumpy()
+        ascend.partial_backward(
+            saved[0], saved[1], x, *tensors, saved[2], saved[3], options, b
+        ).asnumpy()
         for x, b in zip(local, blocks, strict=True)
     ]
-    wanted = reference.cross_entropy_grad(logits, target, weight, reduction="none", **keywords, grad_loss=upstream)
+    wanted = reference.cross_entropy_grad(
+        logits, target, weight, reduction="none", **keywords, grad_loss=upstream
+    )
     within(np.concatenate(gradients, 1), wanted.logits, bound, "gradient")
 
 
 def test_bad_target_is_named():
     logits = ms.Tensor(np.zeros((4, 6), np.float32))
-    loss = ascend.cross_entropy(logits, ms.Tensor(np.array([0, 9, 1, -3], np.int64)), None, Options())[0]
+    loss = ascend.cross_entropy(
+        logits, ms.Tensor(np.array([0, 9, 1, -3], np.int64)), None, Options()
+    )[0]
     assert np.isnan(loss.asnumpy())
-    with pytest.raises(ValueError, match=r"cross_entropy: target 9 in row 1 is outside \[0, 6\); 2 rows"):
+    with pytest.raises(
+        ValueError, match=r"cross_entropy: target 9 in row 1 is outside \[0, 6\); 2 rows"
+    ):
         ascend.check_targets()
     ascend.check_targets()  # reported once
     ascend.nll_loss(logits, ms.Tensor(np.array([0, -(2**40), 1, 2], np.int64)), None, Options())
@@ -259,7 +335,9 @@ def test_synchronous_mode_names_it_at_the_call():
     ms.set_context(pynative_synchronize=True)
     try:
         with pytest.raises(ValueError, match="target 6 in row 0"):
-            ascend.cross_entropy(ms.Tensor(np.zeros((1, 6), np.float32)), ms.Tensor([6]), None, Options())
+            ascend.cross_entropy(
+                ms.Tensor(np.zeros((1, 6), np.float32)), ms.Tensor([6]), None, Options()
+            )
     finally:
         ms.set_context(pynative_synchronize=False)
 
@@ -304,5 +382,5 @@ class TestProbe:
         monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
         monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
         monkeypatch.setenv(variable, str(folder if "CUSTOM" in variable else tmp_path))
-        assert ascend.installed_library() == library
+        assert table.installed_library() == library
         assert ascend.probe() is None

@@ -11,7 +11,12 @@ from tests.ascend.operators import Run, backward, decode, forward, forward_grad
 from tests.ascend.problems import make
 
 # The residency that docs/ascend.md states, in classes.
-RESIDENT = {("bfloat16", 0): 50688, ("float32", 0): 33792, ("bfloat16", 1): 29952, ("float32", 1): 23040}
+RESIDENT = {
+    ("bfloat16", 0): 50688,
+    ("float32", 0): 33792,
+    ("bfloat16", 1): 29952,
+    ("float32", 1): 23040,
+}
 
 
 @pytest.mark.parametrize("weighted", [0, 1])
@@ -25,7 +30,9 @@ def test_residency_is_what_the_documents_say(dtype, weighted):
 
 
 @pytest.mark.parametrize("ub_bytes", [131_072, UB_BYTES, 196_608, 253_952])
-@pytest.mark.parametrize("shape", [(40, 30, 2), (40, 600, 2), (9, 5000, 2), (5, 70000, 1), (2, 70000, 7)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(40, 30, 2), (40, 600, 2), (9, 5000, 2), (5, 70000, 1), (2, 70000, 7)], ids=str
+)
 def test_other_sizes_of_unified_buffer(shape, ub_bytes):
     """The host reads the size from the platform; every kernel must fit whatever it says."""
     options = OPTIONS["mean-smooth-weight"]
@@ -35,7 +42,14 @@ def test_other_sizes_of_unified_buffer(shape, ub_bytes):
     check_loss(problem, out["loss"])
     problem.grad_loss = np.float64(1.0)
     gradient, _ = backward(
-        np.ones(1), logits, target, problem.weight, out["lse"], out["total_weight"], "float32", **chip
+        np.ones(1),
+        logits,
+        target,
+        problem.weight,
+        out["lse"],
+        out["total_weight"],
+        "float32",
+        **chip,
     )
     check_gradient(problem, decode(gradient, "float32"), "float32")
     both, _ = forward_grad(logits, target, problem.weight, "float32", **chip)
@@ -43,7 +57,9 @@ def test_other_sizes_of_unified_buffer(shape, ub_bytes):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("kind", ["forward", "backward", "prob_forward", "prob_backward", "partial", "forward_grad"])
+@pytest.mark.parametrize(
+    "kind", ["forward", "backward", "prob_forward", "prob_backward", "partial", "forward_grad"]
+)
 def test_pieces_cover_the_problem(kind, dtype):
     machine = HostModel(dtype)
     for rows in (0, 1, 3, 47, 48, 1000, 100_000):
@@ -51,7 +67,11 @@ def test_pieces_cover_the_problem(kind, dtype):
             for cores in (1, 7, 40, CORES):
                 tiling = machine.tiling(machine.problem(kind, rows, classes, cores=cores))
                 assert 1 <= tiling.usedCores <= cores
-                assert tiling.slices * tiling.sliceCols >= classes > (tiling.slices - 1) * tiling.sliceCols
+                assert (
+                    tiling.slices * tiling.sliceCols
+                    >= classes
+                    > (tiling.slices - 1) * tiling.sliceCols
+                )
                 assert tiling.tilesPerRow * tiling.tileCols >= tiling.sliceCols
                 assert tiling.tilePitch >= tiling.tileCols
                 assert tiling.tilePitch * machine.problem(kind, 1, 1).logitsBytes % 32 == 0
@@ -61,7 +81,9 @@ def test_pieces_cover_the_problem(kind, dtype):
 def test_few_rows_use_every_core():
     machine = HostModel("bfloat16")
     assert machine.tiling(machine.problem("forward", 4, 128256)).usedCores == CORES
-    assert machine.tiling(machine.problem("backward", 1, 262144)).usedCores >= 30  # 16 KB a core are worth more than cores
+    assert (
+        machine.tiling(machine.problem("backward", 1, 262144)).usedCores >= 30
+    )  # 16 KB a core are worth more than cores
 
 
 def test_small_problems_leave_cores_idle():

@@ -11,7 +11,9 @@ import pytest
 from tests.ascend.host_model import PROJECT
 
 
-@pytest.mark.skipif("ASCEND_HOME_PATH" not in os.environ, reason="needs a CANN toolkit: ASCEND_HOME_PATH is not set")
+@pytest.mark.skipif(
+    "ASCEND_HOME_PATH" not in os.environ, reason="needs a CANN toolkit: ASCEND_HOME_PATH is not set"
+)
 def test_operators_build(tmp_path):
     done = subprocess.run(
         ["bash", str(PROJECT / "build.sh"), str(tmp_path)],

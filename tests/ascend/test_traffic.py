@@ -11,7 +11,14 @@ from tests.ascend.problems import DTYPES
 LIMIT = 1.02
 # A core may not pay for small copies where a larger one was possible.
 COPY_BYTES = 16384
-SHAPES = ((4096, 128, 48), (512, 1000, 48), (96, 4096, 48), (48, 32000, 48), (96, 32000, 48), (4, 128256, 48))
+SHAPES = (
+    (4096, 128, 48),
+    (512, 1000, 48),
+    (96, 4096, 48),
+    (48, 32000, 48),
+    (96, 32000, 48),
+    (4, 128256, 48),
+)
 
 
 def arguments(shape, dtype):
@@ -58,14 +65,20 @@ def test_longer_rows_are_read_twice():
     assert counted.written["grad_logits"] <= LIMIT * call[0].nbytes
 
 
-@pytest.mark.parametrize("shape", [(1024, 1000, 48), (96, 4096, 48), (96, 8192, 48), (96, 32000, 48), (48, 128256, 48)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [(1024, 1000, 48), (96, 4096, 48), (96, 8192, 48), (96, 32000, 48), (48, 128256, 48)],
+    ids=str,
+)
 def test_vector_repeats_of_the_bfloat16_forward(shape):
     call, run = arguments(shape, "bfloat16")
     _, counted = forward(*call, run=run)
     assert counted.vector_repeats / (call[0].size / 64) <= 6.0
 
 
-@pytest.mark.parametrize("shape", [(8192, 64, 48), (4096, 200, 48), (2048, 1000, 48), (768, 4096, 48)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(8192, 64, 48), (4096, 200, 48), (2048, 1000, 48), (768, 4096, 48)], ids=str
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_short_rows_share_a_copy(dtype, shape):
     """Beside the tiles, rows that are not handled as a matrix have their target's logit fetched, one element each."""
@@ -83,8 +96,11 @@ def test_narrow_rows_fill_the_unified_buffer():
 
 
 def test_counters_see_what_is_copied():
-    """A forward of two rows reads at least its logits and its targets: the limits above are not met by counting nothing."""
+    """A forward of two rows reads at least its logits and its targets: the limits above are not met by
+    counting nothing."""
     logits = np.zeros((2, 500), np.float32)
     _, counted = forward(logits, np.zeros(2, np.int32), None, "float32", run=Run(cores=1))
-    assert counted.read["logits"] >= logits.nbytes and counted.read["target"] == 8
-    assert counted.written["lse"] == 8 and counted.vector_repeats > 0
+    assert counted.read["logits"] >= logits.nbytes
+    assert counted.read["target"] == 8
+    assert counted.written["lse"] == 8
+    assert counted.vector_repeats > 0
