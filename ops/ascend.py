@@ -22,9 +22,9 @@ from ms_ce.ops.ascend_operators import custom
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import ClassBlock, Options
 
-__all__ = ["check_targets", "forget_targets", "probe"]
+__all__ = ["PROJECT", "check_targets", "forget_targets", "probe"]
 
-probe = ascend_operators.probe
+PROJECT, probe = ascend_operators.PROJECT, ascend_operators.probe
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
