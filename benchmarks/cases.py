@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 ITEM_BYTES = {"float16": 2, "bfloat16": 2, "float32": 4}
 IGNORE_INDEX = -100
+BEYOND_CACHES_BYTES = 64e6  # a read of this much is a read from memory, with a 32 MB cache
 
 
 @dataclass(frozen=True)

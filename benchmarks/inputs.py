@@ -18,7 +18,7 @@ import numpy as np
 from cases import IGNORE_INDEX, Case
 
 POOL = 4_194_301  # a prime: tiled over the logits, no two rows are alike
-JUDGED_ROWS = 16
+JUDGED_ROWS = 16  # of each kind, first and last among them
 BLOCK_ELEMENTS = 1 << 21
 # Share of the loss and of the largest gradient. float32: mean losses summed serially over a
 # million rows are that far off in MindSpore. Half precision: some units in its last place, since
@@ -101,8 +101,17 @@ def row_losses(case: Case, logits: np.ndarray, target: np.ndarray) -> np.ndarray
         return np.concatenate(list(blocks)).reshape(-1)
 
 
-def judged_rows(case: Case) -> np.ndarray:
-    return np.unique(np.linspace(0, case.rows - 1, min(case.rows, JUDGED_ROWS)).astype(np.int64))
+def _spread(rows: np.ndarray) -> np.ndarray:
+    return rows[np.unique(np.linspace(0, len(rows) - 1, JUDGED_ROWS).astype(np.int64))]
+
+
+def judged_rows(case: Case, target: np.ndarray) -> np.ndarray:
+    """Rows that count and, where there are any, rows that are ignored."""
+    if case.target == "probability":
+        return _spread(np.arange(case.rows))
+    ignored = target.reshape(-1) == IGNORE_INDEX
+    groups = (np.flatnonzero(~ignored), np.flatnonzero(ignored))
+    return np.sort(np.concatenate([_spread(rows) for rows in groups if len(rows)]))
 
 
 def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -114,7 +123,7 @@ def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def expected(case: Case, logits: np.ndarray, target: np.ndarray) -> Expected:
     """The mean loss, and the gradient of the judged rows."""
     losses = row_losses(case, logits, target)
-    rows = judged_rows(case)
+    rows = judged_rows(case, target)
     x = take_rows(logits, rows).astype(np.float64)
     if case.target == "probability":
         q, counts = take_rows(target, rows).astype(np.float64), np.ones(len(rows), bool)

@@ -14,12 +14,12 @@ import numpy as np
 from bandwidth import Bandwidth
 from cases import IGNORE_INDEX, Case
 from peers import OURS, Peer, computations
-from pool import PeerFailed, Pool, Process
+from pool import PeerError, Pool, Process
 
 PROCESS_BYTES = 600e6  # a process that has loaded MindSpore or torch, without logits
 SLICE_SECONDS = 0.06  # what a peer is given in a round
 SLOW_SECONDS = 0.4  # calls of this length are timed in the first rounds only
-WARM_SECONDS = 0.05
+WARM_UP_SECONDS = 0.02
 MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 3, 12
 
 Results = dict[str, dict[str, Any]]
@@ -90,14 +90,14 @@ class CaseRun:
         )
 
     def _check(self, process: Process, computation: str) -> dict[str, Any]:
-        """How far the answer is off; PeerFailed where that is too far to be timed."""
+        """How far the answer is off; PeerError where that is too far to be timed."""
         answer = process.ask("answer", computation=computation, folder=str(self.folder))
         gradient = np.load(self.folder / "gradient.npy") if answer["has_gradient"] else None
         off = inputs.errors(self.case, answer["loss"], gradient, self.expected)
         wrong = inputs.what_is_wrong(self.case, off)
         if wrong:
             loss = f"loss {answer['loss']:.6g}, right is {self.expected.loss:.6g}"
-            raise PeerFailed(f"wrong: {wrong} ({loss})")
+            raise PeerError(f"wrong: {wrong} ({loss})")
         return off
 
     def _enter(self, peer: Peer) -> Entrant | None:
@@ -106,7 +106,7 @@ class CaseRun:
         try:
             process = self.pool.get(peer)
             self.load(process)
-        except PeerFailed as failure:
+        except PeerError as failure:
             self.results[peer.name] = {name: {"refused": str(failure)} for name in wanted}
             return None
         entrant = Entrant(peer, process, {}, {})
@@ -114,22 +114,20 @@ class CaseRun:
             record = self.results.setdefault(peer.name, {}).setdefault(name, {})
             try:
                 record["error"] = self._check(process, name)
-                seconds = process.ask("time", computation=name, warm_up=0, calls=1)["seconds"]
+                seconds = process.ask("time", computation=name, warm_up=0, seconds=0)["seconds"]
                 entrant.call_seconds[name], entrant.seconds[name] = seconds[0], []
-            except PeerFailed as failure:
+            except PeerError as failure:
                 record["refused"] = str(failure)
         return entrant if entrant.seconds else None
 
     def _time(self, entrant: Entrant, computation: str) -> None:
-        per_call = max(entrant.call_seconds[computation], 1e-6)
-        warm_up = (
-            0 if per_call > WARM_SECONDS * 4 else min(20, 1 + int(WARM_SECONDS / 3 / per_call))
-        )
-        calls = max(1, min(300, int(SLICE_SECONDS / per_call)))
-        answer = entrant.process.ask("time", computation=computation, warm_up=warm_up, calls=calls)
-        entrant.seconds[computation] += answer["seconds"]
-        # The first call was a cold one; from now on what a warm call takes.
-        entrant.call_seconds[computation] = statistics.median(answer["seconds"])
+        # A stopped process finds cold caches; a slow call warms itself up.
+        warm_up = 0.0 if entrant.call_seconds[computation] > SLICE_SECONDS else WARM_UP_SECONDS
+        seconds = entrant.process.ask(
+            "time", computation=computation, warm_up=warm_up, seconds=SLICE_SECONDS
+        )["seconds"]
+        entrant.seconds[computation] += seconds
+        entrant.call_seconds[computation] = statistics.median(seconds)
 
     def heat(self, peers: list[Peer], seconds: float) -> None:
         """Rounds of A, B, C, A, B, C … until the time is used up."""
@@ -152,7 +150,7 @@ class CaseRun:
     def _time_or_record(self, entrant: Entrant, computation: str) -> None:
         try:
             self._time(entrant, computation)
-        except PeerFailed as failure:
+        except PeerError as failure:
             self.results[entrant.peer.name][computation]["refused"] = str(failure)
             del entrant.seconds[computation]
 
@@ -225,7 +223,7 @@ def peak_memory(case: Case, peers: list[Peer], pool: Pool, folder: Path) -> dict
                 run.load(process)
                 answer = process.ask("peak_memory", computation=computation)
             return answer
-        except PeerFailed as failure:
+        except PeerError as failure:
             return {"refused": str(failure)}
         finally:
             process.close()

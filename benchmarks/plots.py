@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from cases import CASES
+from cases import BEYOND_CACHES_BYTES, CASES
 from peers import (
     MINDSPORE_GRAPH,
     MINDSPORE_PYNATIVE,
@@ -73,7 +74,7 @@ def bars(run: dict[str, Any], path: Path) -> None:
 
 
 def bandwidth_curves(
-    run: dict[str, Any], names: tuple[str, ...], axis: int, label: str, path: Path
+    run: dict[str, Any], names: tuple[str, ...], axis: int, along: str, path: Path
 ) -> None:
     """Forward GB/s along a sweep, beside what a plain read of as many bytes reaches."""
     figures = Figures(run)
@@ -82,8 +83,14 @@ def bandwidth_curves(
         return
     figure, axes = _figure(8, 4.2)
     places = [figures.cases[name]["shape"][axis] for name in names]
-    read = [figures.cases[name]["bandwidth"]["read"] for name in names]
-    axes.plot(places, read, color="#333333", linestyle="--", label="reading a buffer, two threads")
+    read = [
+        case["bandwidth"]["read"]
+        for case in figures.cases.values()
+        if case["logits_bytes"] >= BEYOND_CACHES_BYTES
+    ]
+    if read:
+        label = "reading memory, two threads"
+        axes.axhline(statistics.median(read), color="#333333", linestyle="--", label=label)
     for peer, colour in COLOURS.items():
         points = [
             (place, figures.cases[name]["bytes_moved"]["forward"] / median / 1e9)
@@ -94,7 +101,7 @@ def bandwidth_curves(
             axes.plot(
                 *zip(*points, strict=True), color=colour, marker="o", markersize=4, label=peer
             )
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="GB/s of logits and targets")
+    axes.set(xscale="log", yscale="log", xlabel=along, ylabel="GB/s of logits and targets")
     axes.set_xticks(places, [f"{place:,}" for place in places], fontsize=8)
     axes.minorticks_off()
     axes.grid(axis="y", color="#DDDDDD")

@@ -24,7 +24,7 @@ WORKER = Path(__file__).resolve().with_name("worker.py")
 TIMEOUT_SECONDS = 150.0
 
 
-class PeerFailed(Exception):
+class PeerError(Exception):
     """The peer refused, crashed or did not answer; the message is the reason for the tables."""
 
 
@@ -34,7 +34,7 @@ class Process:
     def __init__(self, peer: Peer, python: str, log_folder: str) -> None:
         self.peer = peer
         self.log = Path(log_folder) / f"{peer.name.replace(' ', '_')}.log"
-        environment = dict(os.environ, GLOG_v=os.environ.get("GLOG_v", "3"))
+        environment = {"GLOG_v": "3", **os.environ}  # MindSpore: errors only
         # In this process: pools of compiler processes would live on beside the measurement.
         environment.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         if peer.threads is not None:
@@ -51,7 +51,7 @@ class Process:
         self.versions: dict[str, Any] = {}
 
     def wait_until_ready(self) -> None:
-        """The first answer is the versions of the libraries; PeerFailed where they do not load."""
+        """The first answer is the versions of the libraries; PeerError where they do not load."""
         self.versions = self._answer(TIMEOUT_SECONDS)
         self._signal(signal.SIGSTOP)
 
@@ -70,16 +70,16 @@ class Process:
             selector.register(self.process.stdout, selectors.EVENT_READ)
             while not received.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
-                    raise PeerFailed(f"no answer in {timeout:.0f} s")
+                    raise PeerError(f"no answer in {timeout:.0f} s")
                 chunk = os.read(self.process.stdout.fileno(), 1 << 16)
                 if not chunk:
                     code = self.process.wait()
-                    raise PeerFailed(f"process ended with code {code}: {self._log_tail()}")
+                    raise PeerError(f"process ended with code {code}: {self._log_tail()}")
                 received += chunk
         return json.loads(received)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Run one command of worker.Worker; PeerFailed with the reason where it fails."""
+        """Run one command of worker.Worker; PeerError with the reason where it fails."""
         self._signal(signal.SIGCONT)
         try:
             message = json.dumps({"do": do, **arguments}) + "\n"
@@ -87,11 +87,11 @@ class Process:
             self.process.stdin.flush()
             answer = self._answer(TIMEOUT_SECONDS)
         except BrokenPipeError:
-            raise PeerFailed(f"process is gone: {self._log_tail()}") from None
+            raise PeerError(f"process is gone: {self._log_tail()}") from None
         finally:
             self._signal(signal.SIGSTOP)
         if "error" in answer:
-            raise PeerFailed(first_sentence(answer["error"]))
+            raise PeerError(first_sentence(answer["error"]))
         return answer
 
     def resident_bytes(self) -> int:
@@ -130,7 +130,7 @@ class Pool:
             list(executor.map(self._try_to_start, peers))
 
     def _try_to_start(self, peer: Peer) -> None:
-        with contextlib.suppress(PeerFailed):  # `get` tries again and tells the reason
+        with contextlib.suppress(PeerError):  # `get` tries again and tells the reason
             self.get(peer)
 
     def get(self, peer: Peer) -> Process:
@@ -139,7 +139,7 @@ class Pool:
             process = self.new(peer)
             try:
                 process.wait_until_ready()
-            except PeerFailed:
+            except PeerError:
                 process.close()
                 raise
             self.processes[peer.name] = process

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import verdict
-from cases import FORMULAS
+from cases import BEYOND_CACHES_BYTES, FORMULAS
 
 TITLES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
     "value_and_grad": "fused value and gradient",
 }
+
+
+def _beyond_caches(case: dict[str, Any]) -> bool:
+    return case["logits_bytes"] >= BEYOND_CACHES_BYTES
 
 
 def _milliseconds(seconds: float) -> str:
@@ -28,7 +32,7 @@ def _cells(record: dict[str, Any], case: dict[str, Any], computation: str) -> li
         _milliseconds(record["median"]),
         f"{_milliseconds(record['p25'])} – {_milliseconds(record['p75'])}",
         f"{record['gigabytes_per_second']:.3g}",
-        f"{100 * share:.0f} %" if computation == "forward" else "",
+        f"{100 * share:.0f} %" if computation == "forward" and _beyond_caches(case) else "",
         f"{worst:.0e}",
     ]
 
@@ -36,12 +40,14 @@ def _cells(record: dict[str, Any], case: dict[str, Any], computation: str) -> li
 def _case_table(case: dict[str, Any]) -> list[str]:
     size = case["logits_bytes"] / 1e6
     bandwidth = case["bandwidth"]
+    shape = "×".join(map(str, case["shape"]))
+    text = f"{case['why']}; logits {shape} {case['dtype']}, {size:.4g} MB"
+    if _beyond_caches(case):
+        text += f"; reading {bandwidth['read']:.3g} GB/s, copying {bandwidth['copy']:.3g} GB/s"
     lines = [
         f"### {case['name']}",
         "",
-        f"{case['why']}; logits {'×'.join(map(str, case['shape']))} {case['dtype']}, {size:.4g} MB; "
-        f"a buffer of this size is read at {bandwidth['read']:.3g} GB/s and copied at "
-        f"{bandwidth['copy']:.3g} GB/s.",
+        f"{text[0].upper()}{text[1:]}.",
         "",
         "| peer | computation | ms | middle half | GB/s | of read | error |",
         "|---|---|---:|---:|---:|---:|---:|",
@@ -111,7 +117,7 @@ def markdown(run: dict[str, Any]) -> str:
         "Medians over all rounds, peers in turn; mean reduction, int32 targets (torch: int64). GB/s counts the "
         "least a computation must move, whatever a peer moves: "
         + "; ".join(f"{TITLES[name]}: {text}" for name, text in FORMULAS.items())
-        + ". Buffers smaller than the caches are read from them. The error is the larger of the loss's and "
+        + ". The share of the read bandwidth is given where the logits do not fit into a cache. The error is the larger of the loss's and "
         "the gradient's, as a share of the loss and of the largest gradient, against float64.",
         "",
         "## Targets",

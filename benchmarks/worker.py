@@ -43,17 +43,22 @@ class Worker:
             np.save(Path(folder) / "gradient.npy", take_rows(gradient, rows))
         return {"loss": loss, "has_gradient": gradient is not None}
 
-    def time(self, computation: str, warm_up: int, calls: int) -> dict[str, Any]:
-        run = self.losses.run
-        for _ in range(warm_up):
-            run(computation)
-        seconds = []
-        for _ in range(calls):
+    def time(self, computation: str, warm_up: float, seconds: float) -> dict[str, Any]:
+        """Calls for `warm_up` seconds that do not count, then calls for `seconds` that do."""
+        return {
+            "warm_up": self._calls(computation, warm_up, 20) if warm_up else [],
+            "seconds": self._calls(computation, seconds, 300),
+        }
+
+    def _calls(self, computation: str, limit: float, most: int) -> list[float]:
+        """What each call took: as many as fit, at least one."""
+        seconds: list[float] = []
+        while not seconds or (sum(seconds) < limit and len(seconds) < most):
             start = time.perf_counter()
-            result = run(computation)
+            result = self.losses.run(computation)
             seconds.append(time.perf_counter() - start)
             del result  # else two gradients would be alive in the next call
-        return {"seconds": seconds}
+        return seconds
 
     def peak_memory(self, computation: str) -> dict[str, Any]:
         """Growth of the resident memory over what was held once the inputs were loaded."""

@@ -9,8 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 import ms_ce
-from ms_ce.ops import cpu, library
-from ms_ce.ops.options import Options
+from ms_ce.ops import library
 
 
 class MindSporeLoss(nn.Cell):
@@ -31,13 +30,19 @@ class MindSporeLoss(nn.Cell):
 class FusedValueAndGrad(nn.Cell):
     """Loss and gradient of a row while it is in cache: one read of the logits instead of two."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, case: dict[str, Any], ignore_index: int) -> None:
         super().__init__()
-        self.options = options
+        self.ignore_index = ignore_index
+        self.label_smoothing = case["label_smoothing"]
 
     def construct(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        loss, _, _, gradient = cpu.cross_entropy_value_and_grad(logits, target, None, self.options)
-        return loss, gradient
+        return ms_ce.cross_entropy_value_and_grad(
+            logits,
+            target,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            backend="cpu",
+        )
 
 
 class Losses:
@@ -61,17 +66,17 @@ class Losses:
             self.logits = self.logits.astype(ms.bfloat16)
             if case["target"] == "probability":
                 self.target = self.target.astype(ms.bfloat16)
-        smoothing = case["label_smoothing"]
         if self.implementation == "mindspore":
             loss = MindSporeLoss(case, ignore_index)
         else:
             loss = ms_ce.CrossEntropyLoss(
-                ignore_index=ignore_index, label_smoothing=smoothing, backend=self.implementation
+                ignore_index=ignore_index,
+                label_smoothing=case["label_smoothing"],
+                backend=self.implementation,
             )
         self.computations = {"forward": loss, "forward_backward": ms.value_and_grad(loss)}
         if self.implementation == "cpu":
-            options = Options(ignore_index=ignore_index, label_smoothing=smoothing)
-            self.computations["value_and_grad"] = FusedValueAndGrad(options)
+            self.computations["value_and_grad"] = FusedValueAndGrad(case, ignore_index)
 
     def run(self, computation: str) -> Any:
         """PyNative returns before the work is done: asnumpy waits for the last result."""
