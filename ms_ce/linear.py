@@ -55,7 +55,9 @@ def _gradient_wanted(gradient_in_forward, training, dtype):
 
 def _through_logits(op, backend, input, linear_weight, target, linear_bias, weight, options, shift):
     """The plain form, for what the chunks do not cover: other backends, and torch's K-dimensional weight."""
-    indices, exact = _is_index(target.dtype), _exact(input.dtype)
+    dtype, exact = input.dtype, _exact(input.dtype)
+    indices = _is_index(target.dtype)
+    input = input.astype(exact)
     if shift:
         input = input[..., :-1, :]
         target = target[..., 1:] if indices else target[..., 1:, :]
@@ -65,18 +67,18 @@ def _through_logits(op, backend, input, linear_weight, target, linear_bias, weig
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
-    logits = ops.matmul(input.astype(exact).reshape((-1, features)), matrix.T)
+    logits = ops.matmul(input.reshape((-1, features)), matrix.T)
     if linear_bias is not None:
         logits = logits + linear_bias.astype(exact).reshape((-1,))
     if linear_weight.ndim > 2:
         logits = logits.reshape((-1, *linear_weight.shape[:-1]))
         loss = cross_entropy_on(op, backend, logits, target, weight, options)
-        return loss.astype(input.dtype)
+        return loss.astype(dtype)
     target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
     loss = cross_entropy_on(op, backend, logits, target, weight, options)
     if options.reduction == "none":
         loss = loss.reshape(rows)
-    return loss.astype(input.dtype)
+    return loss.astype(dtype)
 
 
 def linear_cross_entropy_on(
@@ -115,7 +117,8 @@ def linear_cross_entropy_on(
         gradient_in_forward,
     )[0]
     if shift and options.reduction == "none":
-        loss = loss[..., 1:]
+        # MindSpore's CPU slices of bfloat16 have no gradient.
+        loss = loss.astype(_exact(input.dtype))[..., 1:].astype(input.dtype)
     return loss
 
 

@@ -341,8 +341,7 @@ def linear_cross_entropy_grad(
 ) -> LinearGradients:
     """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g."""
     rows, logits, targets, lead = _as_rows(input, linear_weight, target, linear_bias, shift)
-    upstream = np.asarray(grad_loss, np.float64).reshape(-1)
-    grad = cross_entropy_grad(logits, targets, weight, **options, grad_loss=upstream).logits
+    grad = cross_entropy_grad(logits, targets, weight, **options, grad_loss=grad_loss).logits
     grad_rows = (grad @ np.asarray(linear_weight, np.float64)).reshape(*lead, -1)
     if shift:
         grad_rows = np.concatenate([grad_rows, np.zeros_like(grad_rows[..., :1, :])], axis=-2)

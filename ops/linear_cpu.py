@@ -140,14 +140,16 @@ _value_and_grad = _forward_operator(
 )
 
 
-def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype):
+def _arguments(
+    options, target, linear_bias, weight, chunk_bytes, shift, dtype, has_grad_z_loss
+):
     """(target, linear_bias, weight, options, plan) as the operators take them."""
     has_weight = weight is not None
     if weight is None:
         weight = cpu._no_weight(dtype)
     if linear_bias is None:
         linear_bias = cpu._no_weight(dtype)
-    packed = cpu._packed(options, ClassBlock(), has_weight, True)
+    packed = cpu._packed(options, ClassBlock(), has_weight, has_grad_z_loss)
     return target, linear_bias, weight, packed, _plan(chunk_bytes, shift)
 
 
@@ -156,7 +158,7 @@ def linear_cross_entropy(
 ):
     """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
     arguments = _arguments(
-        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype
+        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype, False
     )
     if options.reduction == "none":
         return _forward_rows(hidden, linear_weight, *arguments)
@@ -170,7 +172,7 @@ def linear_cross_entropy_with_stats(
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all from one pass over the chunks."""
     arguments = _arguments(
-        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype
+        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype, True
     )
     if options.reduction == "none":
         return _stats_rows(hidden, linear_weight, *arguments)
