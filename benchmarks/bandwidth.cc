@@ -3,13 +3,16 @@
 // Answers one line "read|copy BYTES CALLS" on standard input with the seconds of each call. The
 // copy writes with stores that do not read the destination first: BYTES in, BYTES out. Buffers ask
 // for huge pages, as allocators of large tensors do, so that address translation is no part of it.
+#ifdef __x86_64__
 #include <immintrin.h>
+#endif
 #include <sys/mman.h>
 
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <mutex>
@@ -29,16 +32,18 @@ uint64_t ReadAll(const uint64_t* data, size_t count) {
 }
 
 void CopyAll(const char* from, char* to, size_t bytes) {
-  for (size_t i = 0; i + 64 <= bytes; i += 64) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
+  for (size_t i = 0; i + 64 <= bytes; i += 64)
     _mm512_stream_si512(reinterpret_cast<__m512i*>(to + i), _mm512_load_si512(from + i));
-#else
-    for (size_t k = 0; k < 64; k += 16)
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + i + k),
-                       _mm_load_si128(reinterpret_cast<const __m128i*>(from + i + k)));
-#endif
-  }
   _mm_sfence();
+#elif defined(__x86_64__)
+  for (size_t i = 0; i + 16 <= bytes; i += 16)
+    _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
+                     _mm_load_si128(reinterpret_cast<const __m128i*>(from + i)));
+  _mm_sfence();
+#else
+  std::memcpy(to, from, bytes);  // the C library's, which streams large blocks where that pays
+#endif
 }
 
 // A second thread that sleeps between tasks, so that no call pays for starting one.

@@ -72,8 +72,8 @@ class Entrant:
 class CaseRun:
     """The inputs of one case on disk, its right answer, and the results as they come."""
 
-    def __init__(self, case: Case, pool: Pool, bandwidth: Bandwidth, folder: Path) -> None:
-        self.case, self.pool, self.bandwidth, self.folder = case, pool, bandwidth, folder
+    def __init__(self, case: Case, pool: Pool, folder: Path) -> None:
+        self.case, self.pool, self.folder = case, pool, folder
         logits, target = inputs.make(case)
         self.expected = inputs.expected(case, logits, target)
         np.save(folder / "logits.npy", logits)
@@ -129,14 +129,14 @@ class CaseRun:
         entrant.seconds[computation] += seconds
         entrant.call_seconds[computation] = statistics.median(seconds)
 
-    def heat(self, peers: list[Peer], seconds: float) -> None:
+    def heat(self, peers: list[Peer], seconds: float, bandwidth: Bandwidth) -> None:
         """Rounds of A, B, C, A, B, C … until the time is used up."""
         entrants = [entrant for peer in peers if (entrant := self._enter(peer))]
         end = time.monotonic() + seconds
         for number in range(MAXIMUM_ROUNDS):
             if number >= MINIMUM_ROUNDS and time.monotonic() > end:
                 break
-            self.bandwidth.sample(self.case.logits_bytes, 3)
+            bandwidth.sample(self.case.logits_bytes, 3)
             for computation in ("forward", "forward_backward", "value_and_grad"):
                 for entrant in entrants:
                     slow = entrant.call_seconds.get(computation, 0) > SLOW_SECONDS
@@ -175,7 +175,7 @@ def run_case(
 ) -> dict[str, Any]:
     """Everything about one case except its memory."""
     bandwidth.start_case()
-    run = CaseRun(case, pool, bandwidth, folder)
+    run = CaseRun(case, pool, folder)
     groups, excluded = heats(pool, peers, case)
     if excluded or len(groups) > 1:  # start again with all the memory there is
         pool.close_all()
@@ -191,7 +191,7 @@ def run_case(
         for name in [name for name in pool.processes if len(groups) > 1 and name not in names]:
             pool.close(name)
         pool.start(group)
-        run.heat(group, seconds / len(groups))
+        run.heat(group, seconds / len(groups), bandwidth)
     return {
         **dataclasses.asdict(case),
         "logits_bytes": case.logits_bytes,
@@ -212,7 +212,7 @@ def peak_memory(case: Case, peers: list[Peer], pool: Pool, folder: Path) -> dict
     runs = []
     for name, part in (("small", small), ("whole", case)):
         (folder / name).mkdir(exist_ok=True)
-        runs.append(CaseRun(part, pool, None, folder / name))
+        runs.append(CaseRun(part, pool, folder / name))
 
     def measure(job: tuple[Peer, str]) -> dict[str, Any]:
         peer, computation = job

@@ -117,8 +117,9 @@ def markdown(run: dict[str, Any]) -> str:
         "Medians over all rounds, peers in turn; mean reduction, int32 targets (torch: int64). GB/s counts the "
         "least a computation must move, whatever a peer moves: "
         + "; ".join(f"{TITLES[name]}: {text}" for name, text in FORMULAS.items())
-        + ". The share of the read bandwidth is given where the logits do not fit into a cache. The error is the larger of the loss's and "
-        "the gradient's, as a share of the loss and of the largest gradient, against float64.",
+        + ". The share of the read bandwidth is given where the logits do not fit into a cache. "
+        "The error is the larger of the loss's and the gradient's, as a share of the loss and of "
+        "the largest gradient, against float64.",
         "",
         "## Targets",
         "",

@@ -30,6 +30,7 @@ from peers import PEERS, Peer, takes_part
 from pool import Pool
 
 RESULTS = Path(__file__).resolve().parent / "results"
+PARTIAL_RESULTS = environment.ROOT / "build" / "benchmarks"  # never over those of a whole run
 # A case of the targets has twice as many peers, and its figures are the ones that are quoted.
 SECONDS, SECONDS_EVERY_PEER, SECONDS_QUICK = 4.0, 12.0, 2.0
 
@@ -55,7 +56,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer cases and rounds")
     parser.add_argument("--cases", metavar="PATTERN", help="shell patterns, comma-separated")
     parser.add_argument("--peers", metavar="PATTERN", help="shell patterns, comma-separated")
-    parser.add_argument("--output", type=Path, default=RESULTS, metavar="DIR")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="default: benchmarks/results for a whole run, build/benchmarks for part of one",
+    )
     parser.add_argument("--peer-python", metavar="PATH", help="a Python with torch, jax and optax")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--list", action="store_true", help="print cases and peers, and stop")
@@ -76,8 +82,8 @@ def _progress(text: str, started: float) -> None:
 
 def measure_cases(
     cases: list[Case], peers: list[Peer], pool: Pool, folder: Path, options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Times of every case, then the memory of those that ask for it."""
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """Times of every case, then the memory of those that ask for it; and the libraries' versions."""
     started = time.monotonic()
     bandwidth = Bandwidth(str(folder))
     _progress("starting the peers", started)
@@ -94,13 +100,12 @@ def measure_cases(
         bandwidth.close()
     versions = {name: text for p in pool.processes.values() for name, text in p.versions.items()}
     pool.close_all()
-    options.versions = versions
     for case, result in zip(cases, results, strict=True):
         if case.memory and not options.no_memory and not options.quick:
             _progress(f"{case.name}: peak memory", started)
             present = [peer for peer in peers if takes_part(peer, case)]
             result["peak_memory"] = peak_memory(case, present, pool, folder)
-    return results
+    return results, versions
 
 
 def main() -> None:
@@ -127,18 +132,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pool = Pool(peer_python, folder)
         try:
-            run["cases"] = measure_cases(cases, peers, pool, Path(folder), options)
+            run["cases"], run["versions"] = measure_cases(cases, peers, pool, Path(folder), options)
         finally:
             pool.close_all()
-    run["versions"] = options.versions
     run["seconds"] = time.monotonic() - started
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "results.json").write_text(json.dumps(run, indent=1) + "\n")
-    (options.output / "results.md").write_text(report.markdown(run))
-    plots.draw(run, options.output)
+    part = options.quick or options.cases or options.peers or options.no_memory
+    output = options.output or (PARTIAL_RESULTS if part else RESULTS)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(run, indent=1) + "\n")
+    (output / "results.md").write_text(report.markdown(run))
+    plots.draw(run, output)
     print()
     print(verdict.table(run))
-    print(f"written: {options.output}/results.json, results.md and plots")
+    print(f"written: {output}/results.json, results.md and plots")
 
 
 if __name__ == "__main__":
