@@ -371,33 +371,6 @@ static void PartialBackwardRow(const Problem& problem, const Row& row) {
   GradientRow<A>(problem, row, {LoadScalar(problem.lse, row.index), slope, grad * scale, grad * row.hot});
 }
 
-// d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c). Where w_c is 0 it is 0, and also
-// where the coefficient is 0 beside a logit of -inf: that class is left out of the loss altogether.
-template <class A>
-static void TargetGradRow(const Problem& problem, const Row& row) {
-  alignas(64) A logits_scratch[kTile];
-  alignas(64) A weight_scratch[kTile];
-  alignas(64) A coefficient_scratch[kTile];
-  alignas(64) A out[kTile];
-  const A lse = static_cast<A>(LoadScalar(problem.lse, row.index));
-  const A low = static_cast<A>(LoadScalar(problem.lse, row.index) - static_cast<double>(lse));
-  const A upstream =
-      static_cast<A>(RowUpstream(problem, problem.grad_loss, row.index) * (1.0 - problem.label_smoothing));
-  for (int64_t first = 0; first < problem.classes; first += kTile) {
-    const int64_t count = TileCount(problem, first);
-    const A* x = ViewLogits(problem, row, first, count, logits_scratch);
-    const A* w = ViewWeights(problem, first, count, weight_scratch);
-    const A* a = ViewCoefficients(problem, row, first, count, coefficient_scratch);
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      const A scale = upstream * w[i];
-      const bool excluded = (a[i] == A(0)) & (x[i] == -static_cast<A>(INFINITY));
-      out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((lse - x[i]) + low);
-    }
-    Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, false);
-  }
-}
-
 }  // namespace MS_CE_ISA
 }  // namespace ms_ce
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -172,11 +174,13 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weighted: bool
 @pytest.mark.parametrize("shape", [(7, 12), (3, 90), (2, 12, 5)])
 def test_shards_add_up(library: Library, shape, probabilities: bool, dtype: str) -> None:
     """CrossEntropyPartial over blocks of classes, combined as its contract says, is the whole loss."""
-    case = Case("shards", shape, probabilities, weight=True, options=NONE | {"label_smoothing": 0.1})
+    case = Case(
+        "shards", shape, probabilities, weight=True, options=NONE | {"label_smoothing": 0.1}
+    )
     whole, _ = make_loss(library, case, dtype)
     classes, parts = shape[1], []
     bounds = [0, 1, classes // 3, classes]  # uneven blocks, one of a single class
-    for begin, end in zip(bounds, bounds[1:], strict=False):
+    for begin, end in itertools.pairwise(bounds):
         block = np.ascontiguousarray(whole.logits[:, begin:end])
         target = np.ascontiguousarray(whole.target[:, begin:end]) if probabilities else whole.target
         opts = options(

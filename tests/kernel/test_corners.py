@@ -95,7 +95,14 @@ def test_a_row_of_minus_infinity_is_nan_but_a_shard_of_it_is_not(
 @pytest.mark.parametrize("shape", LAYOUTS)
 def test_the_maximum_may_come_late_and_high(isa_library: Library, shape) -> None:
     """Beyond the first tile and far above it, where exp of the difference would overflow."""
-    for low, high in [(-1e4, 1e4), (-1e4, -1e4 + 2), (-INF, 3.0), (0.0, 90.0), (0.0, 19.0), (0.0, 21.0)]:
+    for low, high in [
+        (-1e4, 1e4),
+        (-1e4, -1e4 + 2),
+        (-INF, 3.0),
+        (0.0, 90.0),
+        (0.0, 19.0),
+        (0.0, 21.0),
+    ]:
         logits, target = zeros(shape)
         logits[:] = low
         logits[:, -1] = high
