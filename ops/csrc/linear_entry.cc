@@ -9,9 +9,8 @@
 #include "run.h"
 #include "thread_pool.h"
 
-#define MS_CE_ENTRY(name)                                                                     \
-  int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
-           void*)
+#define MS_CE_ENTRY(name) \
+  int name(int nparam, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, void*)
 
 namespace ms_ce {
 namespace {
@@ -98,7 +97,8 @@ void ReadProblem(const Tensor& options, const Tensor& plan, Inputs* inputs) {
   const auto* slot = static_cast<const int64_t*>(plan.data);
   problem.chunk_bytes = slot[kPlanChunkBytes];
   if (slot[kPlanShift] == 0) return;
-  if (inputs->rows.empty()) Fail("input must have shape (..., sequence, in_features) under shift, got one row");
+  if (inputs->rows.empty())
+    Fail("input must have shape (..., sequence, in_features) under shift, got one row");
   problem.sequence = inputs->rows.back();
 }
 
@@ -120,7 +120,8 @@ Inputs NextInputs(Call* call, bool rows) {
 void NextGradients(Call* call, Inputs* inputs) {
   LinearProblem& problem = inputs->problem;
   problem.grad_hidden = inputs->Next(call, "grad_input", inputs->hidden.shape).array();
-  problem.grad_linear_weight = inputs->Next(call, "grad_linear_weight", inputs->linear_weight.shape).array();
+  problem.grad_linear_weight =
+      inputs->Next(call, "grad_linear_weight", inputs->linear_weight.shape).array();
   const Tensor bias = inputs->Next(call, "grad_linear_bias", inputs->linear_bias.shape);
   if (problem.linear_bias.data != nullptr) {
     problem.grad_linear_bias = bias.array();
@@ -232,7 +233,8 @@ void Scale(const Tensor& tensor, double factor) {
 // largest of them. `applied` remembers it, so that a second upstream cannot be applied on top.
 int RunRescale(Call call) {
   const Tensor grad_loss = call.Next("grad_loss");
-  const Tensor grads[] = {call.Next("grad_input"), call.Next("grad_linear_weight"), call.Next("grad_linear_bias")};
+  const Tensor grads[] = {call.Next("grad_input"), call.Next("grad_linear_weight"),
+                          call.Next("grad_linear_bias")};
   auto* applied = static_cast<double*>(NextDouble(&call, "applied", {}).data);
   auto* done = static_cast<double*>(NextDouble(&call, "done", {}).data);
   call.ExpectEnd();
@@ -241,8 +243,9 @@ int RunRescale(Call call) {
   *done = upstream;
   if (upstream == *applied) return 0;
   if (*applied != 1.0) {
-    Fail("gradient_in_forward must be False where one forward pass is differentiated more than once, got "
-         "another gradient of the loss after the first");
+    Fail(
+        "gradient_in_forward must be False where one forward pass is differentiated more than once, got "
+        "another gradient of the loss after the first");
   }
   for (const Tensor& grad : grads) Scale(grad, upstream);
   *applied = upstream;

@@ -26,9 +26,12 @@ int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step 
 
 int64_t ReadIndex(const Array& array, int64_t index) {
   switch (array.dtype) {
-    case Dtype::kInt32: return static_cast<const int32_t*>(array.data)[index];
-    case Dtype::kUint8: return static_cast<const uint8_t*>(array.data)[index];
-    default: return static_cast<const int64_t*>(array.data)[index];
+    case Dtype::kInt32:
+      return static_cast<const int32_t*>(array.data)[index];
+    case Dtype::kUint8:
+      return static_cast<const uint8_t*>(array.data)[index];
+    default:
+      return static_cast<const int64_t*>(array.data)[index];
   }
 }
 
@@ -45,7 +48,9 @@ std::vector<int64_t> ReadTargets(const LinearProblem& problem) {
   return targets;
 }
 
-size_t Bytes(const Array& array, int64_t count) { return static_cast<size_t>(count) * ElementSize(array.dtype); }
+size_t Bytes(const Array& array, int64_t count) {
+  return static_cast<size_t>(count) * ElementSize(array.dtype);
+}
 
 void ZeroRows(const Array& array, int64_t rows) {
   if (array.data != nullptr) std::memset(array.data, 0, Bytes(array, rows));
@@ -141,7 +146,8 @@ class ChunkLoop {
     }
     if (task_ == LinearTask::kForward) return;
     hidden_gradient_.resize(rows * static_cast<size_t>(features_));
-    bias_gradient_.assign(problem_.grad_linear_bias.data == nullptr ? 0 : static_cast<size_t>(classes_), 0.0);
+    bias_gradient_.assign(problem_.grad_linear_bias.data == nullptr ? 0 : static_cast<size_t>(classes_),
+                          0.0);
     if (direct_) {
       weight_gradient_ = static_cast<A*>(problem_.grad_linear_weight.data);
     } else {
@@ -153,7 +159,8 @@ class ChunkLoop {
   // Elements of F as A.
   static void Read(const Array& array, int64_t first, int64_t count, A* out) {
     if constexpr (std::is_same<A, double>::value) {
-      std::memcpy(out, static_cast<const double*>(array.data) + first, static_cast<size_t>(count) * sizeof(A));
+      std::memcpy(out, static_cast<const double*>(array.data) + first,
+                  static_cast<size_t>(count) * sizeof(A));
     } else {
       Widen(array.dtype, array.data, first, count, out);
     }
@@ -162,7 +169,8 @@ class ChunkLoop {
   int64_t HiddenRow(int64_t row) const { return problem_.sequence != 0 ? row - 1 : row; }
 
   bool Contiguous() const {
-    const int64_t first = rows_[static_cast<size_t>(first_)], last = rows_[static_cast<size_t>(first_ + count_ - 1)];
+    const int64_t first = rows_[static_cast<size_t>(first_)],
+                  last = rows_[static_cast<size_t>(first_ + count_ - 1)];
     return last - first == count_ - 1;
   }
 
@@ -200,8 +208,11 @@ class ChunkLoop {
   }
 
   // Rows [first, first + count) of the weight, features [begin, begin + width), as A.
-  Operand<A> Weight(int64_t first, int64_t count, int64_t begin, int64_t width, std::vector<A>* scratch) const {
-    if (direct_) return {static_cast<const A*>(problem_.linear_weight.data) + first * features_ + begin, features_, false};
+  Operand<A> Weight(int64_t first, int64_t count, int64_t begin, int64_t width,
+                    std::vector<A>* scratch) const {
+    if (direct_)
+      return {static_cast<const A*>(problem_.linear_weight.data) + first * features_ + begin, features_,
+              false};
     scratch->resize(static_cast<size_t>(count * width));
     for (int64_t i = 0; i < count; ++i) {
       Read(problem_.linear_weight, (first + i) * features_ + begin, width, scratch->data() + i * width);
@@ -210,7 +221,8 @@ class ChunkLoop {
   }
 
   Operand<uint16_t> WeightBits(int64_t first, int64_t begin) const {
-    return {static_cast<const uint16_t*>(problem_.linear_weight.data) + first * features_ + begin, features_, false};
+    return {static_cast<const uint16_t*>(problem_.linear_weight.data) + first * features_ + begin,
+            features_, false};
   }
 
   // The gradient of the chunk's logits as bfloat16, each row at the start of its logits.
@@ -226,7 +238,8 @@ class ChunkLoop {
         if (bfloat16_) {
           Operand<uint16_t> weight = WeightBits(first, 0);
           weight.transposed = true;
-          Multiply(count_, count, features_, {hidden_bits_.data(), features_, false}, weight, false, out, classes_);
+          Multiply(count_, count, features_, {hidden_bits_.data(), features_, false}, weight, false, out,
+                   classes_);
         }
       }
       if (!bfloat16_) {
@@ -236,7 +249,8 @@ class ChunkLoop {
         Multiply(count_, count, features_, {hidden_view_, features_, false}, weight, false, out, classes_);
       }
       for (int64_t row = 0; row < count_ && !bias_.empty(); ++row) {
-        for (int64_t i = 0; i < count; ++i) out[row * classes_ + i] += bias_[static_cast<size_t>(first + i)];
+        for (int64_t i = 0; i < count; ++i)
+          out[row * classes_ + i] += bias_[static_cast<size_t>(first + i)];
       }
     });
   }
@@ -283,7 +297,8 @@ class ChunkLoop {
   void ChunkTarget(Problem* chunk) {
     if (!chunk->probability) {
       for (int64_t i = 0; i < count_; ++i) {
-        chunk_targets_[static_cast<size_t>(i)] = targets_[static_cast<size_t>(rows_[static_cast<size_t>(first_ + i)])];
+        chunk_targets_[static_cast<size_t>(i)] =
+            targets_[static_cast<size_t>(rows_[static_cast<size_t>(first_ + i)])];
       }
       chunk->target = {chunk_targets_.data(), Dtype::kInt64};
       return;
@@ -297,7 +312,8 @@ class ChunkLoop {
     probabilities_.resize(static_cast<size_t>(chunk_rows_) * row_bytes);
     for (int64_t i = 0; i < count_; ++i) {
       const auto row = static_cast<size_t>(rows_[static_cast<size_t>(first_ + i)]);
-      std::memcpy(probabilities_.data() + static_cast<size_t>(i) * row_bytes, base + row * row_bytes, row_bytes);
+      std::memcpy(probabilities_.data() + static_cast<size_t>(i) * row_bytes, base + row * row_bytes,
+                  row_bytes);
     }
     chunk->target.data = probabilities_.data();
   }
@@ -337,7 +353,8 @@ class ChunkLoop {
     const int64_t width = features_ >= 2 * kFeatureBlock ? kFeatureBlock : 64;
     const bool in_place = direct_ && Contiguous();
     const int64_t first_row = HiddenRow(rows_[static_cast<size_t>(first_)]);
-    A* out = in_place ? static_cast<A*>(problem_.grad_hidden.data) + first_row * features_ : hidden_gradient_.data();
+    A* out = in_place ? static_cast<A*>(problem_.grad_hidden.data) + first_row * features_
+                      : hidden_gradient_.data();
     ParallelFor((features_ + width - 1) / width, Work(), [&](int64_t unit) {
       const int64_t begin = unit * width, columns = std::min(width, features_ - begin);
       std::vector<A> scratch;
@@ -345,8 +362,8 @@ class ChunkLoop {
         const int64_t count = std::min(block_, classes_ - first);
         if constexpr (std::is_same<A, float>::value) {
           if (bfloat16_) {
-            Multiply(count_, columns, count, GradientBits(first, false), WeightBits(first, begin), first != 0,
-                     out + begin, features_);
+            Multiply(count_, columns, count, GradientBits(first, false), WeightBits(first, begin),
+                     first != 0, out + begin, features_);
             continue;
           }
         }
@@ -366,13 +383,13 @@ class ChunkLoop {
       A* out = weight_gradient_ + first * features_;
       if constexpr (std::is_same<A, float>::value) {
         if (bfloat16_) {
-          Multiply(count, features_, count_, GradientBits(first, true), {hidden_bits_.data(), features_, false},
-                   accumulate, out, features_);
+          Multiply(count, features_, count_, GradientBits(first, true),
+                   {hidden_bits_.data(), features_, false}, accumulate, out, features_);
           return;
         }
       }
-      Multiply(count, features_, count_, {logits_.get() + first, classes_, true}, {hidden_view_, features_, false},
-               accumulate, out, features_);
+      Multiply(count, features_, count_, {logits_.get() + first, classes_, true},
+               {hidden_view_, features_, false}, accumulate, out, features_);
     });
   }
 
@@ -394,7 +411,8 @@ class ChunkLoop {
   void FinishGradients() {
     if (!direct_) {
       ParallelFor(classes_, classes_ * features_, [&](int64_t row) {
-        WriteRow(weight_gradient_ + row * features_, features_, problem_.grad_linear_weight, row * features_);
+        WriteRow(weight_gradient_ + row * features_, features_, problem_.grad_linear_weight,
+                 row * features_);
       });
     }
     for (int64_t i = 0; i < Count(bias_gradient_); ++i) {
@@ -419,8 +437,8 @@ class ChunkLoop {
   const Kernels& kernels_;
   int64_t block_ = 0, chunk_rows_ = 0;
 
-  std::vector<int64_t> targets_;  // of every row, where they are class indices
-  std::vector<int64_t> rows_;     // that count
+  std::vector<int64_t> targets_;   // of every row, where they are class indices
+  std::vector<int64_t> rows_;      // that count
   int64_t first_ = 0, count_ = 0;  // the chunk at hand: rows_[first_ .. first_ + count_)
 
   std::unique_ptr<A[]> logits_, weight_sums_;
@@ -430,7 +448,8 @@ class ChunkLoop {
   std::vector<uint16_t> hidden_bits_;
   std::vector<int64_t> chunk_targets_;
   std::vector<char> probabilities_;
-  std::vector<double> lse_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_, bias_gradient_;
+  std::vector<double> lse_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_,
+      bias_gradient_;
 };
 
 }  // namespace
@@ -438,7 +457,8 @@ class ChunkLoop {
 double LinearTotalWeight(const LinearProblem& problem) {
   const Problem& loss = problem.loss;
   if (loss.probability) {
-    return static_cast<double>(problem.sequence == 0 ? loss.rows : loss.rows - loss.rows / problem.sequence);
+    return static_cast<double>(problem.sequence == 0 ? loss.rows
+                                                     : loss.rows - loss.rows / problem.sequence);
   }
   std::vector<int64_t> targets = ReadTargets(problem);
   Problem count = loss;
@@ -448,7 +468,8 @@ double LinearTotalWeight(const LinearProblem& problem) {
 
 UnitSums RunLinear(const LinearProblem& problem, LinearTask task) {
   const Problem& loss = problem.loss;
-  for (const Array& rows : {loss.loss_rows, loss.z_loss_rows, loss.entropy_rows, Array{loss.lse_out, Dtype::kFloat64}}) {
+  for (const Array& rows :
+       {loss.loss_rows, loss.z_loss_rows, loss.entropy_rows, Array{loss.lse_out, Dtype::kFloat64}}) {
     ZeroRows(rows, loss.rows);
   }
   const bool vanishes = loss.reduction == Reduction::kMean && loss.total_weight == 0.0;

@@ -13,7 +13,7 @@ namespace ms_ce {
 // Rows are the target's positions in order. Under `shift`, position n takes its hidden state from
 // n - 1, and the first position of every sequence counts for nothing.
 struct LinearProblem {
-  Problem loss;         // rows and classes; its logits only carry F, the dtype of the tensors below
+  Problem loss;           // rows and classes; its logits only carry F, the dtype of the tensors below
   Tensor position_shape;  // shape (lead[0], classes, lead[1], ...), for messages about a row
   Array hidden, linear_weight, linear_bias;  // linear_bias.data is null without one
   int64_t features = 0;

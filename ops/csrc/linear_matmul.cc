@@ -35,8 +35,8 @@ OneDnn FindOneDnn() {
     void* library = dlopen(name, RTLD_LAZY | RTLD_NOLOAD);
     if (library == nullptr) continue;
     found.single = reinterpret_cast<OneDnnGemm<float>>(dlsym(library, "dnnl_threadpool_interop_sgemm"));
-    found.bfloat16 = reinterpret_cast<OneDnnGemm<uint16_t>>(
-        dlsym(library, "dnnl_threadpool_interop_gemm_bf16bf16f32"));
+    found.bfloat16 =
+        reinterpret_cast<OneDnnGemm<uint16_t>>(dlsym(library, "dnnl_threadpool_interop_gemm_bf16bf16f32"));
     break;
   }
   if (found.bfloat16 != nullptr) {  // present on every CPU, refused by those without the instructions
