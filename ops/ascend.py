@@ -201,7 +201,8 @@ class NllLoss(nn.Cell):
 
 @functools.lru_cache(maxsize=256)
 def cells(kind: str, options: Options, has_weight: bool) -> nn.Cell:
-    """The loss of these options, built once."""
+    """The loss of these options, built once. A graph hands them over as a plain tuple."""
+    options = Options(*options)
     return {"class": ClassLoss, "probability": ProbabilityLoss, "nll": NllLoss}[kind](
         options, has_weight
     )
@@ -391,9 +392,8 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
 def partial_backward(
     grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock
 ):
-    """Gradient of this block's logits, for class targets: grad_rows·(mass·p - w·q') + grad_lse·p. The kernel
-    makes its own
-    mass from the weights; grad_lse is 0 without z_loss."""
+    """Gradient of this block's logits, for class targets: grad_rows·(mass·p - w·q') + grad_lse·p. The kernel makes
+    its own mass from the weights; grad_lse is 0 without z_loss."""
     _require_class_index(target.dtype)
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()

@@ -46,6 +46,35 @@ def from_host(array: np.ndarray, is_bfloat16: bool):
     return ms.Tensor(array)
 
 
+def run_on_host(
+    machine: HostModel, name: str, per_row: bool, arrays, attributes
+) -> tuple[np.ndarray, ...]:
+    """Outputs of an operator for the tensors and attributes of one call, in the order of the call."""
+    operator = table.OPERATORS[name]
+    inputs = {n: a for (n, _), a in zip(operator.inputs, arrays, strict=True)}
+    position = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
+    rows, classes = arrays[position].shape
+    convert = {"int": int, "float": float, "bool": int}
+    options = {
+        ATTRIBUTES[n]: convert[kind](v)
+        for (n, kind), v in zip(operator.attributes, attributes, strict=True)
+    }
+    options["totalClasses"] = options.get("totalClasses") or classes
+    options.setdefault("reduction", 0)
+    options["targetBytes"] = arrays[position + 1].itemsize
+    kernel = "_".join(_words(name)[2:])
+    lengths = {"loss": rows if per_row else 1, "total_weight": 1, "error": 8}
+    outputs = {}
+    for result, kind in operator.outputs:
+        shape = (rows, classes) if kind == "F" else (lengths.get(result, rows),)
+        outputs[result] = np.zeros(
+            shape, {"F": arrays[position].dtype, "W": "float32", "E": "int32"}[kind]
+        )
+    problem = machine.problem(kernel, rows, classes, cores=CORES, **options)
+    machine.launch(f"ms_ce_{kernel}", inputs, outputs, machine.tiling(problem))
+    return tuple(outputs.values())
+
+
 class HostOperator:
     """Takes a call as ops.Custom does: tensors, then attributes."""
 
@@ -55,36 +84,18 @@ class HostOperator:
 
     def __call__(self, *arguments):
         operator, count = self.operator, len(self.operator.inputs)
-        assert len(arguments) == count + len(operator.attributes)
-        inputs = {n: to_host(t) for (n, _), t in zip(operator.inputs, arguments, strict=False)}
-        given = dict(zip((n for n, _ in operator.attributes), arguments[count:], strict=True))
-        position = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
-        logits, target = arguments[position], arguments[position + 1]
-        assert logits.ndim == 2
-        for (argument, kind), tensor in zip(operator.inputs, arguments, strict=False):
+        tensors = arguments[:count]
+        logits = tensors[next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")]
+        for (argument, kind), tensor in zip(operator.inputs, tensors, strict=True):
             allowed = {"F": (logits.dtype,), "C": (ms.int32, ms.int64), "W": (ms.float32,)}[kind]
             assert tensor.dtype in allowed, (self.name, argument, tensor.dtype)
         dtype = next(n for n, t in DTYPES.items() if t == logits.dtype)
         machine = MODELS.setdefault(dtype, HostModel(dtype))
-        rows, classes = logits.shape
-        kernel = "_".join(["ms", "ce", *_words(self.name)[2:]])
-        options = {ATTRIBUTES[n]: v for n, v in given.items()}
-        options["totalClasses"] = options.get("totalClasses") or classes
-        options.setdefault("reduction", 0)
-        options["targetBytes"] = 8 if target.dtype == ms.int64 else 4
-        problem = machine.problem(
-            kernel.removeprefix("ms_ce_"), rows, classes, cores=CORES, **options
-        )
-        lengths = {"loss": rows if self.per_row else 1, "total_weight": 1, "error": 8}
-        outputs = {}
-        for name, kind in operator.outputs:
-            shape = (rows, classes) if kind == "F" else (lengths.get(name, rows),)
-            kept = np.uint16 if dtype == "bfloat16" else dtype
-            outputs[name] = np.zeros(shape, {"F": kept, "W": "float32", "E": "int32"}[kind])
-        machine.launch(kernel, inputs, outputs, machine.tiling(problem))
+        arrays = [to_host(t) for t in tensors]
+        outputs = run_on_host(machine, self.name, self.per_row, arrays, arguments[count:])
         results = tuple(
-            from_host(outputs[n], kind == "F" and dtype == "bfloat16")
-            for n, kind in operator.outputs
+            from_host(array, kind == "F" and dtype == "bfloat16")
+            for array, (_, kind) in zip(outputs, operator.outputs, strict=True)
         )
         return results if len(results) > 1 else results[0]
 
