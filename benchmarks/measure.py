@@ -16,7 +16,7 @@ from cases import IGNORE_INDEX, Case
 from peers import OURS, Peer, computations
 from pool import PeerError, Pool, Process
 
-PROCESS_BYTES = 600e6  # a process that has loaded MindSpore or torch, without logits
+PROCESS_BYTES = 450e6  # a process that has loaded MindSpore or torch, without logits
 SLICE_SECONDS = 0.06  # what a peer is given in a round
 SLOW_SECONDS = 0.4  # calls of this length are timed in the first rounds only
 WARM_UP_SECONDS = 0.02
@@ -26,9 +26,9 @@ Results = dict[str, dict[str, Any]]
 
 
 def available_bytes() -> float:
-    """Memory that can still be taken, nine tenths of what the kernel says."""
+    """Memory that can still be taken, 19 of 20 parts of what the kernel says."""
     lines = Path("/proc/meminfo").read_text().splitlines()
-    return 0.9 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
+    return 0.95 * next(int(x.split()[1]) for x in lines if x.startswith("MemAvailable")) * 1024
 
 
 def _peak_bytes(pool: Pool, peer: Peer, case: Case) -> float:
