@@ -79,12 +79,12 @@ READ_FROM_SOURCES = {
 
 
 def counted(exchanges: list[dict], rows: int) -> list[Exchange]:
-    """Exchanges of rank 0 of a 2×2 mesh, by row: ranks 0 and 1 share rows, ranks 0 and 2 share classes."""
+    """Exchanges of rank 0 of a 2×2 mesh, by row: ranks 0 and 1 share rows, ranks 0 and 2 classes."""
     found = []
     for one in exchanges:
         over = "classes" if one["ranks"] == [0, 1] else "rows"
         elements = one["elements"] / (2 if one["operator"] == "ReduceScatter" else 1)
-        if elements == 1:
+        if elements < rows:
             found.append(Exchange(one["operator"], over, constant=one["bytes"]))
         else:
             found.append(Exchange(one["operator"], over, per_row=FLOAT * elements / rows))

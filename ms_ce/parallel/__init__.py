@@ -5,6 +5,7 @@ from ms_ce.parallel.exchange import SumGradient
 from ms_ce.parallel.loss import CrossEntropyLoss
 from ms_ce.parallel.mean import GlobalMean, global_mean, global_weight
 from ms_ce.parallel.registration import register_where_imported, register_with_mindformers
+from ms_ce.parallel.shard import shard
 from ms_ce.parallel.spmd import VocabParallelCrossEntropyLoss
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "global_mean",
     "global_weight",
     "register_with_mindformers",
+    "shard",
 ]
 
 register_where_imported()

@@ -188,6 +188,28 @@ def _is_zero(classes: int, weight: tuple[float, ...] | None) -> Tensor:
     return Tensor(np.zeros((1, classes), bool) if weight is None else np.array([weight]) == 0)
 
 
+class _PairOfSums(nn.Cell):
+    """(Σ loss, Σ weight) over the rows of the mesh, (2,), from two columns (N, 1): one AllReduce of two numbers.
+
+    Its derivative is written by hand as well: it flows to the losses, and needs nothing from other ranks.
+    """
+
+    def __init__(self, mesh: Mesh):
+        super().__init__()
+        column = (mesh.rows, 1)
+        self.ranks = mesh.rows
+        self.concatenate = ops.Concat(axis=1).shard((column, column))
+        self.sum = ops.ReduceSum().shard((column,))
+        self.ones_like, self.zeros_like = ops.OnesLike(), ops.ZerosLike()
+
+    def construct(self, losses, weights):
+        return self.sum(self.concatenate((losses, weights)), 0)
+
+    def bprop(self, losses, weights, out, dout):
+        upstream = dout[0] * self.ranks
+        return self.ones_like(losses) * upstream, self.zeros_like(weights)
+
+
 class _Rows(nn.Cell):
     """What both kinds of target share: the mask, rows left out, and the two sums."""
 
@@ -201,7 +223,7 @@ class _Rows(nn.Cell):
         self.clear_rows = ops.MaskedFill().shard((block, column, ()))
         self.replace = ops.MaskedFill().shard((column, column, ()))
         self.multiply = ops.Mul().shard((column, column))
-        self.sum = ops.ReduceSum().shard((column,))
+        self.sums_over_mesh = _PairOfSums(mesh)
         # With cross_batch the partitioner leaves the sum to each rank.
         self.local_sum = ops.ReduceSum().shard((column,)).add_prim_attr("cross_batch", True)
 
@@ -214,12 +236,8 @@ class _Rows(nn.Cell):
         """Both sums over the mesh, then both over the rows of this rank."""
         row_loss = self.multiply(self.replace(row_loss, left_out, 0.0), mask)
         row_weight = self.multiply(row_weight, mask)
-        return (
-            self.sum(row_loss),
-            self.sum(row_weight),
-            self.local_sum(row_loss),
-            self.local_sum(row_weight),
-        )
+        pair = self.sums_over_mesh(row_loss, row_weight)
+        return pair[0], pair[1], self.local_sum(row_loss), self.local_sum(row_weight)
 
 
 class ClassIndexSums(_Rows):

@@ -16,7 +16,11 @@ from partitioner_cases import CASES, CLASSES_PER_RANK, Case, expected, make_inpu
 from rig.compiler import compile_all_ranks, register_pretended_ascend
 from rig.interpreter import run_lockstep
 
-from ms_ce.parallel import CrossEntropyLoss, ParallelConfig
+import ms_ce
+from ms_ce import reference
+from ms_ce.parallel import CrossEntropyLoss, ParallelConfig, shard
+
+SHARDED_CELL_OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "logit_scale": 0.7}
 
 
 class WithGradient(nn.Cell):
@@ -33,6 +37,18 @@ class WithGradient(nn.Cell):
 
     def construct(self, first, second, mask):
         return self.differentiate(self.loss)(first, second, mask, self.upstream)
+
+
+class WithGivenUpstream(nn.Cell):
+    """(loss, gradient of the first input) of a scalar loss, whose upstream gradient is an input."""
+
+    def __init__(self, loss: nn.Cell):
+        super().__init__()
+        self.loss = loss
+        self.differentiate = _Grad(sens_param=True, get_value=True)
+
+    def construct(self, logits, target, upstream):
+        return self.differentiate(self.loss)(logits, target, upstream)
 
 
 class LabelFirst(nn.Cell):
@@ -202,7 +218,38 @@ def run_wrong_label() -> list[float]:
     return [float(_only_tensor(output)[0]) for output in outputs]
 
 
+def run_sharded_cell(reduction: str) -> dict:
+    """The ordinary Cell with every option, split over a mesh."""
+    case = Case()
+    random = np.random.default_rng(8)
+    logits = (3 * random.normal(size=(8, 12))).astype(np.float32)
+    target = random.integers(0, 12, 8).astype(np.int32)
+    target[2] = -100
+    weight = random.uniform(0.2, 2, 12).astype(np.float32)
+    options = {"reduction": reduction, **SHARDED_CELL_OPTIONS}
+    config = ParallelConfig(case.data_parallel, case.model_parallel)
+    upstream = np.float32(1)
+    inputs = [[logits, target, upstream]] * case.ranks
+    outputs, exchanges = compile_and_run(
+        case,
+        lambda: WithGivenUpstream(
+            shard(ms_ce.CrossEntropyLoss(Tensor(weight), backend="composed", **options), config)
+        ),
+        inputs,
+    )
+    expected_loss = reference.cross_entropy(logits, target, weight, **options).loss
+    gradient = reference.cross_entropy_grad(logits, target, weight, **options).logits
+    return {
+        "losses": [float(np.ravel(one[0])[0]) for one in outputs],
+        "expected_loss": float(expected_loss),
+        "gradient_error": _error(whole_gradient(case, [one[1] for one in outputs]), gradient),
+        "exchanges": [[asdict(exchange) for exchange in rank] for rank in exchanges],
+    }
+
+
 EXTRAS = {
+    "sharded cell, mean": lambda: run_sharded_cell("mean"),
+    "sharded cell, sum": lambda: run_sharded_cell("sum"),
     "weights, gradients summed": lambda: run_training(gradients_mean=False),
     "weights, gradients averaged": lambda: run_training(gradients_mean=True),
     "refusal": run_refusal,

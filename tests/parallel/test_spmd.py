@@ -11,7 +11,8 @@ import pytest
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
 
-SECONDS = 240
+# Against a hang; two idle cores take about 40 seconds.
+SECONDS = 900
 
 
 def launch(ranks: int, directory: Path) -> list[dict[str, str]]:

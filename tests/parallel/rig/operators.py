@@ -208,6 +208,11 @@ def scatter_elements(attributes, x, indices, updates, axis, reduction):
     return result
 
 
+@operator("TanhGrad")
+def tanh_gradient(attributes, y, upstream):
+    return upstream * (1 - y * y)
+
+
 @operator("AddN")
 def add_all(attributes, values):
     return sum(values[1:], values[0])
