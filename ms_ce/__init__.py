@@ -10,7 +10,11 @@ from ms_ce.functional import (
     cross_entropy_with_stats,
     nll_loss,
 )
-from ms_ce.linear import LinearCrossEntropyLoss, linear_cross_entropy
+from ms_ce.linear import (
+    LinearCrossEntropyLoss,
+    linear_cross_entropy,
+    linear_cross_entropy_with_stats,
+)
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
 
 __all__ = [
@@ -24,6 +28,7 @@ __all__ = [
     "cross_entropy_value_and_grad",
     "cross_entropy_with_stats",
     "linear_cross_entropy",
+    "linear_cross_entropy_with_stats",
     "nll_loss",
     "ops",
 ]

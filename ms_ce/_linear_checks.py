@@ -71,6 +71,14 @@ def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, targe
 
 
 @constexpr
+def check_matrix(op: str, linear_weight: int) -> None:
+    if linear_weight != 2:
+        raise ValueError(
+            f"{op}: linear_weight must have shape (num_classes, in_features), got {linear_weight} dimensions"
+        )
+
+
+@constexpr
 def check_shapes(op: str, hidden, linear_weight, linear_bias, target, weight) -> None:
     """Dimensions, as far as they are known."""
     if hidden is None or linear_weight is None:

@@ -12,7 +12,7 @@ from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear_checks
 from ms_ce.backend import choose, chosen
-from ms_ce.functional import cross_entropy_on
+from ms_ce.functional import LossStats, cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_cpu
 from ms_ce.ops.graph import compiling
 
@@ -29,8 +29,13 @@ def _exact(dtype):
 
 
 @constexpr
-def _is_float16(dtype) -> bool:
-    return dtype == mstype.float16
+def _may_scale_later(dtype) -> bool:
+    """Whether gradients for an upstream 1 can be multiplied by the true one afterwards.
+
+    Not in float16, whose gradients would be rounded before the loss scale that is meant to save them; and float64
+    lacks the operator that keeps such gradients from being vectorised.
+    """
+    return dtype in (mstype.float32, mstype.bfloat16)
 
 
 @constexpr
@@ -40,11 +45,8 @@ def _recording() -> bool:
 
 
 def _gradient_wanted(gradient_in_forward, training, dtype):
-    """Whether the forward pass makes the gradients too.
-
-    float16 is left out: its gradients would be rounded before a loss scale that is meant to save them is applied.
-    """
-    if _is_float16(dtype):
+    """Whether the forward pass makes the gradients too."""
+    if not _may_scale_later(dtype):
         return False
     if gradient_in_forward != "auto":
         return gradient_in_forward
@@ -53,15 +55,16 @@ def _gradient_wanted(gradient_in_forward, training, dtype):
     return _recording()
 
 
-def _through_logits(op, backend, input, linear_weight, target, linear_bias, weight, options, shift):
-    """The plain form, for what the chunks do not cover: other backends, and torch's K-dimensional weight."""
-    dtype, exact = input.dtype, _exact(input.dtype)
+def _logits(input, linear_weight, target, linear_bias, weight, shift):
+    """(logits, target, weight) of the plain form in float32 at least: for what the chunks do not cover, which is
+    other backends and torch's K-dimensional weight."""
+    exact = _exact(input.dtype)
     indices = _is_index(target.dtype)
     input = input.astype(exact)
     if shift:
         input = input[..., :-1, :]
         target = target[..., 1:] if indices else target[..., 1:, :]
-    rows, features = input.shape[:-1], input.shape[-1]
+    features = input.shape[-1]
     if not indices:
         target = target.astype(exact)
     if weight is not None:
@@ -71,14 +74,22 @@ def _through_logits(op, backend, input, linear_weight, target, linear_bias, weig
     if linear_bias is not None:
         logits = logits + linear_bias.astype(exact).reshape((-1,))
     if linear_weight.ndim > 2:
-        logits = logits.reshape((-1, *linear_weight.shape[:-1]))
-        loss = cross_entropy_on(op, backend, logits, target, weight, options)
-        return loss.astype(dtype)
+        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight
     target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
-    loss = cross_entropy_on(op, backend, logits, target, weight, options)
-    if options.reduction == "none":
-        loss = loss.reshape(rows)
-    return loss.astype(dtype)
+    return logits, target, weight
+
+
+def _leading(input, shift):
+    """Shape of the loss of each row."""
+    if shift:
+        return (*input.shape[:-2], input.shape[-2] - 1)
+    return input.shape[:-1]
+
+
+def _after_first(rows):
+    """Rows stand at their target's position, and under shift no sequence's first one has a loss."""
+    # MindSpore's CPU slices of bfloat16 have no gradient.
+    return rows.astype(_exact(rows.dtype))[..., 1:].astype(rows.dtype)
 
 
 def linear_cross_entropy_on(
@@ -99,9 +110,11 @@ def linear_cross_entropy_on(
         op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
     )
     if backend != "cpu" or linear_weight.ndim > 2:
-        return _through_logits(
-            op, backend, input, linear_weight, target, linear_bias, weight, options, shift
-        )
+        logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
+        loss = cross_entropy_on(op, backend, logits, labels, factors, options)
+        if options.reduction == "none" and linear_weight.ndim == 2:
+            loss = loss.reshape(_leading(input, shift))
+        return loss.astype(input.dtype)
     target = ops.stop_gradient(target)
     if weight is not None:
         weight = ops.stop_gradient(weight)
@@ -117,8 +130,7 @@ def linear_cross_entropy_on(
         gradient_in_forward,
     )[0]
     if shift and options.reduction == "none":
-        # MindSpore's CPU slices of bfloat16 have no gradient.
-        loss = loss.astype(_exact(input.dtype))[..., 1:].astype(input.dtype)
+        loss = _after_first(loss)
     return loss
 
 
@@ -171,8 +183,8 @@ def linear_cross_entropy(
             products where they are wanted and wastes two where they are not. 'auto' sees whether PyNative records
             a gradient; inside a compiled graph that cannot be seen and 'auto' is False for this function (a
             `LinearCrossEntropyLoss` goes by its `training`). True allows one gradient of each loss: a second one
-            of another size raises. Without effect for 'none' and for float16, whose gradients would be rounded
-            before the loss scale. Default 'auto'.
+            of another size raises, and so do jacrev and vmap of the gradient. Without effect for 'none', for
+            float16, whose gradients would be rounded before the loss scale, and for float64. Default 'auto'.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -213,6 +225,99 @@ def linear_cross_entropy(
         shift,
         _gradient_wanted(gradient_in_forward, False, input.dtype),
     )
+
+
+def _stats_on_cpu(
+    input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+    target = ops.stop_gradient(target)
+    if weight is not None:
+        weight = ops.stop_gradient(weight)
+    stats = linear_cpu.linear_cross_entropy_with_stats(
+        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+    )
+    loss, total_weight, lse, z_part, correct, entropy = stats
+    if shift:
+        lse = _after_first(lse)
+    if shift and options.reduction == "none":
+        loss, z_part, entropy = _after_first(loss), _after_first(z_part), _after_first(entropy)
+    return loss, total_weight, lse, z_part, correct, entropy
+
+
+def linear_cross_entropy_with_stats(
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    *,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+    shift=False,
+    chunk_bytes=None,
+    backend="auto",
+):
+    """`linear_cross_entropy` with everything a trainer logs, from the same pass over the chunks.
+
+    Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions.
+
+    Returns:
+        LossStats, as `cross_entropy_with_stats`; lse has input's leading shape.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> hidden = mindspore.Tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> linear_weight = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> target = mindspore.Tensor([0, 0])
+        >>> stats = ms_ce.linear_cross_entropy_with_stats(hidden, linear_weight, target)
+        >>> print(stats.num_correct, stats.total_weight)
+        1 2.0
+    """
+    op = "linear_cross_entropy_with_stats"
+    if ignore_index is None:
+        ignore_index = -100
+    options = _checks.checked_options(
+        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    )
+    chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, False)
+    _linear_checks.check_tensors(
+        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
+    )
+    _linear_checks.check_matrix(op, linear_weight.ndim)
+    exact = _exact(input.dtype)
+    backend = chosen(op, backend)
+    if backend == "cpu":
+        loss, total_weight, lse, z_part, correct, entropy = _stats_on_cpu(
+            input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+        )
+    else:
+        logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
+        loss, total_weight, lse, z_part, correct, entropy = cross_entropy_with_stats(
+            logits,
+            labels,
+            factors,
+            ignore_index,
+            reduction,
+            label_smoothing,
+            backend=backend,
+            z_loss=z_loss,
+            softcap=softcap,
+            logit_scale=logit_scale,
+        )
+        shape, dtype = _leading(input, shift), input.dtype
+        lse, entropy = ops.stop_gradient(lse).reshape(shape), ops.stop_gradient(entropy)
+        if reduction == "none":
+            loss, z_part, entropy = loss.reshape(shape), z_part.reshape(shape), entropy.reshape(shape)
+        loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
+    total_weight, lse = total_weight.astype(exact), lse.astype(exact)
+    if compiling():  # a named tuple loses gradients there
+        return loss, total_weight, lse, z_part, correct, entropy
+    return LossStats(loss, total_weight, lse, z_part, correct, entropy)
 
 
 class LinearCrossEntropyLoss(nn.Cell):
@@ -273,7 +378,8 @@ class LinearCrossEntropyLoss(nn.Cell):
         shape = _linear_checks.check_layer(op, in_features, num_classes, bias)
         bound = 1.0 / math.sqrt(in_features)
         if isinstance(num_classes, Parameter):
-            self.linear_weight = num_classes
+            # Past Cell's own bookkeeping, which would give the owner's parameter this Cell's name.
+            object.__setattr__(self, "linear_weight", num_classes)
             dtype = num_classes.dtype
         else:
             table = initializer(Uniform(bound), shape, dtype)

@@ -108,7 +108,9 @@ def _prepare(
         hard = np.where(ignored, 0, index)
         if np.any((hard < 0) | (hard >= classes)):
             raise ValueError(f"class index outside [0, {classes})")
-        keep, q, target_weight = (~ignored).astype(np.float64), np.eye(classes)[hard], w[hard]
+        keep, target_weight = (~ignored).astype(np.float64), w[hard]
+        q = np.zeros((len(hard), classes))
+        q[np.arange(len(hard)), hard] = 1.0
         total_weight = float((keep * target_weight).sum())
     else:
         hard, keep = None, np.ones(len(raw))

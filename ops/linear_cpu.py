@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, nn
+from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
@@ -17,6 +18,7 @@ from ms_ce.ops import cpu
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
+_one_hot = P.OneHot()
 
 _TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
 _TENSOR_DTYPES = "FFTFW"
@@ -52,12 +54,21 @@ def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, pl
     return grads[0], grads[1], target, grads[2], weight, options, plan
 
 
+def _single(grad_loss):
+    """grad_loss itself, by an operator that refuses to be vectorised (jacrev, vmap): gradients that are scaled where
+    they lie can follow one upstream only, and MindSpore drops the order of operators there."""
+    zero, index = Tensor(0, mstype.float32), Tensor([0], mstype.int32)
+    single = _one_hot(index, 1, grad_loss.astype(mstype.float32), zero)
+    return single.reshape(()).astype(grad_loss.dtype)
+
+
 def _value_and_grad_bprop(
     hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
 ):
-    done = _rescale(dout[0], out[3], out[4], out[5], out[6])
-    grad_hidden, grad_weight = _depend(out[3], done), _depend(out[4], done)
-    return grad_hidden, grad_weight, target, _depend(out[5], done), weight, options, plan
+    done = _rescale(_single(dout[0]), out[3], out[4], out[5], out[6])
+    grad_hidden, grad_linear_weight = _once(_depend(out[3], done)), _once(_depend(out[4], done))
+    grad_linear_bias = _once(_depend(out[5], done))
+    return grad_hidden, grad_linear_weight, target, grad_linear_bias, weight, options, plan
 
 
 def _backward_bprop(
@@ -78,10 +89,6 @@ def _backward_bprop(
     raise NotImplementedError(_ONCE)
 
 
-def _rescale_bprop(grad_loss, grad_hidden, grad_linear_weight, grad_linear_bias, applied, out, dout):
-    raise NotImplementedError(_ONCE)
-
-
 _backward = cpu._operator(
     "LinearCrossEntropyBackward",
     ("grad_loss", "grad_z_loss", *_TENSORS, "lse", "total_weight", "options", "plan"),
@@ -96,8 +103,20 @@ _rescale = cpu._operator(
     ("done",),
     "FFFFD" + "D",
     lambda *_: cpu._DOUBLE,
-    _rescale_bprop,
 )
+
+
+class _Once(nn.Cell):
+    """Ends a second derivative: to MindSpore the gradients below are outputs of the forward pass, constants."""
+
+    def construct(self, gradient):
+        return gradient
+
+    def bprop(self, gradient, out, dout):
+        raise NotImplementedError(_ONCE)
+
+
+_once = _Once()
 
 
 def _forward_operator(name, outputs, pattern, out_dtype, bprop):

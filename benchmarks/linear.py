@@ -1,0 +1,289 @@
+"""The linear loss: time, peak memory and GFLOP/s, beside torch, MindSpore's MatMul and the bare products.
+
+    python benchmarks/linear.py                   the cases of the README
+    python benchmarks/linear.py --case small      one of them
+    python benchmarks/linear.py --large           16 GB of logits on this machine, ms_ce alone
+
+Every entrant first computes the loss and all gradients of a few rows, which are compared with a float64 computation;
+one whose answer is wrong is not timed. Then all are timed in turn, round after round, in processes of their own of
+which only one runs. Peak memory is that of the first call in a fresh process. Torch is taken from .venv-benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import environment
+import numpy as np
+from linear_worker import IGNORE_INDEX, inputs
+
+WORKER = Path(__file__).resolve().with_name("linear_worker.py")
+RESULTS = Path(__file__).resolve().parent / "results"
+CHECKED_ROWS = 24
+CHECK_BOUND = 2e-5  # of the largest gradient: float32 sums of up to 128,256 products
+TIMEOUT_SECONDS = 900.0
+
+
+class Case(NamedTuple):
+    """Sizes, and the share of rows whose target is ignored."""
+
+    name: str
+    rows: int
+    features: int
+    classes: int
+    ignored: float = 0.0
+
+    @property
+    def logits_bytes(self) -> int:
+        return 4 * self.rows * self.classes
+
+    @property
+    def gradient_bytes(self) -> int:
+        return 4 * self.features * (self.rows + self.classes)
+
+    @property
+    def flops(self) -> float:
+        """Of the three products a step needs: logits, and the gradients of hidden and weight."""
+        kept = self.rows * (1.0 - self.ignored)
+        return 6.0 * kept * self.features * self.classes
+
+    def request(self, kind: str, **more: Any) -> dict[str, Any]:
+        return {"kind": kind, **self._asdict(), **more}
+
+
+CASES = (
+    Case("32k", 2048, 1024, 32000),
+    Case("32k half ignored", 2048, 1024, 32000, 0.5),
+    Case("128k", 1024, 2048, 128256),
+    Case("small", 256, 256, 8000),
+)
+LARGE = Case("large", 16384, 512, 262144)
+OURS, TORCH, TORCH_CHUNKED, PRODUCTS = "ms_ce", "torch", "torch chunked", "MindSpore MatMul x3"
+ENTRANTS = (
+    OURS,
+    "ms_ce PyNative",
+    "ms_ce two sweeps",
+    "MindSpore MatMul + ms_ce.cross_entropy",
+    TORCH,
+    TORCH_CHUNKED,
+    PRODUCTS,
+)
+
+
+class WorkerError(Exception):
+    """The entrant refused or died; the text is for the table."""
+
+
+class Worker:
+    """One entrant's process, stopped while it is not asked."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        python = environment.peer_python() if name.startswith("torch") else sys.executable
+        root = str(environment.ROOT)
+        variables = {"GLOG_v": "3", **os.environ, "PYTHONPATH": root}
+        self.process = subprocess.Popen(
+            [str(python), str(WORKER), name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,  # MindSpore writes folders where it runs
+            env=variables,
+        )
+        self._answer()
+
+    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.process.send_signal(signal.SIGCONT)
+        try:
+            self.process.stdin.write((json.dumps(request) + "\n").encode())
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise WorkerError(f"ended with {self.process.wait()}") from error
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.process.stdout, selectors.EVENT_READ)
+            if not selector.select(TIMEOUT_SECONDS):
+                self.close()
+                raise WorkerError(f"no answer in {TIMEOUT_SECONDS:.0f} s")
+        line = self.process.stdout.readline()
+        if not line:
+            raise WorkerError(f"ended with {self.process.wait()}")
+        reply = json.loads(line)
+        if "error" in reply:
+            raise WorkerError(reply["error"].splitlines()[0])
+        self.process.send_signal(signal.SIGSTOP)
+        return reply
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def truth(case: Case) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss and gradients in float64."""
+    hidden, linear_weight, target = inputs(case.rows, case.features, case.classes, case.ignored)
+    kept = target != IGNORE_INDEX
+    hidden, linear_weight = hidden.astype(np.float64), linear_weight.astype(np.float64)
+    logits = hidden @ linear_weight.T
+    top = logits.max(1, keepdims=True)
+    lse = top + np.log(np.exp(logits - top).sum(1, keepdims=True))
+    rows = np.flatnonzero(kept)
+    loss = (lse[rows, 0] - logits[rows, target[rows]]).mean()
+    gradient = np.exp(logits - lse) * kept[:, None]
+    gradient[rows, target[rows]] -= 1.0
+    gradient /= len(rows)
+    return float(loss), gradient @ linear_weight, gradient.T @ hidden
+
+
+def error_of(worker: Worker, case: Case, folder: str) -> float:
+    """Largest error of loss and gradients, relative to the largest value of each."""
+    few = case._replace(rows=CHECKED_ROWS)
+    file = Path(folder) / "gradients.npz"
+    loss = worker.ask(few.request("check", file=str(file)))["loss"]
+    wanted = truth(few)
+    with np.load(file) as gradients:
+        errors = [
+            np.abs(actual - expected).max() / np.abs(expected).max()
+            for actual, expected in zip(gradients.values(), wanted[1:], strict=True)
+        ]
+    return float(max(abs(loss - wanted[0]) / wanted[0], *errors))
+
+
+def checked(name: str, case: Case, folder: str) -> tuple[Worker | None, dict[str, Any]]:
+    """A worker fit to be timed, and its record."""
+    try:
+        worker = Worker(name, folder)
+        if name == PRODUCTS:  # no loss, nothing to compare
+            return worker, {}
+        error = error_of(worker, case, folder)
+    except WorkerError as failure:
+        return None, {"refused": str(failure)}
+    if error > CHECK_BOUND:
+        worker.close()
+        return None, {"refused": f"wrong by {error:.1e}"}
+    return worker, {"error": error}
+
+
+def growth(name: str, case: Case, folder: str) -> int | None:
+    worker = Worker(name, folder)
+    try:
+        return worker.ask(case.request("memory"))["growth"]
+    except WorkerError:
+        return None
+    finally:
+        worker.close()
+
+
+def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
+    records: dict[str, dict[str, Any]] = {}
+    workers = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            print(f"{case.name}: {name} …", flush=True)
+            worker, records[name] = checked(name, case, folder)
+            if worker is not None:
+                records[name]["loss"] = worker.ask(case.request("time"))["loss"]
+                records[name]["samples"] = []
+                workers[name] = worker
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                records[name]["samples"].append(worker.ask(case.request("time"))["seconds"])
+        for worker in workers.values():
+            worker.close()
+        for name in workers:
+            records[name]["growth"] = growth(name, case, folder)
+    for name in workers:
+        records[name]["seconds"] = statistics.median(records[name]["samples"])
+    return {"case": case._asdict(), "entrants": records}
+
+
+def row(name: str, record: dict[str, Any], case: Case) -> str:
+    if "seconds" not in record:
+        return f"| {name} | {record['refused']} | | | | |"
+    samples = record["samples"]
+    cells = [
+        name,
+        f"{record['seconds']:.2f}",
+        f"{min(samples):.2f} – {max(samples):.2f}",
+        f"{case.flops / record['seconds'] / 1e9:.0f}",
+    ]
+    if record["growth"] is None:
+        cells += ["", ""]
+    else:
+        beyond = record["growth"] - case.gradient_bytes
+        cells += [f"{record['growth'] / 1e6:.0f}", f"{100 * beyond / case.logits_bytes:.1f} %"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    case = Case(**result["case"])
+    lines = [
+        f"### {case.name}: N={case.rows}, H={case.features}, V={case.classes}, "
+        f"{100 * case.ignored:.0f} % ignored",
+        "",
+        f"Logits {case.logits_bytes / 1e6:.0f} MB, gradients {case.gradient_bytes / 1e6:.0f} MB; one step needs "
+        f"{case.flops / 1e9:.0f} GFLOP.",
+        "",
+        "| forward + backward | median s | range s | GFLOP/s | peak growth MB | beyond gradients, of the logits |",
+        "|---|---|---|---|---|---|",
+    ]
+    lines += [row(name, record, case) for name, record in result["entrants"].items()]
+    seconds = {k: v["seconds"] for k, v in result["entrants"].items() if "seconds" in v}
+    for peer in (TORCH, TORCH_CHUNKED, PRODUCTS):
+        if OURS in seconds and peer in seconds:
+            lines += ["", f"{OURS} takes {seconds[OURS] / seconds[peer]:.2f} × the time of {peer}."]
+    return [*lines, ""]
+
+
+def report(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    lines = ["# Linear cross-entropy", ""]
+    lines += [f"- {name}: {value}" for name, value in facts.items()]
+    lines += ["", "`python benchmarks/linear.py` made this file.", ""]
+    for result in results:
+        lines += table(result)
+    by_name = {result["case"]["name"]: result["entrants"] for result in results}
+    whole, half = (by_name.get(name, {}).get(OURS, {}) for name in ("32k", "32k half ignored"))
+    if "seconds" in whole and "seconds" in half:
+        ratio = whole["seconds"] / half["seconds"]
+        lines += [f"With half the rows ignored {OURS} is {ratio:.2f} × faster.", ""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
+    parser.add_argument("--entrant", action="append", choices=ENTRANTS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--large", action="store_true", help=f"{LARGE.rows} rows of {LARGE.classes}")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    names = tuple(arguments.entrant or ENTRANTS)
+    cases = [case for case in CASES if arguments.case is None or case.name in arguments.case]
+    if arguments.large:
+        names, cases = (OURS,), [LARGE]
+    facts = {"date": environment.date(), "commit": environment.commit(), **environment.machine()}
+    facts["load average at the start"] = environment.load_average()
+    results = [run_case(case, 1 if arguments.large else arguments.rounds, names) for case in cases]
+    facts["load average at the end"] = environment.load_average()
+    name = "linear_large" if arguments.large else "linear"
+    text = report(results, facts)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    (arguments.output / f"{name}.md").write_text(text)
+    record = json.dumps({"facts": facts, "results": results}, indent=1)
+    (arguments.output / f"{name}.json").write_text(record + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""One way to compute the linear loss, in a process of its own: answers one JSON request a line.
+
+The parent (linear.py) stops this process between requests, since idle threads of the libraries spin.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+IGNORE_INDEX = -100
+
+
+def inputs(rows: int, features: int, classes: int, ignored: float):
+    """(hidden, linear_weight, target) of a language model's size; logits of about unit variance."""
+    random = np.random.default_rng(0)
+    hidden = random.standard_normal((rows, features), dtype=np.float32)
+    linear_weight = random.standard_normal((classes, features), dtype=np.float32)
+    linear_weight *= np.float32(features**-0.5)
+    target = random.integers(0, classes, rows)
+    target[random.random(rows) < ignored] = IGNORE_INDEX
+    return hidden, linear_weight, target
+
+
+def resident_bytes(field: str = "VmRSS") -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split(field + ":")[1].split()[0]) * 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class MindSporeLoss:
+    """ms_ce, and MindSpore's MatMul with or without a loss after it."""
+
+    def __init__(self, name: str) -> None:
+        import mindspore as ms
+
+        import ms_ce
+
+        ms.set_device("CPU")
+        self.ms = ms
+
+        def linear(hidden, linear_weight, target):
+            return ms_ce.linear_cross_entropy(
+                hidden, linear_weight, target, gradient_in_forward=True
+            )
+
+        def two_sweeps(hidden, linear_weight, target):
+            return ms_ce.linear_cross_entropy(
+                hidden, linear_weight, target, gradient_in_forward=False
+            )
+
+        def plain(hidden, linear_weight, target):
+            return ms_ce.cross_entropy(ms.ops.matmul(hidden, linear_weight.T), target)
+
+        def products(hidden, linear_weight, target):
+            product = ms.ops.MatMul(transpose_b=True)(hidden, linear_weight)
+            of_hidden = ms.ops.MatMul()(product, linear_weight)
+            of_weight = ms.ops.MatMul(transpose_a=True)(product, hidden)
+            return product[0, 0], (of_hidden, of_weight)
+
+        if name == "MindSpore MatMul x3":
+            self.function = ms.jit(products)
+        else:
+            loss = {"two sweeps": two_sweeps, "MindSpore MatMul": plain}
+            chosen = next((f for key, f in loss.items() if key in name), linear)
+            self.function = ms.value_and_grad(chosen, (0, 1))
+            if "PyNative" not in name:
+                self.function = ms.jit(self.function)
+
+    def tensors(self, hidden, linear_weight, target):
+        # Results of an operator lie in MindSpore's own memory; a Tensor made of an array is copied there when used.
+        ms = self.ms
+        hidden, linear_weight = ms.Tensor(hidden) * 1.0, ms.Tensor(linear_weight) * 1.0
+        hidden.asnumpy(), linear_weight.asnumpy()
+        return hidden, linear_weight, ms.Tensor(target.astype(np.int32))
+
+    def __call__(self, hidden, linear_weight, target):
+        loss, gradients = self.function(hidden, linear_weight, target)
+        loss = float(loss)
+        for gradient in gradients:
+            gradient[:1].asnumpy()  # MindSpore is asynchronous
+        return loss, gradients
+
+    def arrays(self, gradients):
+        return [gradient.asnumpy() for gradient in gradients]
+
+
+class TorchLoss:
+    """torch.nn.functional, plain or chunked."""
+
+    def __init__(self, name: str) -> None:
+        import torch
+
+        self.torch = torch
+        functional = torch.nn.functional
+        options = torch.nn.LinearCrossEntropyOptions()
+
+        def plain(hidden, linear_weight, target):
+            return functional.cross_entropy(functional.linear(hidden, linear_weight), target)
+
+        def chunked(hidden, linear_weight, target):
+            return functional.linear_cross_entropy(hidden, linear_weight, target, options=options)
+
+        self.function = chunked if "chunked" in name else plain
+
+    def tensors(self, hidden, linear_weight, target):
+        torch = self.torch
+        first = torch.from_numpy(hidden).requires_grad_()
+        return first, torch.from_numpy(linear_weight).requires_grad_(), torch.from_numpy(target)
+
+    def __call__(self, hidden, linear_weight, target):
+        hidden.grad = linear_weight.grad = None
+        loss = self.function(hidden, linear_weight, target)
+        loss.backward()
+        return loss.item(), (hidden.grad, linear_weight.grad)
+
+    def arrays(self, gradients):
+        return [gradient.numpy() for gradient in gradients]
+
+
+class Session:
+    """Requests to one entrant; the tensors of the last size are kept."""
+
+    def __init__(self, entrant) -> None:
+        self.entrant = entrant
+        self.size, self.tensors = None, None
+
+    def _tensors(self, request: dict):
+        size = tuple(request[name] for name in ("rows", "features", "classes", "ignored"))
+        if size != self.size:
+            self.tensors = None
+            self.tensors, self.size = self.entrant.tensors(*inputs(*size)), size
+        return self.tensors
+
+    def check(self, request: dict) -> dict:
+        """The loss, and the gradients in a file."""
+        loss, gradients = self.entrant(*self._tensors(request))
+        np.savez(request["file"], *self.entrant.arrays(gradients))
+        return {"loss": loss}
+
+    def memory(self, request: dict) -> dict:
+        """How far the first call of this size raises the peak; a small one before it loads the libraries."""
+        self.entrant(*self.entrant.tensors(*inputs(8, 16, 32, 0.0)))
+        tensors = self._tensors(request)
+        reset_peak()
+        before = resident_bytes()
+        loss, _ = self.entrant(*tensors)
+        return {"loss": loss, "growth": resident_bytes("VmHWM") - before}
+
+    def time(self, request: dict) -> dict:
+        """Seconds of one call."""
+        tensors = self._tensors(request)
+        start = time.perf_counter()
+        loss, _ = self.entrant(*tensors)
+        return {"loss": loss, "seconds": time.perf_counter() - start}
+
+
+def main() -> None:
+    name = sys.argv[1]
+    session = Session(TorchLoss(name) if name.startswith("torch") else MindSporeLoss(name))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        try:
+            request = json.loads(line)
+            reply = getattr(session, request["kind"])(request)
+        except Exception as error:  # the parent prints it in the table
+            reply = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    main()
