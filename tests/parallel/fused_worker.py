@@ -103,12 +103,14 @@ class FusedSum(nn.Cell):
         )
         self.no_class = Tensor(np.zeros((ROW_RANKS, 1), np.int32))
         self.split = ops.Add().shard((column, (1, CLASS_RANKS))).add_prim_attr("keep_alive", True)
-        # Stands for the model: logits that a sharded operator made.
+        # A bprop sees the blocks of what sharded operators made, but the whole of what comes from outside.
+        self.as_column = ops.ExpandDims().shard(((ROW_RANKS,),))
         self.scale, self.sum = ops.Mul().shard((block, ())), ops.ReduceSum().shard((column,))
 
     def construct(self, logits, target):
         first_class = self.split(self.no_class, self.first_class)
-        return self.sum(self.rows(self.scale(logits, 2.0), target, first_class)[0])
+        doubled, column = self.scale(logits, 2.0), self.as_column(target, 1)
+        return self.sum(self.rows(doubled, column, first_class)[0])
 
 
 class WithGradient(nn.Cell):
@@ -148,19 +150,17 @@ def main(result_path: str) -> None:
     ops.Custom._generate_get_workspace_size_func = lambda self: None
     random = np.random.default_rng(0)
     logits = random.normal(size=(ROWS, CLASSES)).astype(np.float32)
-    target = random.integers(0, CLASSES, (ROWS, 1)).astype(np.int32)
+    target = random.integers(0, CLASSES, ROWS).astype(np.int32)
     inputs = [logits, target, np.float32(1)]
     ranks = ROW_RANKS * CLASS_RANKS
     graphs = compile_all_ranks(WithGradient, [Tensor(value) for value in inputs], ranks)
     outputs, exchanges = run_lockstep(graphs, [inputs] * ranks)
     doubled = 2 * logits.astype(np.float64)
-    wanted = 2 * reference.cross_entropy_grad(doubled, target[:, 0], reduction="sum").logits
+    wanted = 2 * reference.cross_entropy_grad(doubled, target, reduction="sum").logits
     gradient = sum(output[0][1] for output in outputs)
     result = {
         "losses": [float(output[0][0]) for output in outputs],
-        "expected_loss": float(
-            reference.cross_entropy(doubled, target[:, 0], reduction="sum").loss
-        ),
+        "expected_loss": float(reference.cross_entropy(doubled, target, reduction="sum").loss),
         "gradient_error": float(np.abs(gradient - wanted).max()),
         "exchanges": [asdict(exchange) for exchange in exchanges[0]],
     }

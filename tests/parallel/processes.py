@@ -1,4 +1,4 @@
-"""Start a worker in a process group of its own and never leave any of it behind."""
+"""Start workers and never leave any of them behind."""
 
 import contextlib
 import os
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +19,10 @@ HERE = Path(__file__).resolve().parent
 EARLY_DETECTION = {"MS_NODE_TIMEOUT": "6", "MS_RECEIVE_MSG_TIMEOUT": "8"}
 
 
+JOB = "MS_CE_TEST_JOB"  # an environment variable that marks all processes of a launch
+_running: set[str] = set()
+
+
 @dataclass(frozen=True)
 class Finished:
     """How a launch ended: exit code (None when it had to be killed), seconds, everything it printed."""
@@ -25,16 +30,18 @@ class Finished:
     code: int | None
     seconds: float
     output: str
+    job: str
 
 
 def run(
     command: Sequence[str], directory: Path, seconds: float, environment: Mapping[str, str]
 ) -> Finished:
-    """Run to the end, or kill the whole process group after `seconds`."""
+    """Run to the end, or to `seconds`; afterwards no process of the launch is left."""
     search_path = os.pathsep.join(map(str, [package_parent(), HERE, HERE.parents[1]]))
     # msrun starts the first "python" that it finds.
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    fixed = {"GLOG_v": "3", "PYTHONPATH": search_path, "PATH": programs}
+    job = uuid.uuid4().hex
+    fixed = {JOB: job, "GLOG_v": "3", "PYTHONPATH": search_path, "PATH": programs}
     variables = {**os.environ, **fixed, **environment}
     started = time.monotonic()
     log = directory / "launcher.log"
@@ -47,13 +54,32 @@ def run(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        _running.add(job)
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            kill_group(process)
-    return Finished(code, time.monotonic() - started, _everything_printed(directory))
+            kill_job(job)
+            process.wait()
+            _running.discard(job)
+    return Finished(code, time.monotonic() - started, _everything_printed(directory), job)
+
+
+def kill_job(job: str) -> None:
+    """Every process of a launch. Not by group: msrun puts each worker into a session of its own."""
+    while members := job_members(job):
+        for member in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(member, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def kill_all_and_end(signal_number: int, frame: object) -> None:
+    """For SIGTERM: the launches would outlive the test run that something ends from outside."""
+    for job in list(_running):
+        kill_job(job)
+    os._exit(128 + signal_number)
 
 
 def package_parent() -> Path:
@@ -61,23 +87,18 @@ def package_parent() -> Path:
     return Path(find_spec("ms_ce").origin).parents[1]
 
 
-def kill_group(process: subprocess.Popen) -> None:
-    """The session leader's number is that of its group, which may outlive it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def group_members(group: int) -> list[int]:
-    """Processes alive in a process group."""
+def job_members(job: str) -> list[int]:
+    """Processes alive that inherited the mark of a launch."""
+    mark = f"{JOB}={job}".encode()
     members = []
-    for status in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            state, _, group_id = status.read_text().rpartition(")")[2].split()[:3]
+            variables = (process / "environ").read_bytes().split(b"\0")
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
-        if int(group_id) == group and state != "Z":
-            members.append(int(status.parent.name))
+        if mark in variables and state != "Z":
+            members.append(int(process.name))
     return members
 
 
