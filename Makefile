@@ -3,33 +3,64 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MINDFORMERS := .venv-mindformers
 KERNEL := $(shell find ops/csrc -name '*.cc' -o -name '*.h' -o -name CMakeLists.txt)
+CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 
-.PHONY: demo test lint format clean
+# cmake and msrun come from .venv
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo demo-sharded test test-aarch64 test-mindformers test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
-	$(BIN)/python examples/train_language_model.py
+	python examples/train_language_model.py
+
+demo-sharded: $(INSTALLED)
+	msrun --worker_num=4 --local_worker_num=4 --master_port=8118 --log_dir=demo_output/sharded \
+	  --join=True examples/train_sharded.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2 --dist loadgroup
+
+# The same kernel for the processors of Ascend hosts, cross-compiled and run under qemu-user.
+test-aarch64: $(INSTALLED)
+	cmake -S ops/csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/csrc/aarch64.cmake \
+	  -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/aarch64
+	cmake --build build/aarch64 --target ms_ce_kernel_test -j2
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --stride 1000003
+
+test-every-float: $(INSTALLED)
+	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel
+	cmake --build build/kernel --target ms_ce_kernel_test -j2
+	build/kernel/ms_ce_kernel_test --every-float
+
+test-mindformers: $(INSTALLED)
+	test -d $(MINDFORMERS) || $(PYTHON) -m venv $(MINDFORMERS)
+	$(MINDFORMERS)/bin/pip install --quiet mindspore==2.10.0 'numpy<2' .
+	$(MINDFORMERS)/bin/pip install --quiet --no-deps -r tests/parallel/mindformers_requirements.txt
+	MS_CE_MINDFORMERS_PYTHON=$(CURDIR)/$(MINDFORMERS)/bin/python \
+	  python -m pytest tests/parallel/test_mindformers.py
+
+benchmark: $(INSTALLED)
+	python benchmarks/run.py
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(BIN)/clang-format --dry-run --Werror $$(git ls-files '*.cc' '*.h' '*.cpp')
+	ruff check
+	ruff format --check
+	mypy
+	lint-imports
+	clang-format --dry-run --Werror $(CXX_FILES)
 
 format: $(INSTALLED)
-	$(BIN)/ruff check --fix
-	$(BIN)/ruff format
-	$(BIN)/clang-format -i $$(git ls-files '*.cc' '*.h' '*.cpp')
+	ruff check --fix
+	ruff format
+	clang-format -i $(CXX_FILES)
 
 $(INSTALLED): setup.py pyproject.toml $(KERNEL)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	python -m pip install --quiet --upgrade pip
+	python -m pip install --quiet --editable '.[demo,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist demo_output ops/libms_ce.so *.egg-info
+	rm -rf $(VENV) $(MINDFORMERS) .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info

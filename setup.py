@@ -69,6 +69,4 @@ class KernelDistribution(Distribution):
         return cxx_compiler() is not None
 
 
-setup(
-    cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel}, distclass=KernelDistribution
-)
+setup(cmdclass={"build_py": BuildPy, "bdist_wheel": PlatformWheel}, distclass=KernelDistribution)

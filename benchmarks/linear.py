@@ -265,7 +265,9 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
     parser.add_argument("--entrant", action="append", choices=ENTRANTS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--large", action="store_true", help=f"{LARGE.rows} rows of {LARGE.classes}")
+    parser.add_argument(
+        "--large", action="store_true", help=f"{LARGE.rows} rows of {LARGE.classes}"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     names = tuple(arguments.entrant or ENTRANTS)

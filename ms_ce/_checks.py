@@ -90,10 +90,7 @@ def legacy_reduction(op: str, size_average, reduce, reduction: str) -> str:
                 f"{op}: {name} must be True, False or None, got {value!r}; after weight come "
                 "size_average, ignore_index, reduce, reduction: pass them by keyword"
             )
-    if reduce is False:
-        chosen = "none"
-    else:
-        chosen = "sum" if size_average is False else "mean"
+    chosen = "none" if reduce is False else "sum" if size_average is False else "mean"
     warnings.warn(
         f"{op}: size_average and reduce are deprecated; use reduction={chosen!r}",
         DeprecationWarning,
@@ -163,9 +160,7 @@ def check_shapes(
         return
     classes = logits[0] if len(logits) == 1 else logits[1]
     if classes == 0:
-        raise ValueError(
-            f"{op}: {logits_name} must have at least one class, got shape {logits}"
-        )
+        raise ValueError(f"{op}: {logits_name} must have at least one class, got shape {logits}")
     if target is not None:
         rows = logits[:1] + logits[2:] if len(logits) > 1 else ()
         expected = logits if len(target) == len(logits) else rows

@@ -50,10 +50,18 @@ def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, targe
     several = linear_weight - 2  # torch's d1…dK
     least = 2 if shift or several else 1
     if hidden < least or (several and hidden != 2):
-        form = "(N, in_features)" if several else "(…, sequence, in_features)" if shift else "(…, in_features)"
+        form = (
+            "(N, in_features)"
+            if several
+            else "(…, sequence, in_features)"
+            if shift
+            else "(…, in_features)"
+        )
         raise ValueError(f"{op}: input must have shape {form}, got {hidden} dimensions")
     if several and shift:
-        raise ValueError(f"{op}: shift must be False with a linear_weight of more than 2 dimensions")
+        raise ValueError(
+            f"{op}: shift must be False with a linear_weight of more than 2 dimensions"
+        )
     indices = target_dtype in _checks.LABELS
     expected = hidden - 1 + several + (0 if indices else 1)
     if target != expected:
@@ -109,7 +117,9 @@ def check_shapes(op: str, hidden, linear_weight, linear_bias, target, weight) ->
 def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
     """Everything that can be known of the tensors before the kernel runs."""
     _checks.check_tensor(op, "input", isinstance(input, Tensor), type(input))
-    _checks.check_tensor(op, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight))
+    _checks.check_tensor(
+        op, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight)
+    )
     _checks.check_tensor(op, "target", isinstance(target, Tensor), type(target))
     bias_dtype, bias_rank, bias_shape = None, None, None
     if linear_bias is not None:
@@ -145,7 +155,9 @@ def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:
     for name, size in sizes:
         if isinstance(size, bool) or not isinstance(size, Integral):
             kind = " or a Parameter" if name == "num_classes" else ""
-            raise TypeError(f"{op}: {name} must be an int{kind}, got {size!r} of type {type(size).__name__}")
+            raise TypeError(
+                f"{op}: {name} must be an int{kind}, got {size!r} of type {type(size).__name__}"
+            )
         if size < 1:
             raise ValueError(f"{op}: {name} must be at least 1, got {size}")
     if not isinstance(bias, bool):

@@ -48,9 +48,7 @@ TABLE = (
         ascend.probe,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
     ),
-    Backend(
-        "composed", ANY_DEVICE, _HALF_TO_DOUBLE, composed.probe, "MindSpore primitives"
-    ),
+    Backend("composed", ANY_DEVICE, _HALF_TO_DOUBLE, composed.probe, "MindSpore primitives"),
 )
 NAMES = tuple(row.name for row in TABLE)
 

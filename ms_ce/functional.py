@@ -39,9 +39,7 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
         weight_dtype, weight_rank = weight.dtype, weight.ndim
         weight_shape = _checks.known_shape(weight)
     _checks.check_dtypes(op, logits_name, logits.dtype, target.dtype, weight_dtype, probabilities)
-    _checks.check_ranks(
-        op, logits_name, logits.ndim, target.dtype, target.ndim, weight_rank
-    )
+    _checks.check_ranks(op, logits_name, logits.ndim, target.dtype, target.ndim, weight_rank)
     _checks.check_shapes(
         op,
         logits_name,
@@ -135,9 +133,7 @@ def cross_entropy(
     return cross_entropy_on("cross_entropy", name, input, target, weight, options)
 
 
-def nll_loss(
-    input, target, weight=None, ignore_index=-100, reduction="mean", *, backend="auto"
-):
+def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean", *, backend="auto"):
     r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
 
     Args:
@@ -190,7 +186,8 @@ def cross_entropy_with_stats(
 
     Returns:
         LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
-        this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and lse are float32
+        this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and
+        lse are float32
         (float64 for float64 input), num_correct is int64, the others have input's dtype. For probability targets
         a row is correct where the largest logit stands at the largest probability.
 

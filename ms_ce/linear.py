@@ -227,9 +227,7 @@ def linear_cross_entropy(
     )
 
 
-def _stats_on_cpu(
-    input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
-):
+def _stats_on_cpu(input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift):
     """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
     target = ops.stop_gradient(target)
     if weight is not None:
@@ -312,7 +310,11 @@ def linear_cross_entropy_with_stats(
         shape, dtype = _leading(input, shift), input.dtype
         lse, entropy = ops.stop_gradient(lse).reshape(shape), ops.stop_gradient(entropy)
         if reduction == "none":
-            loss, z_part, entropy = loss.reshape(shape), z_part.reshape(shape), entropy.reshape(shape)
+            loss, z_part, entropy = (
+                loss.reshape(shape),
+                z_part.reshape(shape),
+                entropy.reshape(shape),
+            )
         loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
     total_weight, lse = total_weight.astype(exact), lse.astype(exact)
     if compiling():  # a named tuple loses gradients there

@@ -171,9 +171,7 @@ def cross_entropy(
         lse=np.where(r.keep > 0, r.lse, 0.0).reshape(rows_shape(shape)),
         z_loss=_reduce(squares, reduction, r.divisor, shape),
         num_correct=np.int64(((r.x.argmax(-1) == best) & (r.keep > 0)).sum()),
-        entropy=_reduce(
-            entropy, reduction, r.keep.sum() if reduction == "mean" else 1.0, shape
-        ),
+        entropy=_reduce(entropy, reduction, r.keep.sum() if reduction == "mean" else 1.0, shape),
     )
 
 
@@ -282,7 +280,7 @@ def nll_loss_grad(
     grad_weight = None
     if weight is not None:
         grad_weight = _weighted_sum((g * r.q).T, -r.x.T)
-        if reduction == "mean" and r.divisor != 0:
+        if reduction == "mean" and r.hard is not None and r.divisor != 0:
             loss = _weighted_sum(r.keep[:, None] * r.w * r.q, -r.x).sum() / r.divisor
             counts = np.bincount(r.hard, weights=r.keep, minlength=len(r.w))
             grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
@@ -326,7 +324,9 @@ def linear_cross_entropy(
     result = cross_entropy(logits, rows, weight, **options)
     if options.get("reduction") != "none":
         return result._replace(lse=result.lse.reshape(lead))
-    per_row = {name: getattr(result, name).reshape(lead) for name in ("loss", "lse", "z_loss", "entropy")}
+    per_row = {
+        name: getattr(result, name).reshape(lead) for name in ("loss", "lse", "z_loss", "entropy")
+    }
     return result._replace(**per_row)
 
 

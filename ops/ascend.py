@@ -28,6 +28,7 @@ PROJECT, probe = ascend_operators.PROJECT, ascend_operators.probe
 
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
+
 class Backward(nn.Cell):
     """A gradient operator; its own derivative is refused, not taken as zero."""
 
@@ -333,9 +334,7 @@ def nll_loss(log_prob, target, weight, options: Options):
     _require_supported(log_prob.dtype)
     out = _loss("nll", options, has_weight)(_as_rows(log_prob), _class_rows(target), factor)
     if not compiling():
-        remember(
-            "nll_loss", out[2], log_prob.shape[0] if log_prob.ndim == 1 else log_prob.shape[1]
-        )
+        remember("nll_loss", out[2], log_prob.shape[0] if log_prob.ndim == 1 else log_prob.shape[1])
     loss = _shaped(out[0], options.reduction, log_prob.shape)
     dtype = weight.dtype if has_weight else log_prob.dtype
     return ops.cast(loss, log_prob.dtype), ops.cast(out[1].reshape(()), dtype)

@@ -9,8 +9,8 @@ called directly; inside a compiled graph no primitive can raise, so that row's l
 from __future__ import annotations
 
 import numpy as np
-from mindspore import nn, ops
 from mindspore import dtype as mstype
+from mindspore import nn, ops
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 

@@ -11,16 +11,26 @@ import itertools
 import struct
 
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, get_context, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.custom import FLOATS, LABELS, compiled
-from ms_ce.ops.options import Options, ClassBlock
+from ms_ce.ops.graph import compiling
+from ms_ce.ops.options import ClassBlock, Options
 
-probe = library.problem
+# Operators of the CPU can be made only while it is the device, so on others this module holds none.
+_ON_CPU = get_context("device_target") == "CPU"
+
+
+def probe() -> str | None:
+    """Why the kernel cannot be used, or None."""
+    if not _ON_CPU:
+        return "ms_ce was imported while MindSpore's device target was not CPU; choose the device first"
+    return library.problem()
+
 
 # As tensor types: a bare dtype with shape () would make a graph see a Python number.
 _DOUBLE, _INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
@@ -76,6 +86,8 @@ def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
 
 
 def _operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="both"):
+    if not _ON_CPU:
+        return None
     rows = _combinations(pattern, targets)
     return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)
 
@@ -179,9 +191,7 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
         unit = _weight_grad(ops.ones_like(grad_loss), logits, target, weight, *rest)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
     else:
-        grad_grad = (
-            at_direction[0] - _forward_like(grad_loss, logits, target, zero, options)[0]
-        )
+        grad_grad = at_direction[0] - _forward_like(grad_loss, logits, target, zero, options)[0]
     return grad_grad, grad_logits, grad_target, grad_weight, lse, total_weight, options
 
 
@@ -198,7 +208,23 @@ def _third_derivative(
     out,
     dout,
 ):
-    raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
+    """Refused where Python runs. A graph may hold it without using it: there it is nan unless nothing arrives."""
+    if not compiling():
+        raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
+    arriving = ops.abs(dout[2].astype(mstype.float32)).sum()
+    arriving = arriving + ops.abs(dout[0].astype(mstype.float32)).sum()
+    nothing = ops.where(arriving == 0, 0.0, np.nan).astype(logits.dtype)
+    return (
+        ops.ones_like(direction) * nothing,
+        ops.ones_like(grad_loss) * nothing,
+        ops.ones_like(grad_z_loss) * nothing,
+        ops.ones_like(logits) * nothing,
+        _zeros_like(target),
+        weight,
+        lse,
+        total_weight,
+        options,
+    )
 
 
 _SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
@@ -287,7 +313,9 @@ def cross_entropy_with_stats(logits, target, weight, options):
 
 
 def _no_gradient_of_partial(logits, target, weight, options, out, dout):
-    raise NotImplementedError("statistics of a block of classes are differentiated by ms_ce.parallel")
+    raise NotImplementedError(
+        "statistics of a block of classes are differentiated by ms_ce.parallel"
+    )
 
 
 def _value_and_grad_bprop(logits, target, weight, options, out, dout):
@@ -312,7 +340,9 @@ def cross_entropy_value_and_grad(logits, target, weight, options):
     has_weight = weight is not None
     if weight is None:
         weight = _no_weight(logits.dtype)
-    return _value_and_grad(logits, target, weight, _packed(options, ClassBlock(), has_weight, False))
+    return _value_and_grad(
+        logits, target, weight, _packed(options, ClassBlock(), has_weight, False)
+    )
 
 
 _partial = _operator(
@@ -349,27 +379,35 @@ def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, opt
     return _partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, packed)
 
 
+def _nll_like(grad_loss, log_prob, target, weight, options):
+    """The forward call whose loss has grad_loss's shape."""
+    if grad_loss.ndim == 0:
+        return _nll(log_prob, target, weight, options)
+    return _nll_rows(log_prob, target, weight, options)
+
+
+def _nll_weight_grad(grad_loss, log_prob, target, weight, options):
+    """Cross entropy's, with lse 0; the total weight must not be rounded to 16 bits first."""
+    exact = weight if weight.dtype == mstype.float64 else weight.astype(mstype.float32)
+    total_weight = _nll_like(grad_loss, log_prob, target, exact, options)[1].astype(mstype.float64)
+    lse = _zeros_like(target).astype(mstype.float64)
+    return _weight_grad(grad_loss, log_prob, target, weight, lse, total_weight, options)
+
+
 def _nll_bprop(log_prob, target, weight, options, out, dout):
     grad = _nll_backward(dout[0], target, weight, log_prob, options)
     grad_weight = weight
-    if weight.ndim == 1:  # cross entropy's, with lse 0
-        lse = _zeros_like(target).astype(mstype.float64)
-        total_weight = out[1].astype(mstype.float64)
-        grad_weight = _weight_grad(dout[0], log_prob, target, weight, lse, total_weight, options)
+    if weight.ndim == 1:
+        grad_weight = _nll_weight_grad(dout[0], log_prob, target, weight, options)
     return grad, _zeros_like(target), grad_weight, options
 
 
 def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout):
     """The loss is linear in log_prob: the derivative with respect to grad_loss is the loss of the direction."""
-    if grad_loss.ndim == 0:
-        grad_grad = _nll(dout, target, weight, options)[0]
-    else:
-        grad_grad = _nll_rows(dout, target, weight, options)[0]
+    grad_grad = _nll_like(grad_loss, dout, target, weight, options)[0]
     grad_weight = weight
     if weight.ndim == 1:
-        lse = _zeros_like(target).astype(mstype.float64)
-        total_weight = _nll(dout, target, weight, options)[1].astype(mstype.float64)
-        grad_weight = _weight_grad(grad_loss, dout, target, weight, lse, total_weight, options)
+        grad_weight = _nll_weight_grad(grad_loss, dout, target, weight, options)
     return grad_grad, _zeros_like(target), grad_weight, _zeros_like(log_prob), options
 
 

@@ -31,25 +31,41 @@ def _plan(chunk_bytes: int, shift: bool) -> Tensor:
     return Tensor(np.array([chunk_bytes, shift], np.int64))
 
 
-_ONCE = (
-    "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
-)
+_ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
 
 # Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
 
 
-def _forward_bprop(
-    hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
-):
+def _forward_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
     grads = _backward(
-        dout[0], dout[0], hidden, linear_weight, target, linear_bias, weight, out[2], out[1], options, plan
+        dout[0],
+        dout[0],
+        hidden,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        out[2],
+        out[1],
+        options,
+        plan,
     )
     return grads[0], grads[1], target, grads[2], weight, options, plan
 
 
 def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
     grads = _backward(
-        dout[0], dout[3], hidden, linear_weight, target, linear_bias, weight, out[2], out[1], options, plan
+        dout[0],
+        dout[3],
+        hidden,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        out[2],
+        out[1],
+        options,
+        plan,
     )
     return grads[0], grads[1], target, grads[2], weight, options, plan
 
@@ -159,9 +175,7 @@ _value_and_grad = _forward_operator(
 )
 
 
-def _arguments(
-    options, target, linear_bias, weight, chunk_bytes, shift, dtype, has_grad_z_loss
-):
+def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype, has_grad_z_loss):
     """(target, linear_bias, weight, options, plan) as the operators take them."""
     has_weight = weight is not None
     if weight is None:
@@ -173,7 +187,15 @@ def _arguments(
 
 
 def linear_cross_entropy(
-    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradient_in_forward
+    hidden,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    options,
+    chunk_bytes,
+    shift,
+    gradient_in_forward,
 ):
     """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
     arguments = _arguments(

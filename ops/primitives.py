@@ -22,7 +22,7 @@ class NLLLoss(nn.Cell):
         backend (str): 'auto', or a name of `available_backends()`.
 
     Inputs:
-        - **logits** (Tensor): log-probabilities (N, C), also (C) and (N, C, d1…dK); float16, bfloat16, float32, float64.
+        - **logits** (Tensor): log-probabilities (N, C), also (C) and (N, C, d1…dK), of any float dtype.
         - **labels** (Tensor): class indices int32, int64 or uint8, logits' shape without the class axis.
         - **weight** (Tensor): (C), logits' dtype or float32; None for 1 each.
 

@@ -8,6 +8,7 @@ import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
 
+
 def pytest_collection_modifyitems(items):
     """Under `--dist loadgroup` a module with costly fixtures stays on one worker; the integration tests spread."""
     for item in items:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from mindspore import ops
@@ -38,7 +40,7 @@ def test_blocks_make_the_whole(case, dtype, backend):
         return to_tensor(local, dtype), to_tensor(target, dtype), ClassBlock(start, classes)
 
     statistics = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         logits, target, block = parts(start, stop)
         statistics.append(to_numpy(module.partial(logits, target, weight, options, block)))
     statistics = np.stack(statistics).astype(np.float64)
@@ -54,7 +56,7 @@ def test_blocks_make_the_whole(case, dtype, backend):
 
     upstream = np.random.default_rng(3).normal(size=lse.shape)
     gradients = []
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in itertools.pairwise(cuts):
         logits, target, block = parts(start, stop)
         gradients.append(
             module.partial_backward(

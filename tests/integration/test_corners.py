@@ -101,7 +101,9 @@ def test_corner(corner, backend, run):
         ).logits
     bound = tolerance(backend, "float32")
     if name == "a common offset" and backend == "composed":
-        bound = bound._replace(absolute=1e-3)  # MindSpore's LogSoftmax at 1e4: float32's own spacing
+        bound = bound._replace(
+            absolute=1e-3
+        )  # MindSpore's LogSoftmax at 1e4: float32's own spacing
     check_close(loss, expected, "float32", bound, name)
     check_close(gradient, expected_gradient, "float32", bound, f"{name}: gradient")
 
@@ -181,6 +183,8 @@ def test_weight_and_target_gradients_of_an_excluded_class(backend, run):
         ms.grad(loss, (0, 1, 2)), *(to_tensor(array) for array in (MASKED, target, weight))
     )
     expected = reference.cross_entropy_grad(MASKED, target, weight)
-    for name, actual, wanted in zip("logits target weight".split(), gradients, expected, strict=True):
+    for name, actual, wanted in zip(
+        ["logits", "target", "weight"], gradients, expected, strict=True
+    ):
         assert np.all(np.isfinite(wanted))
         check_close(to_numpy(actual), wanted, "float32", tolerance(backend, "float32"), name)

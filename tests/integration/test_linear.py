@@ -78,7 +78,9 @@ CASES = (
     Case("many features", (9,), features=700),
     Case("ignored", (4, 8), ignored=0.5, label_dtype="int64"),
     Case("ignored none", (4, 8), ignored=0.5, options=NONE),
-    Case("ignored sum", (33,), ignored=0.9, label_dtype="uint8", options={"ignore_index": 255, **SUM}),
+    Case(
+        "ignored sum", (33,), ignored=0.9, label_dtype="uint8", options={"ignore_index": 255, **SUM}
+    ),
     Case("weight", (21,), weight=True, ignored=0.3),
     Case("smoothing", (21,), weight=True, ignored=0.3, options={"label_smoothing": 0.2}),
     Case("z-loss", (21,), options={"z_loss": 0.05}),
@@ -101,7 +103,9 @@ def _tensors(data, dtype):
 
 
 def _reference(case, data):
-    arguments = [data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")]
+    arguments = [
+        data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")
+    ]
     loss = reference.linear_cross_entropy(*arguments, shift=case.shift, **case.options).loss
     gradients = reference.linear_cross_entropy_grad(
         *arguments, shift=case.shift, **case.options, grad_loss=data["grad_loss"]
@@ -182,7 +186,9 @@ def _combinations():
                         yield pytest.param(case, dtype, backend, mode, id=name)
 
 
-@pytest.mark.parametrize(("case", "dtype", "backend", "run"), list(_combinations()), indirect=["run"])
+@pytest.mark.parametrize(
+    ("case", "dtype", "backend", "run"), list(_combinations()), indirect=["run"]
+)
 def test_loss_and_gradients(case, dtype, backend, run):
     _run_case(case, dtype, backend, run)
 
@@ -202,7 +208,7 @@ STATS_CASES = ("ignored", "none", "shift none", "everything", "everything probab
 def test_stats(name, backend, run):
     case = next(case for case in CASES if case.name == name)
     data = case.inputs("float32")
-    *tensors, upstream = _tensors(data, "float32")
+    *tensors, _upstream = _tensors(data, "float32")
     options = {**case.extras(), "backend": backend}
 
     def stats(input, linear_weight, target, linear_bias):
@@ -212,7 +218,9 @@ def test_stats(name, backend, run):
             )
         )
 
-    arguments = [data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")]
+    arguments = [
+        data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")
+    ]
     expected = reference.linear_cross_entropy(*arguments, shift=case.shift, **case.options)
     for field, actual in zip(expected._fields, run(stats, *tensors[:4]), strict=True):
         _check(actual, getattr(expected, field), case, backend, "float32", field)
@@ -244,7 +252,9 @@ class _Head(nn.Cell):
     def __init__(self, **options):
         super().__init__()
         self.scale = Parameter(Tensor(np.full(6, 0.5, np.float32)), name="scale")
-        self.loss = ms_ce.LinearCrossEntropyLoss(6, 40, bias=True, chunk_bytes=40 * 4 * 3, **options)
+        self.loss = ms_ce.LinearCrossEntropyLoss(
+            6, 40, bias=True, chunk_bytes=40 * 4 * 3, **options
+        )
 
     def construct(self, hidden, target):
         return self.loss(hidden * self.scale, target)
@@ -259,7 +269,9 @@ def test_cell_trains_its_parameters(training, run):
     head.set_train(training)
     parameters = head.trainable_params()
     assert sorted(parameter.name for parameter in parameters) == [
-        "loss.linear_bias", "loss.linear_weight", "scale"
+        "loss.linear_bias",
+        "loss.linear_weight",
+        "scale",
     ]
     by_name = {parameter.name: parameter.asnumpy() for parameter in parameters}
     loss, gradients = run(ms.value_and_grad(head, None, parameters), Tensor(hidden), Tensor(target))
@@ -273,9 +285,7 @@ def test_cell_trains_its_parameters(training, run):
         "loss.linear_bias": expected.linear_bias,
     }
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        np.testing.assert_allclose(
-            gradient.asnumpy(), wanted[parameter.name], rtol=1e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(gradient.asnumpy(), wanted[parameter.name], rtol=1e-5, atol=1e-6)
 
 
 def test_tied_weights(run):
@@ -296,9 +306,7 @@ def test_tied_weights(run):
     network = Tied()
     network.set_train()
     assert [parameter.name for parameter in network.trainable_params()] == ["embedding"]
-    gradient = run(
-        ms.grad(network, None, network.trainable_params()), Tensor(tokens)
-    )
+    gradient = run(ms.grad(network, None, network.trainable_params()), Tensor(tokens))
     if isinstance(gradient, tuple):
         (gradient,) = gradient
     hidden = table[tokens]
@@ -427,7 +435,9 @@ def test_bias_of_minus_infinity_leaves_a_class_out(run):
     def loss(hidden, linear_weight, target, bias):
         return ms_ce.linear_cross_entropy(hidden, linear_weight, target, bias)
 
-    computed = run(ms.value_and_grad(loss, (0, 1)), *map(Tensor, (hidden, linear_weight, target, bias)))
+    computed = run(
+        ms.value_and_grad(loss, (0, 1)), *map(Tensor, (hidden, linear_weight, target, bias))
+    )
     kept = np.isfinite(bias)
     place = np.cumsum(kept) - 1
     expected = reference.linear_cross_entropy_grad(hidden, linear_weight[kept], place[target])
@@ -456,32 +466,72 @@ def test_nothing_counts(rows, reduction, run):
     if reduction == "mean":
         assert np.isnan(value)
     else:
-        assert value.shape == ((rows,) if reduction == "none" else ()) and not value.any()
+        assert value.shape == ((rows,) if reduction == "none" else ())
+        assert not value.any()
     if rows == 0 and reduction == "none":
         return  # MindSpore sums no empty tensor
     for gradient in run(ms.grad(total, (0, 1)), hidden, linear_weight, target):
         assert not gradient.asnumpy().any()
 
 
-HIDDEN, TABLE, LABELS = np.ones((2, 3), np.float32), np.ones((5, 3), np.float32), np.zeros(2, np.int32)
+HIDDEN, TABLE, LABELS = (
+    np.ones((2, 3), np.float32),
+    np.ones((5, 3), np.float32),
+    np.zeros(2, np.int32),
+)
 
 
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     (
-        ((HIDDEN, TABLE[:, :2], LABELS), {}, ValueError, r"linear_weight must have shape \(num_classes, 3\)"),
+        (
+            (HIDDEN, TABLE[:, :2], LABELS),
+            {},
+            ValueError,
+            r"linear_weight must have shape \(num_classes, 3\)",
+        ),
         ((HIDDEN, TABLE[0], LABELS), {}, ValueError, "linear_weight must have shape"),
-        ((HIDDEN, TABLE.astype(np.float64), LABELS), {}, TypeError, "linear_weight must have input's dtype"),
+        (
+            (HIDDEN, TABLE.astype(np.float64), LABELS),
+            {},
+            TypeError,
+            "linear_weight must have input's dtype",
+        ),
         ((HIDDEN, TABLE, LABELS[:1]), {}, ValueError, r"target must have shape \(2,\)"),
-        ((HIDDEN, TABLE, LABELS[:, None]), {}, ValueError, "target of class indices must have 1 dim"),
-        ((HIDDEN, TABLE, LABELS, np.ones(4, np.float32)), {}, ValueError, r"linear_bias must have shape \(5,\)"),
-        ((HIDDEN, TABLE, LABELS, None, np.ones(4, np.float32)), {}, ValueError, r"weight must have shape \(5,\)"),
+        (
+            (HIDDEN, TABLE, LABELS[:, None]),
+            {},
+            ValueError,
+            "target of class indices must have 1 dim",
+        ),
+        (
+            (HIDDEN, TABLE, LABELS, np.ones(4, np.float32)),
+            {},
+            ValueError,
+            r"linear_bias must have shape \(5,\)",
+        ),
+        (
+            (HIDDEN, TABLE, LABELS, None, np.ones(4, np.float32)),
+            {},
+            ValueError,
+            r"weight must have shape \(5,\)",
+        ),
         ((HIDDEN, TABLE, LABELS), {"chunk_bytes": 0}, ValueError, "chunk_bytes must be at least 1"),
         ((HIDDEN, TABLE, LABELS), {"chunk_bytes": 1.5}, TypeError, "chunk_bytes must be an int"),
         ((HIDDEN, TABLE, LABELS), {"shift": 1}, TypeError, "shift must be True or False"),
         ((HIDDEN[0], TABLE, LABELS[0]), {"shift": True}, ValueError, "input must have shape"),
-        ((HIDDEN, TABLE, LABELS), {"gradient_in_forward": "no"}, ValueError, "gradient_in_forward must be"),
-        ((HIDDEN, TABLE, LABELS), {"label_smoothing": 2.0}, ValueError, "label_smoothing must be in"),
+        (
+            (HIDDEN, TABLE, LABELS),
+            {"gradient_in_forward": "no"},
+            ValueError,
+            "gradient_in_forward must be",
+        ),
+        (
+            (HIDDEN, TABLE, LABELS),
+            {"label_smoothing": 2.0},
+            ValueError,
+            "label_smoothing must be in",
+        ),
         ((HIDDEN, TABLE, LABELS), {"backend": "gpu"}, ValueError, "backend must be 'auto'"),
         ((HIDDEN, "table", LABELS), {}, TypeError, "linear_weight must be a mindspore.Tensor"),
     ),
@@ -509,7 +559,11 @@ def test_target_out_of_range_names_its_position(run):
         ((0, 5), ValueError, "in_features must be at least 1"),
         ((4, "5"), TypeError, "num_classes must be an int or a Parameter"),
         ((4, 5, None), TypeError, "bias must be True or False"),
-        ((4, Parameter(Tensor(TABLE), name="t")), ValueError, r"must have shape \(num_classes, 4\)"),
+        (
+            (4, Parameter(Tensor(TABLE), name="t")),
+            ValueError,
+            r"must have shape \(num_classes, 4\)",
+        ),
     ),
 )
 def test_cell_errors(arguments, error, message):

@@ -10,7 +10,7 @@ import pytest
 
 import ms_ce
 from ms_ce import reference
-from tests.cases import CASES, NLL_CASES, Case
+from tests.cases import CASES, NLL_CASES
 from tests.integration.conftest import DTYPES, MODES, to_numpy, to_tensor
 from tests.tolerances import check_close, tolerance
 
@@ -74,7 +74,9 @@ def _combinations(cases):
                         yield pytest.param(case, dtype, backend, mode, id=name)
 
 
-@pytest.mark.parametrize(("case", "dtype", "backend", "run"), _combinations(CASES), indirect=["run"])
+@pytest.mark.parametrize(
+    ("case", "dtype", "backend", "run"), _combinations(CASES), indirect=["run"]
+)
 def test_cross_entropy(case, dtype, backend, run):
     data = case.inputs(dtype)
     arguments = (data["logits"], data["target"], data["weight"])

@@ -62,7 +62,8 @@ def test_wheel_serves_every_python_3_of_one_platform(built):
 
 
 def test_sdist_holds_the_kernel_sources(built):
-    names = tarfile.open(built["sdist"]).getnames()
+    with tarfile.open(built["sdist"]) as archive:
+        names = archive.getnames()
     assert [name for name in names if name.endswith("csrc/CMakeLists.txt")]
     assert not [name for name in names if name.endswith(".so")]
 

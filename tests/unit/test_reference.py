@@ -89,9 +89,7 @@ SMALL = [case for case in CASES if np.prod(case.shape) < 500]
 def test_gradients_by_finite_differences(case):
     data = case.inputs("float64")
     points = {name: data[name] for name in ("logits", "target", "weight")}
-    gradients = reference.cross_entropy_grad(
-        **points, **case.options, grad_loss=data["grad_loss"]
-    )
+    gradients = reference.cross_entropy_grad(**points, **case.options, grad_loss=data["grad_loss"])
     for name, gradient in gradients._asdict().items():
         if gradient is None:
             continue
