@@ -7,7 +7,9 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
+#include <fstream>
 #include <mutex>
+#include <string>
 #include <system_error>
 #include <thread>
 
@@ -19,9 +21,25 @@ constexpr int64_t kMinElementsPerThread = 131072;
 
 constexpr int kMaxThreads = 256;
 
-int DefaultThreads() {
+// OMP_NUM_THREADS as the process was started with; `import mindspore` sets it to 1 where it is not set.
+int StartedWithThreads() {
+  constexpr char kName[] = "OMP_NUM_THREADS=";
+  std::ifstream environment("/proc/self/environ", std::ios::binary);
+  for (std::string entry; std::getline(environment, entry, '\0');) {
+    if (entry.compare(0, sizeof(kName) - 1, kName) == 0) return std::atoi(entry.c_str() + sizeof(kName) - 1);
+  }
+  return 0;
+}
+
+// What the program itself has set counts too, but for that 1.
+int AskedThreads() {
   const char* text = std::getenv("OMP_NUM_THREADS");
-  const int asked = text == nullptr ? 0 : std::atoi(text);
+  const int now = text == nullptr ? 0 : std::atoi(text);
+  return now == 1 ? StartedWithThreads() : now;
+}
+
+int DefaultThreads() {
+  const int asked = AskedThreads();
   if (asked > 0) return std::min(asked, kMaxThreads);
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::clamp(CPU_COUNT(&set), 1, kMaxThreads);
