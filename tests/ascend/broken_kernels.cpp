@@ -287,22 +287,47 @@ void stale_cache(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) { Of(y).GetValue(0); }
 extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* request) {
   const std::string name = kernel;
 #define KERNEL(NAME) \
-  if (name == #NAME) return host_model::Launch(&NAME, *request);
+  if (name == #NAME) return host_model::Launch(&NAME, *request)
 #define NUMBERED(NAME, NUMBER) \
-  if (name == #NAME "_" #NUMBER) return host_model::Launch(&NAME<NUMBER>, *request);
-  KERNEL(sound_queues)
-  KERNEL(over_capacity) KERNEL(unaligned_vector) KERNEL(unaligned_copy) KERNEL(past_local_buffer)
-      KERNEL(past_input) KERNEL(past_output) KERNEL(writes_input) KERNEL(reads_unwritten)
-          KERNEL(reads_padding) KERNEL(leaks) KERNEL(frees_twice) KERNEL(takes_too_many)
-              KERNEL(uses_after_free) KERNEL(dequeues_nothing) KERNEL(runs_out_of_events)
-                  KERNEL(uses_before_dequeue) KERNEL(blocks_overlap) KERNEL(repeats_256) KERNEL(mask_65)
-                      KERNEL(stride_256) KERNEL(copies_4096_rows) KERNEL(operands_overlap)
-                          KERNEL(flag_nobody_sets) KERNEL(flag_left_set)
-                              KERNEL(casts_with_the_wrong_rounding) KERNEL(stale_cache) NUMBERED(flags, 0)
-                                  NUMBERED(flags, 1) NUMBERED(flags, 2) NUMBERED(flags, 3)
-                                      NUMBERED(flags, 4) NUMBERED(flags, 5) NUMBERED(flags, 6)
-                                          NUMBERED(exchange, 0) NUMBERED(exchange, 1) NUMBERED(exchange, 2)
-                                              NUMBERED(exchange, 3)
-                                                  std::strcpy(request->message, "no such kernel");
+  if (name == #NAME "_" #NUMBER) return host_model::Launch(&NAME<NUMBER>, *request)
+  KERNEL(sound_queues);
+  KERNEL(over_capacity);
+  KERNEL(unaligned_vector);
+  KERNEL(unaligned_copy);
+  KERNEL(past_local_buffer);
+  KERNEL(past_input);
+  KERNEL(past_output);
+  KERNEL(writes_input);
+  KERNEL(reads_unwritten);
+  KERNEL(reads_padding);
+  KERNEL(leaks);
+  KERNEL(frees_twice);
+  KERNEL(takes_too_many);
+  KERNEL(uses_after_free);
+  KERNEL(dequeues_nothing);
+  KERNEL(runs_out_of_events);
+  KERNEL(uses_before_dequeue);
+  KERNEL(blocks_overlap);
+  KERNEL(repeats_256);
+  KERNEL(mask_65);
+  KERNEL(stride_256);
+  KERNEL(copies_4096_rows);
+  KERNEL(operands_overlap);
+  KERNEL(flag_nobody_sets);
+  KERNEL(flag_left_set);
+  KERNEL(casts_with_the_wrong_rounding);
+  KERNEL(stale_cache);
+  NUMBERED(flags, 0);
+  NUMBERED(flags, 1);
+  NUMBERED(flags, 2);
+  NUMBERED(flags, 3);
+  NUMBERED(flags, 4);
+  NUMBERED(flags, 5);
+  NUMBERED(flags, 6);
+  NUMBERED(exchange, 0);
+  NUMBERED(exchange, 1);
+  NUMBERED(exchange, 2);
+  NUMBERED(exchange, 3);
+  std::strcpy(request->message, "no such kernel");
   return 2;
 }
