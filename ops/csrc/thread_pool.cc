@@ -26,7 +26,8 @@ int StartedWithThreads() {
   constexpr char kName[] = "OMP_NUM_THREADS=";
   std::ifstream environment("/proc/self/environ", std::ios::binary);
   for (std::string entry; std::getline(environment, entry, '\0');) {
-    if (entry.compare(0, sizeof(kName) - 1, kName) == 0) return std::atoi(entry.c_str() + sizeof(kName) - 1);
+    if (entry.compare(0, sizeof(kName) - 1, kName) == 0)
+      return std::atoi(entry.c_str() + sizeof(kName) - 1);
   }
   return 0;
 }
