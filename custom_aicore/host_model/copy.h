@@ -18,7 +18,8 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     if (padParams.isPad && (padParams.leftPadding != 0 || right > host_model::kBlockBytes))
         core->Fail("DataCopyPad: padding beyond one block");
     if (length % sizeof(T)) core->Fail("DataCopyPad: a block that ends inside an element");
-    const uint32_t landed = (length + right + host_model::kBlockBytes - 1) / host_model::kBlockBytes * host_model::kBlockBytes;
+    const uint32_t landed =
+        (length + right + host_model::kBlockBytes - 1) / host_model::kBlockBytes * host_model::kBlockBytes;
     const uint32_t pitch = landed + dataCopyParams.dstStride * host_model::kBlockBytes;
     dst.RequireAligned(host_model::kBlockBytes, what);
     core->Tick(host_model::PIPE_LOAD);

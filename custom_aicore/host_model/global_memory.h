@@ -37,9 +37,9 @@ public:
             if (address < buffer.base || address > buffer.base + buffer.bytes) continue;
             if (address + bytes <= buffer.base + buffer.bytes) return buffer;
             if (address == buffer.base + buffer.bytes) continue;
-            throw std::runtime_error(std::string(what) + " runs past the end of " + buffer.name + " in global memory: bytes [" +
-                                     std::to_string(address - buffer.base) + ", +" + std::to_string(bytes) + ") of " +
-                                     std::to_string(buffer.bytes));
+            throw std::runtime_error(std::string(what) + " runs past the end of " + buffer.name +
+                                     " in global memory: bytes [" + std::to_string(address - buffer.base) + ", +" +
+                                     std::to_string(bytes) + ") of " + std::to_string(buffer.bytes));
         }
         throw std::runtime_error(std::string(what) + " touches global memory outside every tensor of the kernel");
     }

@@ -41,40 +41,44 @@ inline float Larger(float a, float b) { return a != a ? a : (b > a || b != b ? b
 
 namespace AscendC {
 
-#define MS_CE_MODEL_BINARY(NAME, EXPRESSION)                                                                            \
-    template <typename T, bool isSetMask = true>                                                                        \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,         \
-              const RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                    \
-        host_model::BinaryMask(dst, src0, src1, mask, repeatTime.value, repeatParams,                                   \
-                               [](T a, T b) -> T { return EXPRESSION; }, #NAME);                                        \
-    }                                                                                                                   \
-    template <typename T>                                                                                               \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, const int32_t& count) { \
-        host_model::BinaryCount(dst, src0, src1, count, [](T a, T b) -> T { return EXPRESSION; }, #NAME);               \
+#define MS_CE_MODEL_BINARY(NAME, EXPRESSION)                                                                         \
+    template <typename T, bool isSetMask = true>                                                                     \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,      \
+              const RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                 \
+        host_model::BinaryMask(                                                                                      \
+            dst, src0, src1, mask, repeatTime.value, repeatParams, [](T a, T b) -> T { return EXPRESSION; }, #NAME); \
+    }                                                                                                                \
+    template <typename T>                                                                                            \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                     \
+              const int32_t& count) {                                                                                \
+        host_model::BinaryCount(                                                                                     \
+            dst, src0, src1, count, [](T a, T b) -> T { return EXPRESSION; }, #NAME);                                \
     }
 
 MS_CE_MODEL_BINARY(Add, a + b)
 MS_CE_MODEL_BINARY(Sub, a - b)
-MS_CE_MODEL_BINARY(Mul, a * b)
+MS_CE_MODEL_BINARY(Mul, a* b)
 MS_CE_MODEL_BINARY(Div, a / b)
 MS_CE_MODEL_BINARY(Max, host_model::Larger(a, b))
 #undef MS_CE_MODEL_BINARY
 
-#define MS_CE_MODEL_BINARY_SCALAR(NAME, EXPRESSION)                                                                     \
-    template <typename T, bool isSetMask = true>                                                                        \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,                \
-              const RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                                     \
-        const T b = scalarValue;                                                                                        \
-        host_model::UnaryMask(dst, src, mask, repeatTime.value, repeatParams, [b](T a) -> T { return EXPRESSION; }, #NAME); \
-    }                                                                                                                   \
-    template <typename T, bool isSetMask = true>                                                                        \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) {       \
-        const T b = scalarValue;                                                                                        \
-        host_model::UnaryCount(dst, src, count, [b](T a) -> T { return EXPRESSION; }, #NAME);                           \
+#define MS_CE_MODEL_BINARY_SCALAR(NAME, EXPRESSION)                                                               \
+    template <typename T, bool isSetMask = true>                                                                  \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,          \
+              const RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                               \
+        const T b = scalarValue;                                                                                  \
+        host_model::UnaryMask(                                                                                    \
+            dst, src, mask, repeatTime.value, repeatParams, [b](T a) -> T { return EXPRESSION; }, #NAME);         \
+    }                                                                                                             \
+    template <typename T, bool isSetMask = true>                                                                  \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) { \
+        const T b = scalarValue;                                                                                  \
+        host_model::UnaryCount(                                                                                   \
+            dst, src, count, [b](T a) -> T { return EXPRESSION; }, #NAME);                                        \
     }
 
 MS_CE_MODEL_BINARY_SCALAR(Adds, a + b)
-MS_CE_MODEL_BINARY_SCALAR(Muls, a * b)
+MS_CE_MODEL_BINARY_SCALAR(Muls, a* b)
 MS_CE_MODEL_BINARY_SCALAR(Maxs, host_model::Larger(a, b))
 #undef MS_CE_MODEL_BINARY_SCALAR
 
@@ -102,15 +106,17 @@ void Adds(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarV
     }
 }
 
-#define MS_CE_MODEL_UNARY(NAME, EXPRESSION)                                                                             \
-    template <typename T, bool isSetMask = true>                                                                        \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, const RepeatTime repeatTime,         \
-              const UnaryRepeatParams& repeatParams) {                                                                  \
-        host_model::UnaryMask(dst, src, mask, repeatTime.value, repeatParams, [](T a) -> T { return EXPRESSION; }, #NAME); \
-    }                                                                                                                   \
-    template <typename T>                                                                                               \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                             \
-        host_model::UnaryCount(dst, src, count, [](T a) -> T { return EXPRESSION; }, #NAME);                            \
+#define MS_CE_MODEL_UNARY(NAME, EXPRESSION)                                                                     \
+    template <typename T, bool isSetMask = true>                                                                \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, uint64_t mask, const RepeatTime repeatTime, \
+              const UnaryRepeatParams& repeatParams) {                                                          \
+        host_model::UnaryMask(                                                                                  \
+            dst, src, mask, repeatTime.value, repeatParams, [](T a) -> T { return EXPRESSION; }, #NAME);        \
+    }                                                                                                           \
+    template <typename T>                                                                                       \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t& count) {                     \
+        host_model::UnaryCount(                                                                                 \
+            dst, src, count, [](T a) -> T { return EXPRESSION; }, #NAME);                                       \
     }
 
 MS_CE_MODEL_UNARY(Exp, host_model::Exponential(a))
@@ -121,7 +127,8 @@ template <typename T, typename U>
 void Axpy(const LocalTensor<T>& dst, const LocalTensor<U>& src, const U& scalarValue, const int32_t& count) {
     static_assert(std::is_same_v<T, U>, "the model knows Axpy of equal types");
     const T scalar = scalarValue;
-    host_model::BinaryCount(dst, dst, src, count, [scalar](T a, T b) -> T { return a + b * scalar; }, "Axpy");
+    host_model::BinaryCount(
+        dst, dst, src, count, [scalar](T a, T b) -> T { return a + b * scalar; }, "Axpy");
 }
 
 template <typename T>
@@ -141,15 +148,19 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
 template <typename T, typename U>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint32_t count) {
     constexpr bool kWidens = sizeof(T) > sizeof(U);
-    static_assert(kWidens ? std::is_same_v<T, float> : std::is_same_v<U, float>, "a cast the vector unit does not have");
+    static_assert(kWidens ? std::is_same_v<T, float> : std::is_same_v<U, float>,
+                  "a cast the vector unit does not have");
     if ((roundMode == RoundMode::CAST_NONE) != kWidens)
         host_model::Current()->Fail("Cast: this pair of types does not take this round mode");
     host_model::UnaryCount(
         dst, src, static_cast<int32_t>(count),
         [](U a) -> T {
-            if constexpr (std::is_same_v<U, bfloat16_t>) return ToFloat(a);
-            else if constexpr (std::is_same_v<T, bfloat16_t>) return bfloat16_t{BfloatBits(a)};
-            else return static_cast<T>(a);
+            if constexpr (std::is_same_v<U, bfloat16_t>)
+                return ToFloat(a);
+            else if constexpr (std::is_same_v<T, bfloat16_t>)
+                return bfloat16_t{BfloatBits(a)};
+            else
+                return static_cast<T>(a);
         },
         "Cast");
 }
@@ -179,8 +190,9 @@ void Brcb(const LocalTensor<T>& dst, const LocalTensor<T>& src, const RepeatTime
 template <typename T, bool isSetMask = true>
 void WholeReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t mask, const int32_t repeatTime,
                     const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {
-    host_model::ReduceRepeats(dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride, 0.0f,
-                              [](float a, float b) { return a + b; }, "WholeReduceSum");
+    host_model::ReduceRepeats(
+        dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride, 0.0f,
+        [](float a, float b) { return a + b; }, "WholeReduceSum");
 }
 
 template <typename T, bool isSetMask = true>
@@ -188,9 +200,9 @@ void WholeReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
                     const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride,
                     ReduceOrder order = ReduceOrder::ORDER_VALUE_INDEX) {
     if (order != ReduceOrder::ORDER_ONLY_VALUE) host_model::Current()->Fail("WholeReduceMax: only values are modelled");
-    host_model::ReduceRepeats(dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride,
-                              -std::numeric_limits<float>::infinity(),
-                              [](float a, float b) { return host_model::Larger(a, b); }, "WholeReduceMax");
+    host_model::ReduceRepeats(
+        dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride, -std::numeric_limits<float>::infinity(),
+        [](float a, float b) { return host_model::Larger(a, b); }, "WholeReduceMax");
 }
 
 }  // namespace AscendC

@@ -104,8 +104,8 @@ private:
         };
         for (int32_t b = 0; b < request_.blocks; ++b) {
             auto fibre = std::make_unique<Fibre>();
-            fibre->machine = std::make_unique<Machine>(b, request_.blocks, request_.unifiedBufferBytes, request_.lazyPipes,
-                                                       &memory_);
+            fibre->machine = std::make_unique<Machine>(b, request_.blocks, request_.unifiedBufferBytes,
+                                                       request_.lazyPipes, &memory_);
             fibre->stack.resize(kStackBytes);
             getcontext(&fibre->context);
             fibre->context.uc_stack.ss_sp = fibre->stack.data();

@@ -56,8 +56,14 @@ inline int FlagIndex(int source, int destination, int id) {
 class Machine {
 public:
     Machine(int64_t blockIndex, int64_t blockCount, uint32_t capacity, uint32_t lazyPipes, GlobalMemory* memory)
-        : block(blockIndex), blocks(blockCount), ubCapacity(capacity), gm(memory), lazy_(lazyPipes),
-          ub(capacity), written_(capacity, 0), history_(capacity / kBlockBytes + 1) {
+        : block(blockIndex),
+          blocks(blockCount),
+          ubCapacity(capacity),
+          gm(memory),
+          lazy_(lazyPipes),
+          ub(capacity),
+          written_(capacity, 0),
+          history_(capacity / kBlockBytes + 1) {
         // NaN in every float format the kernels use, so that a value nobody wrote poisons what it touches.
         std::memset(ub.data(), 0xff, ub.size());
     }
@@ -106,7 +112,8 @@ public:
             grew = false;
             for (const WriteRecord& w : buffer.writes) {
                 if (w.begin > covered || w.end <= covered) continue;
-                const bool ordered = w.epoch < gm->epoch || (w.block == block && HappensBefore(PIPE_STORE, w.time, PIPE_LOAD));
+                const bool ordered =
+                    w.epoch < gm->epoch || (w.block == block && HappensBefore(PIPE_STORE, w.time, PIPE_LOAD));
                 if (!ordered)
                     Fail("missing synchronisation: a load of " + buffer.name + " may come before the store of block " +
                          std::to_string(w.block));
@@ -153,8 +160,7 @@ public:
         auto set = pending_.find(flag);
         if (set == pending_.end())
             Fail("waits for flag " + FlagName(source, destination, id) + " that nobody set: the core would hang");
-        for (int p = 0; p < PIPE_KINDS; ++p)
-            clock_[destination][p] = std::max(clock_[destination][p], set->second[p]);
+        for (int p = 0; p < PIPE_KINDS; ++p) clock_[destination][p] = std::max(clock_[destination][p], set->second[p]);
         pending_.erase(set);
         if (lazy_ == 0) {
             --fired_[flag];
@@ -258,7 +264,8 @@ private:
         for (bool moved = true; moved;) {
             moved = false;
             for (int pipe = PIPE_VECTOR; pipe < PIPE_KINDS; ++pipe)
-                if (!(lazy_ >> pipe & 1)) while (Step(pipe)) moved = true;
+                if (!(lazy_ >> pipe & 1))
+                    while (Step(pipe)) moved = true;
         }
     }
 
@@ -299,7 +306,7 @@ private:
     std::vector<BlockHistory> history_;
     std::array<Clock, PIPE_KINDS> clock_{};
     std::array<std::deque<Instruction>, PIPE_KINDS> queues_;
-    std::map<int, Clock> pending_;  // set and not yet waited for, in program order
+    std::map<int, Clock> pending_;                                  // set and not yet waited for, in program order
     std::array<int, PIPE_KINDS * PIPE_KINDS * kEventIds> fired_{};  // set and not yet consumed, in the schedule's order
     std::array<bool, PIPE_KINDS * PIPE_KINDS * kEventIds> eventsTaken_{};
     std::vector<std::function<void()>> beforeEnd_, atEnd_;

@@ -9,7 +9,8 @@ std::string List(const std::deque<ops::OpParamDef>& params) {
     std::string out;
     for (const auto& p : params) {
         out += out.empty() ? "" : ",";
-        out += "{\"name\":\"" + p.name + "\",\"required\":" + (p.option == ops::REQUIRED ? "true" : "false") + ",\"types\":[";
+        out += "{\"name\":\"" + p.name + "\",\"required\":" + (p.option == ops::REQUIRED ? "true" : "false") +
+               ",\"types\":[";
         for (size_t i = 0; i < p.types.size(); ++i) out += (i ? "," : "") + std::to_string(p.types[i]);
         out += "],\"formats\":" + std::to_string(p.formats.size()) + "}";
     }
@@ -21,8 +22,8 @@ std::string Describe(const ops::OpDef& op) {
     for (const auto& a : op.attributes)
         attributes += (attributes.empty() ? "" : ",") + ("[\"" + a.name + "\",\"" + a.type + "\"]");
     for (const auto& c : op.core.configs) configs += (configs.empty() ? "\"" : ",\"") + c + "\"";
-    return "\"" + op.name + "\":{\"inputs\":" + List(op.inputs) + ",\"outputs\":" + List(op.outputs) + ",\"attributes\":[" +
-           attributes + "],\"configs\":[" + configs + "]}";
+    return "\"" + op.name + "\":{\"inputs\":" + List(op.inputs) + ",\"outputs\":" + List(op.outputs) +
+           ",\"attributes\":[" + attributes + "],\"configs\":[" + configs + "]}";
 }
 
 }  // namespace

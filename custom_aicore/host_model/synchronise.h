@@ -28,7 +28,8 @@ void WaitFlag(int32_t eventID) {
 
 template <pipe_t pipe>
 void PipeBarrier() {
-    static_assert(pipe == PIPE_ALL || pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3, "a barrier of this pipe");
+    static_assert(pipe == PIPE_ALL || pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3,
+                  "a barrier of this pipe");
     // Instructions of one pipe run in order in the model, so a barrier of a single pipe changes nothing.
     if constexpr (pipe == PIPE_ALL) host_model::Current()->Barrier();
 }

@@ -78,8 +78,9 @@ public:
 
     void RequireAligned(uint32_t alignment, const char* what) const {
         if (begin_ % alignment)
-            host_model::Current()->Fail(std::string(what) + " needs an address aligned to " + std::to_string(alignment) +
-                                        " bytes, got unified buffer offset " + std::to_string(begin_));
+            host_model::Current()->Fail(std::string(what) + " needs an address aligned to " +
+                                        std::to_string(alignment) + " bytes, got unified buffer offset " +
+                                        std::to_string(begin_));
     }
 
     const std::shared_ptr<BufferState>& State() const { return state_; }
@@ -107,7 +108,8 @@ public:
     T GetValue(const uint64_t offset) const {
         auto* core = host_model::Current();
         auto& buffer = core->gm->Locate(reinterpret_cast<uint8_t*>(address_ + offset), sizeof(T), "GetValue");
-        if (buffer.writable) core->Fail("GetValue reads " + buffer.name + " through the data cache, which may be stale");
+        if (buffer.writable)
+            core->Fail("GetValue reads " + buffer.name + " through the data cache, which may be stale");
         buffer.bytesRead += sizeof(T);
         return address_[offset];
     }
@@ -243,18 +245,38 @@ private:
 // Source and destination pipe of an event by its name.
 constexpr int EventSource(HardEvent event) {
     switch (event) {
-        case HardEvent::MTE2_V: case HardEvent::MTE2_S: case HardEvent::MTE2_MTE3: return host_model::PIPE_LOAD;
-        case HardEvent::MTE3_V: case HardEvent::MTE3_S: case HardEvent::MTE3_MTE2: return host_model::PIPE_STORE;
-        case HardEvent::S_V: case HardEvent::S_MTE2: case HardEvent::S_MTE3: return host_model::PIPE_SCALAR;
-        default: return host_model::PIPE_VECTOR;
+        case HardEvent::MTE2_V:
+        case HardEvent::MTE2_S:
+        case HardEvent::MTE2_MTE3:
+            return host_model::PIPE_LOAD;
+        case HardEvent::MTE3_V:
+        case HardEvent::MTE3_S:
+        case HardEvent::MTE3_MTE2:
+            return host_model::PIPE_STORE;
+        case HardEvent::S_V:
+        case HardEvent::S_MTE2:
+        case HardEvent::S_MTE3:
+            return host_model::PIPE_SCALAR;
+        default:
+            return host_model::PIPE_VECTOR;
     }
 }
 constexpr int EventDestination(HardEvent event) {
     switch (event) {
-        case HardEvent::V_MTE2: case HardEvent::S_MTE2: case HardEvent::MTE3_MTE2: return host_model::PIPE_LOAD;
-        case HardEvent::V_MTE3: case HardEvent::S_MTE3: case HardEvent::MTE2_MTE3: return host_model::PIPE_STORE;
-        case HardEvent::V_S: case HardEvent::MTE2_S: case HardEvent::MTE3_S: return host_model::PIPE_SCALAR;
-        default: return host_model::PIPE_VECTOR;
+        case HardEvent::V_MTE2:
+        case HardEvent::S_MTE2:
+        case HardEvent::MTE3_MTE2:
+            return host_model::PIPE_LOAD;
+        case HardEvent::V_MTE3:
+        case HardEvent::S_MTE3:
+        case HardEvent::MTE2_MTE3:
+            return host_model::PIPE_STORE;
+        case HardEvent::V_S:
+        case HardEvent::MTE2_S:
+        case HardEvent::MTE3_S:
+            return host_model::PIPE_SCALAR;
+        default:
+            return host_model::PIPE_VECTOR;
     }
 }
 

@@ -28,7 +28,8 @@ inline void BeginVector(const char* what, int64_t count, int64_t repeats) {
 // Operands are read and written in the same beat, so they may coincide but not overlap in part.
 inline void CheckOverlap(uint32_t a, uint64_t aBytes, uint32_t b, uint64_t bBytes, const char* what) {
     const bool coincide = a == b && aBytes == bBytes;
-    if (!coincide && a < b + bBytes && b < a + aBytes) Current()->Fail(std::string(what) + ": operands overlap in part");
+    if (!coincide && a < b + bBytes && b < a + aBytes)
+        Current()->Fail(std::string(what) + ": operands overlap in part");
 }
 
 // A strided operand of a mask form: `repeats` runs of blocks.
@@ -71,7 +72,8 @@ Strided Bind(const AscendC::LocalTensor<T>& tensor, uint32_t blockStride, uint32
 
 template <typename T>
 void RequireRuns(const Strided& operand, uint32_t mask, uint32_t repeats, const char* what) {
-    ForEachRun<T>(operand, mask, repeats, [&](uint32_t at, uint32_t bytes) { Current()->RequireWritten(at, bytes, what); });
+    ForEachRun<T>(operand, mask, repeats,
+                  [&](uint32_t at, uint32_t bytes) { Current()->RequireWritten(at, bytes, what); });
 }
 
 template <typename T, typename F>
@@ -80,7 +82,8 @@ void BinaryCount(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
     const uint64_t bytes = uint64_t(count > 0 ? count : 0) * sizeof(T);
     BeginVector(what, count, RepeatsFor(bytes));
     for (const auto* t : {&dst, &src0, &src1}) t->RequireAligned(kBlockBytes, what);
-    const uint32_t a = src0.Range(PIPE_VECTOR, 0, bytes, false, what), b = src1.Range(PIPE_VECTOR, 0, bytes, false, what);
+    const uint32_t a = src0.Range(PIPE_VECTOR, 0, bytes, false, what),
+                   b = src1.Range(PIPE_VECTOR, 0, bytes, false, what);
     const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
     CheckOverlap(d, bytes, a, bytes, what);
     CheckOverlap(d, bytes, b, bytes, what);
@@ -142,14 +145,15 @@ void UnaryCount(const AscendC::LocalTensor<D>& dst, const AscendC::LocalTensor<S
 }
 
 template <typename T, typename F>
-void UnaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, uint64_t mask64, uint32_t repeats,
-               const AscendC::UnaryRepeatParams& p, F f, const char* what) {
+void UnaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>& src, uint64_t mask64,
+               uint32_t repeats, const AscendC::UnaryRepeatParams& p, F f, const char* what) {
     BeginVector(what, repeats, repeats);
     const uint32_t mask = static_cast<uint32_t>(std::min<uint64_t>(mask64, 1u << 20));
     const Strided a = Bind(src, p.srcBlkStride, p.srcRepStride, mask, repeats, false, what);
     const Strided d = Bind(dst, p.dstBlkStride, p.dstRepStride, mask, repeats, true, what);
     if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
-    if (a.blockStride != 1 || d.blockStride != 1) Current()->Fail(std::string(what) + ": block strides are not modelled");
+    if (a.blockStride != 1 || d.blockStride != 1)
+        Current()->Fail(std::string(what) + ": block strides are not modelled");
     Current()->Issue(PIPE_VECTOR, [=] {
         RequireRuns<T>(a, mask, repeats, what);
         for (uint32_t r = 0; r < repeats; ++r) {

@@ -26,13 +26,20 @@ struct Layout {
 
 constexpr Layout LayoutOf(int32_t kind) {
     switch (kind) {
-        case MS_CE_BACKWARD: return {1, 0, 1, 2, 3, 4, 5, 6};
-        case MS_CE_PROB_FORWARD: return {0, 0, ABSENT, 1, 2, 3, ABSENT, ABSENT};
-        case MS_CE_PROB_BACKWARD: return {1, 0, ABSENT, 1, 2, 3, ABSENT, ABSENT};
-        case MS_CE_NLL_FORWARD: return {0, 0, 1, ABSENT, ABSENT, 2, ABSENT, ABSENT};
-        case MS_CE_NLL_BACKWARD: return {1, 0, 1, ABSENT, ABSENT, 2, ABSENT, ABSENT};
-        case MS_CE_PARTIAL: return {0, ABSENT, 0, 1, ABSENT, 2, 3, 4};
-        default: return {0, 0, 1, 2, 3, 4, ABSENT, ABSENT};
+        case MS_CE_BACKWARD:
+            return {1, 0, 1, 2, 3, 4, 5, 6};
+        case MS_CE_PROB_FORWARD:
+            return {0, 0, ABSENT, 1, 2, 3, ABSENT, ABSENT};
+        case MS_CE_PROB_BACKWARD:
+            return {1, 0, ABSENT, 1, 2, 3, ABSENT, ABSENT};
+        case MS_CE_NLL_FORWARD:
+            return {0, 0, 1, ABSENT, ABSENT, 2, ABSENT, ABSENT};
+        case MS_CE_NLL_BACKWARD:
+            return {1, 0, 1, ABSENT, ABSENT, 2, ABSENT, ABSENT};
+        case MS_CE_PARTIAL:
+            return {0, ABSENT, 0, 1, ABSENT, 2, 3, 4};
+        default:
+            return {0, 0, 1, 2, 3, 4, ABSENT, ABSENT};
     }
 }
 
@@ -55,9 +62,12 @@ inline void SetVector(gert::Shape* shape, int64_t length) {
 inline int32_t BytesOf(ge::DataType type) {
     switch (type) {
         case ge::DT_FLOAT:
-        case ge::DT_INT32: return 4;
-        case ge::DT_INT64: return 8;
-        default: return 2;
+        case ge::DT_INT32:
+            return 4;
+        case ge::DT_INT64:
+            return 8;
+        default:
+            return 2;
     }
 }
 
@@ -138,8 +148,7 @@ bool Describe(gert::TilingContext* context, MsCeProblem& problem) {
     problem.logitsBytes = BytesOf(context->GetInputDesc(layout.logits)->GetDataType());
     problem.targetBytes = BytesOf(context->GetInputDesc(layout.logits + 1)->GetDataType());
     const int64_t targets = ms_ce::HasProbabilities(KIND) ? problem.rows * problem.cols : problem.rows;
-    return target.GetShapeSize() == targets &&
-           (!problem.hasWeight || weight.GetShapeSize() == problem.totalClasses) &&
+    return target.GetShapeSize() == targets && (!problem.hasWeight || weight.GetShapeSize() == problem.totalClasses) &&
            problem.classOffset >= 0 && problem.classOffset + problem.cols <= problem.totalClasses;
 }
 
@@ -152,8 +161,7 @@ ge::graphStatus Tiling(gert::TilingContext* context) {
     *tiling = ComputeTiling(problem);
     auto platform = platform_ascendc::PlatformAscendC(context->GetPlatformInfo());
     context->SetBlockDim(static_cast<uint32_t>(tiling->usedCores));
-    context->GetWorkspaceSizes(1)[0] =
-        static_cast<size_t>(tiling->workspaceBytes) + platform.GetLibApiWorkSpaceSize();
+    context->GetWorkspaceSizes(1)[0] = static_cast<size_t>(tiling->workspaceBytes) + platform.GetLibApiWorkSpaceSize();
     // SyncAll needs every core of the launch to start together.
     return context->SetScheduleMode(1);
 }

@@ -56,9 +56,19 @@ private:
 class MsCeForward : public OpDef {
 public:
     explicit MsCeForward(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("logits", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight")
-            .Out("loss").Out("total_weight").Out("lse").Error()
-            .Int("reduction").Int("ignore_index").Float("label_smoothing").Float("z_loss").Bool("has_weight")
+        Definition(*this, 6)
+            .In("logits", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .Out("loss")
+            .Out("total_weight")
+            .Out("lse")
+            .Error()
+            .Int("reduction")
+            .Int("ignore_index")
+            .Float("label_smoothing")
+            .Float("z_loss")
+            .Bool("has_weight")
             .Finish<MS_CE_FORWARD>();
     }
 };
@@ -67,9 +77,20 @@ OP_ADD(MsCeForward);
 class MsCeForwardGrad : public OpDef {
 public:
     explicit MsCeForwardGrad(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("logits", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight")
-            .Out("loss").Out("total_weight").Out("lse").Out("grad_logits", LOGITS_AND_CLASSES).Error()
-            .Int("reduction").Int("ignore_index").Float("label_smoothing").Float("z_loss").Bool("has_weight")
+        Definition(*this, 6)
+            .In("logits", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .Out("loss")
+            .Out("total_weight")
+            .Out("lse")
+            .Out("grad_logits", LOGITS_AND_CLASSES)
+            .Error()
+            .Int("reduction")
+            .Int("ignore_index")
+            .Float("label_smoothing")
+            .Float("z_loss")
+            .Bool("has_weight")
             .Finish<MS_CE_FORWARD_GRAD>();
     }
 };
@@ -78,10 +99,22 @@ OP_ADD(MsCeForwardGrad);
 class MsCeBackward : public OpDef {
 public:
     explicit MsCeBackward(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("grad_loss").In("logits", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight").In("lse")
-            .In("total_weight").Out("grad_logits", LOGITS_AND_CLASSES)
-            .Int("reduction").Int("ignore_index").Float("label_smoothing").Float("z_loss").Bool("has_weight")
-            .Int("class_offset").Int("total_classes").Finish<MS_CE_BACKWARD>();
+        Definition(*this, 6)
+            .In("grad_loss")
+            .In("logits", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .In("lse")
+            .In("total_weight")
+            .Out("grad_logits", LOGITS_AND_CLASSES)
+            .Int("reduction")
+            .Int("ignore_index")
+            .Float("label_smoothing")
+            .Float("z_loss")
+            .Bool("has_weight")
+            .Int("class_offset")
+            .Int("total_classes")
+            .Finish<MS_CE_BACKWARD>();
     }
 };
 OP_ADD(MsCeBackward);
@@ -89,9 +122,19 @@ OP_ADD(MsCeBackward);
 class MsCeProbForward : public OpDef {
 public:
     explicit MsCeProbForward(const char* name) : OpDef(name) {
-        Definition(*this, 3).In("logits", LOGITS).In("target", LOGITS).In("weight")
-            .Out("loss").Out("total_weight").Out("lse").Out("mass")
-            .Int("reduction").Float("label_smoothing").Float("z_loss").Bool("has_weight").Finish<MS_CE_PROB_FORWARD>();
+        Definition(*this, 3)
+            .In("logits", LOGITS)
+            .In("target", LOGITS)
+            .In("weight")
+            .Out("loss")
+            .Out("total_weight")
+            .Out("lse")
+            .Out("mass")
+            .Int("reduction")
+            .Float("label_smoothing")
+            .Float("z_loss")
+            .Bool("has_weight")
+            .Finish<MS_CE_PROB_FORWARD>();
     }
 };
 OP_ADD(MsCeProbForward);
@@ -99,9 +142,20 @@ OP_ADD(MsCeProbForward);
 class MsCeProbBackward : public OpDef {
 public:
     explicit MsCeProbBackward(const char* name) : OpDef(name) {
-        Definition(*this, 3).In("grad_loss").In("logits", LOGITS).In("target", LOGITS).In("weight").In("lse").In("mass")
-            .In("total_weight").Out("grad_logits", LOGITS)
-            .Int("reduction").Float("label_smoothing").Float("z_loss").Bool("has_weight").Finish<MS_CE_PROB_BACKWARD>();
+        Definition(*this, 3)
+            .In("grad_loss")
+            .In("logits", LOGITS)
+            .In("target", LOGITS)
+            .In("weight")
+            .In("lse")
+            .In("mass")
+            .In("total_weight")
+            .Out("grad_logits", LOGITS)
+            .Int("reduction")
+            .Float("label_smoothing")
+            .Float("z_loss")
+            .Bool("has_weight")
+            .Finish<MS_CE_PROB_BACKWARD>();
     }
 };
 OP_ADD(MsCeProbBackward);
@@ -109,9 +163,19 @@ OP_ADD(MsCeProbBackward);
 class MsCePartial : public OpDef {
 public:
     explicit MsCePartial(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("logits", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight")
-            .Out("lse").Out("dot").Out("mass").Error()
-            .Int("ignore_index").Float("label_smoothing").Bool("has_weight").Int("class_offset").Int("total_classes")
+        Definition(*this, 6)
+            .In("logits", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .Out("lse")
+            .Out("dot")
+            .Out("mass")
+            .Error()
+            .Int("ignore_index")
+            .Float("label_smoothing")
+            .Bool("has_weight")
+            .Int("class_offset")
+            .Int("total_classes")
             .Finish<MS_CE_PARTIAL>();
     }
 };
@@ -120,9 +184,17 @@ OP_ADD(MsCePartial);
 class MsCeNllForward : public OpDef {
 public:
     explicit MsCeNllForward(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("log_prob", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight")
-            .Out("loss").Out("total_weight").Error()
-            .Int("reduction").Int("ignore_index").Bool("has_weight").Finish<MS_CE_NLL_FORWARD>();
+        Definition(*this, 6)
+            .In("log_prob", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .Out("loss")
+            .Out("total_weight")
+            .Error()
+            .Int("reduction")
+            .Int("ignore_index")
+            .Bool("has_weight")
+            .Finish<MS_CE_NLL_FORWARD>();
     }
 };
 OP_ADD(MsCeNllForward);
@@ -130,9 +202,17 @@ OP_ADD(MsCeNllForward);
 class MsCeNllBackward : public OpDef {
 public:
     explicit MsCeNllBackward(const char* name) : OpDef(name) {
-        Definition(*this, 6).In("grad_loss").In("log_prob", LOGITS_AND_CLASSES).In("target", CLASSES).In("weight")
-            .In("total_weight").Out("grad_log_prob", LOGITS_AND_CLASSES)
-            .Int("reduction").Int("ignore_index").Bool("has_weight").Finish<MS_CE_NLL_BACKWARD>();
+        Definition(*this, 6)
+            .In("grad_loss")
+            .In("log_prob", LOGITS_AND_CLASSES)
+            .In("target", CLASSES)
+            .In("weight")
+            .In("total_weight")
+            .Out("grad_log_prob", LOGITS_AND_CLASSES)
+            .Int("reduction")
+            .Int("ignore_index")
+            .Bool("has_weight")
+            .Finish<MS_CE_NLL_BACKWARD>();
     }
 };
 OP_ADD(MsCeNllBackward);

@@ -4,8 +4,7 @@
 
 extern "C" __global__ __aicore__ void ms_ce_backward(GM_ADDR grad_loss, GM_ADDR logits, GM_ADDR target, GM_ADDR weight,
                                                      GM_ADDR lse, GM_ADDR total_weight, GM_ADDR grad_logits,
-                                                     GM_ADDR workspace, GM_ADDR tiling)
-{
+                                                     GM_ADDR workspace, GM_ADDR tiling) {
     REGISTER_TILING_DEFAULT(MsCeTiling);
     GET_TILING_DATA_WITH_STRUCT(MsCeTiling, tilingData, tiling);
     (void)workspace;

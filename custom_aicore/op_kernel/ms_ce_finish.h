@@ -13,8 +13,7 @@ constexpr float OVERFLOW_SCALE = 18446744073709551616.0f;
 template <typename T>
 class Finisher {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling) {
         tiling_ = tiling;
         padded_ = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
         const int32_t bytes = padded_ * static_cast<int32_t>(sizeof(float));
@@ -38,20 +37,20 @@ public:
     }
 
     // Row maximum, log of the sum, and where needed the sum and mass of the weighted logits.
-    __aicore__ inline void Reduce(int32_t rows, const StatisticsView& view, Lanes& lanes)
-    {
+    __aicore__ inline void Reduce(int32_t rows, const StatisticsView& view, Lanes& lanes) {
         AscendC::Duplicate(maximum_, 0.0f, padded_);
         RowsMaximum(maximum_, view.maximum, view.lanes, rows, view.stride);
         AscendC::Maxs(maximum_, maximum_, LOWEST, rows);
         BroadcastRows(blocks, maximum_, rows);
-        RowsOperation<SubOperation>(view.maximum, view.maximum, blocks, view.lanes, rows, view.stride, view.stride, 1, 0);
+        RowsOperation<SubOperation>(view.maximum, view.maximum, blocks, view.lanes, rows, view.stride, view.stride, 1,
+                                    0);
         if (tiling_.dot != MS_CE_DOT_NONE) {
             ReduceDot(rows, view, lanes);
         }
         RowsExp(view.maximum, view.lanes, rows, view.stride);
         if (view.hasSums) {
-            RowsOperation<MulOperation>(view.maximum, view.maximum, lanes.sum, view.lanes, rows, view.stride, view.stride,
-                                        BLOCKS_PER_REPEAT, 1);
+            RowsOperation<MulOperation>(view.maximum, view.maximum, lanes.sum, view.lanes, rows, view.stride,
+                                        view.stride, BLOCKS_PER_REPEAT, 1);
         }
         RowsSum(logSum, view.maximum, view.lanes, rows, view.stride);
         AscendC::Ln(logSum, logSum, rows);
@@ -61,8 +60,7 @@ public:
     // Loss and log-sum-exp of the rows, into the totals and, where asked for, to global memory.
     __aicore__ inline void Losses(int64_t row, int32_t rows, const Rows<T>& state, float totalMass,
                                   const GlobalTensor<float>& lossOut, const GlobalTensor<float>& lseOut,
-                                  const GlobalTensor<float>& massOut)
-    {
+                                  const GlobalTensor<float>& massOut) {
         const MsCeProblem& p = tiling_.problem;
         Floats out = results_.template AllocTensor<float>();
         const Floats loss = out[padded_];
@@ -111,8 +109,7 @@ public:
     // (ε/C)·w_c for class targets.
     __aicore__ inline void Partials(int64_t row, int32_t rows, const Rows<T>& state, float localMass,
                                     const GlobalTensor<float>& lseOut, const GlobalTensor<float>& dotOut,
-                                    const GlobalTensor<float>& massOut)
-    {
+                                    const GlobalTensor<float>& massOut) {
         const MsCeProblem& p = tiling_.problem;
         const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
         Floats out = results_.template AllocTensor<float>();
@@ -140,8 +137,7 @@ public:
     Floats lse, logSum, mass, blocks, lossLanes, weightLanes;
 
 private:
-    __aicore__ inline void ReduceDot(int32_t rows, const StatisticsView& view, Lanes& lanes)
-    {
+    __aicore__ inline void ReduceDot(int32_t rows, const StatisticsView& view, Lanes& lanes) {
         if (tiling_.dot != MS_CE_DOT_UNIFORM) {
             RowsMaxs(view.maximum, LOWEST, view.lanes, rows, view.stride);
         }

@@ -9,8 +9,7 @@ namespace ms_ce {
 template <typename T>
 class Gradient {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR output)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR output) {
         tiling_ = tiling;
         output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(output));
         const int32_t padded = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
@@ -23,7 +22,8 @@ public:
         lseBlocks_ = blockBuffer_.template Get<float>();
         scaleBlocks_ = lseBlocks_[padded * FLOATS_PER_BLOCK];
         smoothBlocks_ = lseBlocks_[2 * padded * FLOATS_PER_BLOCK];
-        pipe.InitBuffer(outputQueue_, tiling.outputTiles, tiling.tileRows * tiling.tilePitch * static_cast<int32_t>(sizeof(T)));
+        pipe.InitBuffer(outputQueue_, tiling.outputTiles,
+                        tiling.tileRows * tiling.tilePitch * static_cast<int32_t>(sizeof(T)));
         if (tiling.dot == MS_CE_DOT_WEIGHTED && tiling.path == MS_CE_SHORT) {
             pipe.InitBuffer(laneBuffer_, padded * static_cast<int32_t>(kLaneBytes));
         }
@@ -33,8 +33,7 @@ public:
     // Coefficients of a group's rows from the upstream gradient (already divided by the mean's denominator), the
     // log-sum-exp and, for probabilities, the mass Σ w·q'. All are padded to 8 rows.
     __aicore__ inline void SetRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& lse,
-                                   const Floats& mass, float totalMass)
-    {
+                                   const Floats& mass, float totalMass) {
         const MsCeProblem& p = tiling_.problem;
         const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
         if (HasProbabilities(p.kind)) {
@@ -62,9 +61,8 @@ public:
     // Gradient of a tile of long rows, written out. `upstream` gives each row's value on the scalar pipe. For NLLLoss there
     // are no logits: x is ignored and only the class of each row is not zero.
     template <typename Upstream>
-    __aicore__ inline void LongTile(Tiles<T>& tiles, const Rows<T>& state, int64_t groupRow, const Tile& tile, const Floats& x,
-                                    const Upstream& upstream)
-    {
+    __aicore__ inline void LongTile(Tiles<T>& tiles, const Rows<T>& state, int64_t groupRow, const Tile& tile,
+                                    const Floats& x, const Upstream& upstream) {
         const int32_t pitch = tiles.Pitch(tile.cols);
         LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
         const Floats g = InFloat(tiles, out);
@@ -92,8 +90,7 @@ public:
     // The same for a tile of short rows. `x` and `g` have the tile's pitch.
     template <typename Upstream>
     __aicore__ inline void ShortTile(Tiles<T>& tiles, const ShortRows<T>& shape, const Rows<T>& state, int64_t row,
-                                     int32_t rows, const Floats& x, const Upstream& upstream)
-    {
+                                     int32_t rows, const Floats& x, const Upstream& upstream) {
         const int32_t pitch = tiling_.tilePitch;
         const int32_t stride = pitch / FLOATS_PER_BLOCK;
         const int32_t cols = tiling_.tileCols;
@@ -122,8 +119,7 @@ public:
 
     // Room for a tile in fp32 that the statistics may destroy while the logits stay: the cast copy, or the gradient's tile
     // as long as no gradient is in it.
-    __aicore__ inline Floats Borrow(Tiles<T>& tiles)
-    {
+    __aicore__ inline Floats Borrow(Tiles<T>& tiles) {
         if constexpr (Tiles<T>::kCasts) {
             return tiles.work;
         } else {
@@ -131,19 +127,18 @@ public:
             return borrowed_;
         }
     }
-    __aicore__ inline void GiveBack()
-    {
+    __aicore__ inline void GiveBack() {
         if constexpr (!Tiles<T>::kCasts) {
             outputQueue_.FreeTensor(borrowed_);
         }
     }
 
     // Rows that do not count: zeros, or NaN where the target was bad. Their logits are not read.
-    __aicore__ inline void FillRow(const Rows<T>& state, int64_t groupRow, const Tile& tile)
-    {
+    __aicore__ inline void FillRow(const Rows<T>& state, int64_t groupRow, const Tile& tile) {
         LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
         const LocalTensor<int32_t> words = out.template ReinterpretCast<int32_t>();
-        const int32_t count = static_cast<int32_t>(CeilDiv(tile.cols * static_cast<int32_t>(sizeof(T)), sizeof(int32_t)));
+        const int32_t count =
+            static_cast<int32_t>(CeilDiv(tile.cols * static_cast<int32_t>(sizeof(T)), sizeof(int32_t)));
         AscendC::Duplicate(words, state.IsIgnored(tile.row) ? 0 : NotANumberWord(), count);
         outputQueue_.EnQue(out);
         CopyRows(groupRow + tile.row, tile);
@@ -151,8 +146,7 @@ public:
 
 private:
     // Where the gradient is computed in fp32: the output tile itself, or the tile of casts.
-    __aicore__ inline Floats InFloat(Tiles<T>& tiles, const LocalTensor<T>& out)
-    {
+    __aicore__ inline Floats InFloat(Tiles<T>& tiles, const LocalTensor<T>& out) {
         if constexpr (Tiles<T>::kCasts) {
             return tiles.work;
         } else {
@@ -160,8 +154,8 @@ private:
         }
     }
 
-    __aicore__ inline void Row(Tiles<T>& tiles, const Tile& tile, int32_t r, const Floats& x, const Floats& g, const Floats& v)
-    {
+    __aicore__ inline void Row(Tiles<T>& tiles, const Tile& tile, int32_t r, const Floats& x, const Floats& g,
+                               const Floats& v) {
         const int32_t at = (tile.row + r) * FLOATS_PER_BLOCK;
         TileOperation<SubOperation>(g, x, lseBlocks_[at], tile.cols, 0);
         AscendC::Exp(g, g, tile.cols);
@@ -176,8 +170,7 @@ private:
     }
 
     __aicore__ inline void ShortSmoothing(Tiles<T>& tiles, const Floats& v, int32_t at, int32_t mask, int32_t rows,
-                                          int32_t stride, const Floats& g)
-    {
+                                          int32_t stride, const Floats& g) {
         if (tiling_.dot == MS_CE_DOT_UNIFORM) {
             RowsOperation<SubOperation>(g, g, smoothBlocks_, mask, rows, stride, stride, 1, 0);
         } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
@@ -193,9 +186,8 @@ private:
 
     // g[y] -= upstream·(1-ε)·w[y], one lane of one block, on the vector pipe: no wait between the pipes.
     template <typename Upstream>
-    __aicore__ inline void SubtractClass(const Rows<T>& state, int32_t row, int64_t begin, int32_t cols, const Floats& g,
-                                         const Upstream& upstream)
-    {
+    __aicore__ inline void SubtractClass(const Rows<T>& state, int32_t row, int64_t begin, int32_t cols,
+                                         const Floats& g, const Upstream& upstream) {
         if (!state.Owns(row)) {
             return;
         }
@@ -209,13 +201,12 @@ private:
         AscendC::Adds(g[block], g[block], -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
     }
 
-    __aicore__ inline float Smoothing() const
-    {
+    __aicore__ inline float Smoothing() const {
         return tiling_.problem.kind == MS_CE_NLL_BACKWARD ? 0.0f : tiling_.problem.labelSmoothing;
     }
 
-    __aicore__ inline void Write(int64_t row, const Tile& tile, const Floats& g, LocalTensor<T>& out, int32_t elements)
-    {
+    __aicore__ inline void Write(int64_t row, const Tile& tile, const Floats& g, LocalTensor<T>& out,
+                                 int32_t elements) {
         if constexpr (Tiles<T>::kCasts) {
             AscendC::Cast(out, g, AscendC::RoundMode::CAST_RINT, elements);
         }
@@ -223,16 +214,14 @@ private:
         CopyRows(row, tile);
     }
 
-    __aicore__ inline void CopyRows(int64_t row, const Tile& tile)
-    {
+    __aicore__ inline void CopyRows(int64_t row, const Tile& tile) {
         LocalTensor<T> out = outputQueue_.template DeQue<T>();
         const int64_t cols = tiling_.problem.cols;
         CopyOut(output_[row * cols + tile.begin], out, tile.rows, tile.cols, cols);
         outputQueue_.FreeTensor(out);
     }
 
-    __aicore__ inline int32_t NotANumberWord() const
-    {
+    __aicore__ inline int32_t NotANumberWord() const {
         if constexpr (std::is_same<T, float>::value) {
             return 0x7fc00000;
         } else if constexpr (std::is_same<T, half>::value) {

@@ -23,8 +23,7 @@ struct BackwardAddresses {
 class RowUpstream {
 public:
     __aicore__ inline RowUpstream(bool perRow, float common, const Floats& values)
-        : perRow_(perRow), common_(common), values_(values)
-    {}
+        : perRow_(perRow), common_(common), values_(values) {}
     __aicore__ inline float Of(int32_t row) const { return perRow_ ? values_.GetValue(row) : common_; }
 
 private:
@@ -36,8 +35,7 @@ private:
 template <typename T>
 class GradientRows {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const BackwardAddresses& gm)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const BackwardAddresses& gm) {
         tiling_ = tiling;
         const MsCeProblem& p = tiling.problem;
         gradLoss_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.gradLoss));
@@ -69,8 +67,7 @@ public:
         AscendC::Duplicate(rowLse_, 0.0f, 2 * padded_);
     }
 
-    __aicore__ inline void Process()
-    {
+    __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const MsCeProblem& p = tiling_.problem;
         totalMass_ = tiles_.CountLanes(0, p.totalClasses);
@@ -94,8 +91,7 @@ public:
 
 private:
     // Loads the rows' upstream gradient, log-sum-exp and mass, and turns them into coefficients.
-    __aicore__ inline RowUpstream LoadRows(int64_t row, int32_t count, const Rows<T>& state)
-    {
+    __aicore__ inline RowUpstream LoadRows(int64_t row, int32_t count, const Rows<T>& state) {
         const MsCeProblem& p = tiling_.problem;
         const bool perRow = p.reduction == MS_CE_NONE;
         Synchronise<HardEvent::V_MTE2>();
@@ -117,8 +113,7 @@ private:
         return RowUpstream(perRow, common_, upstream_);
     }
 
-    __aicore__ inline void Long(int64_t row, int32_t count, int64_t begin, int64_t end)
-    {
+    __aicore__ inline void Long(int64_t row, int32_t count, int64_t begin, int64_t end) {
         Rows<T>& state = rows_[0];
         state.Load(row, count);
         const RowUpstream upstream = LoadRows(row, count, state);
@@ -143,8 +138,7 @@ private:
         }
     }
 
-    __aicore__ inline void FillRows(int64_t row, int32_t count, const Rows<T>& state, int64_t begin, int64_t end)
-    {
+    __aicore__ inline void FillRows(int64_t row, int32_t count, const Rows<T>& state, int64_t begin, int64_t end) {
         for (int32_t r = 0; r < count; ++r) {
             if (state.Counts(r)) {
                 continue;
@@ -156,8 +150,7 @@ private:
         }
     }
 
-    __aicore__ inline void Short(int64_t first, int64_t last)
-    {
+    __aicore__ inline void Short(int64_t first, int64_t last) {
         int32_t current = 0;
         if (first < last) {
             FetchShort(first, last, current);
@@ -172,8 +165,7 @@ private:
         }
     }
 
-    __aicore__ inline void FetchShort(int64_t row, int64_t last, int32_t set)
-    {
+    __aicore__ inline void FetchShort(int64_t row, int64_t last, int32_t set) {
         const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
         rows_[set].Load(row, count);
         if (hasLogits_) {
@@ -181,8 +173,7 @@ private:
         }
     }
 
-    __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state)
-    {
+    __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state) {
         const RowUpstream upstream = LoadRows(row, count, state);
         if (!hasLogits_) {
             gradient_.ShortTile(tiles_, short_, state, row, count, upstream_, upstream);

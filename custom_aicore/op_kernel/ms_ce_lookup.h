@@ -10,8 +10,7 @@ template <typename T>
 class Lookup {
 public:
     __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR logProb, GM_ADDR target,
-                                GM_ADDR weight, GM_ADDR loss, GM_ADDR totalWeight, GM_ADDR error, GM_ADDR workspace)
-    {
+                                GM_ADDR weight, GM_ADDR loss, GM_ADDR totalWeight, GM_ADDR error, GM_ADDR workspace) {
         tiling_ = tiling;
         logProb_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(logProb));
         loss_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(loss));
@@ -28,8 +27,7 @@ public:
         AscendC::Duplicate(lossLanes_, 0.0f, 2 * LANES);
     }
 
-    __aicore__ inline void Process()
-    {
+    __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const int64_t rows = tiling_.problem.rows;
         const int64_t last = (block + 1) * rows / tiling_.usedCores;
@@ -46,8 +44,7 @@ public:
 
 private:
     // loss = -w[y]·log_prob[y], 0 for ignored rows, NaN for a bad target.
-    __aicore__ inline void Group(int64_t row, int32_t count)
-    {
+    __aicore__ inline void Group(int64_t row, int32_t count) {
         rows_.Load(row, count);
         rows_.FetchClassLogits(logProb_, row);
         Floats loss = results_.template AllocTensor<float>();

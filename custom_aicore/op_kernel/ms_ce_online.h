@@ -10,20 +10,19 @@ namespace ms_ce {
 
 // Where the statistics of a group lie. A stride is in blocks from row to row.
 struct StatisticsView {
-    Floats maximum;       // per row `lanes` maxima; turned into exp(m - row maximum) here
+    Floats maximum;  // per row `lanes` maxima; turned into exp(m - row maximum) here
     int32_t stride;
     int32_t lanes;
-    bool hasSums;         // false where every lane holds one logit, whose sum of exponentials is 1
-    Floats count;         // sums of v per lane; stride 0 where they are the same for every row
+    bool hasSums;  // false where every lane holds one logit, whose sum of exponentials is 1
+    Floats count;  // sums of v per lane; stride 0 where they are the same for every row
     int32_t countStride;
-    bool hasDot;          // lane sums of v·(x - m) exist; false where each lane holds one logit
+    bool hasDot;  // lane sums of v·(x - m) exist; false where each lane holds one logit
 };
 
 // The lane sets of a group's rows, 64 floats per row.
 class Lanes {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, int32_t rows, int32_t dot, bool sums)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, int32_t rows, int32_t dot, bool sums) {
         const int32_t bytes = rows * static_cast<int32_t>(kLaneBytes);
         rows_ = rows;
         sums_ = sums;
@@ -50,8 +49,7 @@ public:
     }
 
     // Rows that nothing has been added to.
-    __aicore__ inline void Clear(int32_t rows)
-    {
+    __aicore__ inline void Clear(int32_t rows) {
         AscendC::Duplicate(maximum, LOWEST, rows * LANES);
         AscendC::Duplicate(sum, 0.0f, rows * LANES);
         if (dot_ != MS_CE_DOT_NONE) {
@@ -61,8 +59,7 @@ public:
     }
 
     // Statistics that stay finite, for a row that does not count and is never read.
-    __aicore__ inline void Neutralise(int32_t row)
-    {
+    __aicore__ inline void Neutralise(int32_t row) {
         AscendC::Duplicate(maximum[row * LANES], 0.0f, LANES);
         AscendC::Duplicate(sum[row * LANES], 1.0f, LANES);
     }
@@ -70,8 +67,7 @@ public:
     // Adds x[0, elements) to a row. `work` takes the elements (it may be x), `half` half as many. For weighted sums v holds
     // the weights and `product` takes the elements (it may be v).
     __aicore__ inline void Add(int32_t row, const Floats& x, int32_t elements, const Floats& work, const Floats& half,
-                               const Floats& v, const Floats& product)
-    {
+                               const Floats& v, const Floats& product) {
         const int32_t at = row * LANES;
         Copy64(newMaximum_, maximum[at]);
         FoldLanes<MaxOperation>(newMaximum_, x, elements, half);
@@ -92,8 +88,7 @@ public:
     }
 
     // Adds the finished lanes of another slice of the same row; `others` holds its m, s, dot and count one after another.
-    __aicore__ inline void Merge(int32_t row, const Floats& others)
-    {
+    __aicore__ inline void Merge(int32_t row, const Floats& others) {
         const int32_t at = row * LANES;
         Copy64(newMaximum_, maximum[at]);
         AscendC::Max(newMaximum_, newMaximum_, others, LANES);
@@ -111,14 +106,12 @@ public:
         AscendC::Add(sum[at], sum[at], otherChange_, LANES);
     }
 
-    __aicore__ inline StatisticsView View() const
-    {
+    __aicore__ inline StatisticsView View() const {
         return StatisticsView{maximum, BLOCKS_PER_REPEAT, LANES, true, count, BLOCKS_PER_REPEAT, true};
     }
 
     // Adds 1 to lane l for every element 64·k + l below `elements`.
-    __aicore__ inline void CountElements(const Floats& counts, int32_t elements)
-    {
+    __aicore__ inline void CountElements(const Floats& counts, int32_t elements) {
         if (elements / LANES) {
             AscendC::Adds(counts, counts, static_cast<float>(elements / LANES), LANES);
         }
@@ -131,8 +124,7 @@ public:
 
 private:
     // Takes newMaximum_ as the row's maximum and rescales what was summed so far.
-    __aicore__ inline void MoveMaximum(int32_t at)
-    {
+    __aicore__ inline void MoveMaximum(int32_t at) {
         AscendC::Sub(change_, maximum[at], newMaximum_, LANES);
         Copy64(maximum[at], newMaximum_);
         if (dot_ != MS_CE_DOT_NONE) {

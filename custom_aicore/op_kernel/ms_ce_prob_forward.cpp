@@ -4,14 +4,13 @@
 
 extern "C" __global__ __aicore__ void ms_ce_prob_forward(GM_ADDR logits, GM_ADDR target, GM_ADDR weight, GM_ADDR loss,
                                                          GM_ADDR total_weight, GM_ADDR lse, GM_ADDR mass,
-                                                         GM_ADDR workspace, GM_ADDR tiling)
-{
+                                                         GM_ADDR workspace, GM_ADDR tiling) {
     REGISTER_TILING_DEFAULT(MsCeTiling);
     GET_TILING_DATA_WITH_STRUCT(MsCeTiling, tilingData, tiling);
     AscendC::TPipe pipe;
     ms_ce::Statistics<DTYPE_LOGITS> kernel;
-    const ms_ce::ForwardAddresses gm{logits, target, weight, loss, total_weight, lse, mass, nullptr,
-                                     AscendC::GetUserWorkspace(workspace)};
+    const ms_ce::ForwardAddresses gm{
+        logits, target, weight, loss, total_weight, lse, mass, nullptr, AscendC::GetUserWorkspace(workspace)};
     kernel.Init(pipe, tilingData, gm);
     kernel.Process();
 }

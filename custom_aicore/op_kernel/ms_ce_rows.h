@@ -22,8 +22,7 @@ class Rows {
 public:
     // `errors` collects bad targets; null where another pass over the same rows already does.
     __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR target, GM_ADDR weight,
-                                RowErrors* errors)
-    {
+                                RowErrors* errors) {
         problem_ = tiling.problem;
         errors_ = errors;
         target_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(target));
@@ -43,8 +42,7 @@ public:
     }
 
     // Rows of a probability target all count, with weight 1 in the mean.
-    __aicore__ inline void LoadProbabilityRows(int32_t count)
-    {
+    __aicore__ inline void LoadProbabilityRows(int32_t count) {
         Synchronise<HardEvent::V_S>();
         count_ = count;
         for (int32_t r = 0; r < count; ++r) {
@@ -56,8 +54,7 @@ public:
     }
 
     // Loads and checks the targets of rows [row, row + count).
-    __aicore__ inline void Load(int64_t row, int32_t count)
-    {
+    __aicore__ inline void Load(int64_t row, int32_t count) {
         if (HasProbabilities(problem_.kind)) {
             LoadProbabilityRows(count);
             return;
@@ -75,8 +72,7 @@ public:
     }
 
     // Fetches x[y] of the group's rows straight from global memory: for long rows one element each costs nothing.
-    __aicore__ inline void FetchClassLogits(const GlobalTensor<T>& logits, int64_t row)
-    {
+    __aicore__ inline void FetchClassLogits(const GlobalTensor<T>& logits, int64_t row) {
         const LocalTensor<T> slots = slotBuffer_.template Get<T>();
         const int32_t pitch = static_cast<int32_t>(kBlock / sizeof(T));
         for (int32_t r = 0; r < count_; ++r) {
@@ -95,8 +91,7 @@ public:
     }
 
     // The same from a tile in the unified buffer, `pitch` elements per row.
-    __aicore__ inline void FetchClassLogits(const Floats& tile, int32_t pitch)
-    {
+    __aicore__ inline void FetchClassLogits(const Floats& tile, int32_t pitch) {
         Synchronise<HardEvent::V_S>();
         for (int32_t r = 0; r < count_; ++r) {
             if (Owns(r) && classWeight.GetValue(r) != 0.0f) {
@@ -107,8 +102,7 @@ public:
     }
 
     // Drops the weight of rows whose class another shard holds.
-    __aicore__ inline void KeepOwnedWeights()
-    {
+    __aicore__ inline void KeepOwnedWeights() {
         Synchronise<HardEvent::V_S>();
         for (int32_t r = 0; r < count_; ++r) {
             if (Counts(r) && !Owns(r)) {
@@ -122,8 +116,7 @@ public:
     __aicore__ inline bool IsIgnored(int32_t r) const { return valid.GetValue(r) == 0.0f; }
 
     // Whether the row's class lies in the columns of this call.
-    __aicore__ inline bool Owns(int32_t r) const
-    {
+    __aicore__ inline bool Owns(int32_t r) const {
         if (HasProbabilities(problem_.kind) || !Counts(r)) {
             return false;
         }
@@ -131,11 +124,12 @@ public:
         return local >= 0 && local < problem_.cols;
     }
 
-    __aicore__ inline int32_t LocalClass(int32_t r) const { return static_cast<int32_t>(Target(r) - problem_.classOffset); }
+    __aicore__ inline int32_t LocalClass(int32_t r) const {
+        return static_cast<int32_t>(Target(r) - problem_.classOffset);
+    }
 
     // First of a run of rows from r that all count or all do not, at most `limit` long.
-    __aicore__ inline int32_t RunLength(int32_t r, int32_t limit) const
-    {
+    __aicore__ inline int32_t RunLength(int32_t r, int32_t limit) const {
         int32_t length = 1;
         while (length < limit && r + length < count_ && Counts(r + length) == Counts(r)) {
             ++length;
@@ -146,16 +140,14 @@ public:
     Floats classWeight, valid, classLogit;
 
 private:
-    __aicore__ inline int64_t Target(int32_t r) const
-    {
+    __aicore__ inline int64_t Target(int32_t r) const {
         if (problem_.targetBytes == static_cast<int32_t>(sizeof(int32_t))) {
             return targets_.GetValue(r);
         }
         return targets_.template ReinterpretCast<int64_t>().GetValue(r);
     }
 
-    __aicore__ inline void Check(int64_t row, int32_t r)
-    {
+    __aicore__ inline void Check(int64_t row, int32_t r) {
         const int64_t target = Target(r);
         float weight = 0.0f;
         float keep = 1.0f;
@@ -172,8 +164,7 @@ private:
         classLogit.SetValue(r, 0.0f);
     }
 
-    __aicore__ inline void RecordBad(int64_t row, int64_t target)
-    {
+    __aicore__ inline void RecordBad(int64_t row, int64_t target) {
         if (errors_ == nullptr) {
             return;
         }

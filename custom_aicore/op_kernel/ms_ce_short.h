@@ -11,8 +11,7 @@ namespace ms_ce {
 template <typename T>
 class ShortRows {
 public:
-    __aicore__ inline void Init(const MsCeTiling& tiling)
-    {
+    __aicore__ inline void Init(const MsCeTiling& tiling) {
         dot_ = tiling.dot;
         cols_ = static_cast<int32_t>(tiling.problem.cols);
         pitch_ = tiling.tilePitch;
@@ -22,8 +21,7 @@ public:
 
     // Fetches a tile; where a run of rows does not count its place stays empty.
     __aicore__ inline void Fetch(Tiles<T>& tiles, const GlobalTensor<T>& logits, const Rows<T>& state, int64_t row,
-                                 int32_t rows)
-    {
+                                 int32_t rows) {
         const LocalTensor<T> tile = tiles.Allocate();
         for (int32_t r = 0; r < rows;) {
             const int32_t run = state.RunLength(r, rows - r);
@@ -38,8 +36,7 @@ public:
     }
 
     // Zeros where rows were not fetched, so that their statistics are finite; what they yield is multiplied by 0.
-    __aicore__ inline void FillGaps(const LocalTensor<T>& tile, const Rows<T>& state, int32_t rows)
-    {
+    __aicore__ inline void FillGaps(const LocalTensor<T>& tile, const Rows<T>& state, int32_t rows) {
         const auto words = tile.template ReinterpretCast<int32_t>();
         const int32_t wordsPerRow = pitch_ * static_cast<int32_t>(sizeof(T)) / static_cast<int32_t>(sizeof(int32_t));
         for (int32_t r = 0; r < rows;) {
@@ -53,8 +50,7 @@ public:
 
     // Takes the statistics of x (destroyed; `into` may be x) and describes where they lie.
     __aicore__ inline StatisticsView Statistics(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& into,
-                                                int32_t rows)
-    {
+                                                int32_t rows) {
         StatisticsView view;
         view.count = tiles.laneCounts;
         view.countStride = 0;
@@ -101,25 +97,22 @@ public:
         return view;
     }
 
-    __aicore__ inline int32_t Mask(int32_t chunk) const
-    {
+    __aicore__ inline int32_t Mask(int32_t chunk) const {
         return static_cast<int32_t>(Min(LANES, cols_ - chunk * LANES));
     }
 
 private:
     // dst[r][l] = operation over x[r][64·k + l].
     template <typename Operation>
-    __aicore__ inline void FoldRows(const Floats& dst, const Floats& x, int32_t rows)
-    {
+    __aicore__ inline void FoldRows(const Floats& dst, const Floats& x, int32_t rows) {
         RowsAdds(dst, x, 0.0f, LANES, rows, BLOCKS_PER_REPEAT, stride_);
         for (int32_t k = 1; k < chunks_; ++k) {
-            RowsOperation<Operation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, stride_,
-                                     1);
+            RowsOperation<Operation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT,
+                                     stride_, 1);
         }
     }
 
-    __aicore__ inline void SumDots(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& v, int32_t rows)
-    {
+    __aicore__ inline void SumDots(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& v, int32_t rows) {
         if (dot_ == MS_CE_DOT_UNIFORM) {
             FoldRows<AddOperation>(lanes.dotSum, x, rows);
             return;
@@ -130,8 +123,8 @@ private:
             const Floats product = k == 0 ? lanes.dotSum : lanes.scratch;
             // v = 0 must contribute 0 even where x is -inf.
             RowsMaxs(x[k * LANES], LOWEST, Mask(k), rows, stride_);
-            RowsOperation<MulOperation>(product, x[k * LANES], weights[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, stride_,
-                                        perRow ? stride_ : 0, 1);
+            RowsOperation<MulOperation>(product, x[k * LANES], weights[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT,
+                                        stride_, perRow ? stride_ : 0, 1);
             if (k > 0) {
                 RowsOperation<AddOperation>(lanes.dotSum, lanes.dotSum, product, Mask(k), rows, BLOCKS_PER_REPEAT,
                                             BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 1);

@@ -23,8 +23,7 @@ struct ForwardAddresses {
 template <typename T>
 class Statistics {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const ForwardAddresses& gm)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const ForwardAddresses& gm) {
         tiling_ = tiling;
         const bool isPartial = tiling.problem.kind == MS_CE_PARTIAL;
         logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gm.logits));
@@ -33,7 +32,8 @@ public:
         lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.lse));
         mass_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.mass));
         error_.SetGlobalBuffer(reinterpret_cast<__gm__ int32_t*>(gm.error));
-        partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.workspace) + kReductions * kMaxCores * RECORD_FLOATS);
+        partials_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.workspace) +
+                                  kReductions * kMaxCores * RECORD_FLOATS);
         rows_[0].Init(pipe, tiling, gm.target, gm.weight, &errors_);
         // The second set takes the next tile's rows while the first is at work; with SPLIT it serves the pass over slices,
         // whose targets are checked again by the pass that writes results.
@@ -49,8 +49,7 @@ public:
         isPartial_ = isPartial;
     }
 
-    __aicore__ inline void Process()
-    {
+    __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const int64_t rows = tiling_.problem.rows;
         totalMass_ = tiles_.CountLanes(tiling_.problem.classOffset, tiling_.problem.cols);
@@ -75,8 +74,7 @@ public:
     }
 
 private:
-    __aicore__ inline void Store()
-    {
+    __aicore__ inline void Store() {
         if (isPartial_) {
             totals_.StoreErrors(error_);
         } else {
@@ -87,8 +85,7 @@ private:
         }
     }
 
-    __aicore__ inline void Short(int64_t first, int64_t last)
-    {
+    __aicore__ inline void Short(int64_t first, int64_t last) {
         int32_t current = 0;
         if (first < last) {
             FetchShort(first, last, current);
@@ -103,15 +100,13 @@ private:
         }
     }
 
-    __aicore__ inline void FetchShort(int64_t row, int64_t last, int32_t set)
-    {
+    __aicore__ inline void FetchShort(int64_t row, int64_t last, int32_t set) {
         const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
         rows_[set].Load(row, count);
         short_.Fetch(tiles_, logits_, rows_[set], row, count);
     }
 
-    __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state)
-    {
+    __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state) {
         LocalTensor<T> tile = tiles_.Take();
         short_.FillGaps(tile, state, count);
         const Floats x = tiles_.InFloat(tile, count * tiling_.tilePitch);
@@ -122,8 +117,7 @@ private:
         Finish(row, count, state);
     }
 
-    __aicore__ inline void Long(int64_t first, int64_t last)
-    {
+    __aicore__ inline void Long(int64_t first, int64_t last) {
         for (int64_t row = first; row < last; row += tiling_.groupRows) {
             const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
             Rows<T>& state = rows_[0];
@@ -136,8 +130,7 @@ private:
     }
 
     // Lane statistics of columns [begin, end) of a group's rows, copies running ahead of the vector pipe.
-    __aicore__ inline void Accumulate(int64_t row, int32_t count, Rows<T>& state, int64_t begin, int64_t end)
-    {
+    __aicore__ inline void Accumulate(int64_t row, int32_t count, Rows<T>& state, int64_t begin, int64_t end) {
         lanes_.Clear(count);
         for (int32_t r = 0; r < count; ++r) {
             if (!state.Counts(r)) {
@@ -160,8 +153,7 @@ private:
         }
     }
 
-    __aicore__ inline void Finish(int64_t row, int32_t count, Rows<T>& state)
-    {
+    __aicore__ inline void Finish(int64_t row, int32_t count, Rows<T>& state) {
         if (isPartial_) {
             state.KeepOwnedWeights();
             finisher_.Partials(row, count, state, totalMass_, lse_, loss_, mass_);
@@ -171,8 +163,7 @@ private:
     }
 
     // Every block takes one slice of one row; then the first blocks combine a row each.
-    __aicore__ inline void Split(int64_t block)
-    {
+    __aicore__ inline void Split(int64_t block) {
         const int64_t row = block / tiling_.slices;
         const int64_t begin = block % tiling_.slices * tiling_.sliceCols;
         rows_[1].Load(row, 1);
@@ -190,8 +181,7 @@ private:
         }
     }
 
-    __aicore__ inline void Combine(int64_t row)
-    {
+    __aicore__ inline void Combine(int64_t row) {
         Rows<T>& state = rows_[0];
         const Floats others = othersBuffer_.template Get<float>();
         const int32_t sets = tiling_.dot == MS_CE_DOT_NONE ? 2 : 4;

@@ -21,16 +21,14 @@ template <typename T>
 class TileWalk {
 public:
     __aicore__ inline TileWalk(const MsCeTiling& tiling, const Rows<T>& rows, int32_t count, int64_t begin, int64_t end)
-        : tiling_(tiling), rows_(rows), count_(count), begin_(begin), end_(end)
-    {
+        : tiling_(tiling), rows_(rows), count_(count), begin_(begin), end_(end) {
         tile.row = 0;
         SkipToRow();
     }
 
     __aicore__ inline bool Done() const { return tile.row >= count_; }
 
-    __aicore__ inline void Next()
-    {
+    __aicore__ inline void Next() {
         if (tile.begin + tile.cols < end_) {
             ++tile.index;
             SetColumns();
@@ -43,8 +41,7 @@ public:
     Tile tile;
 
 private:
-    __aicore__ inline void SkipToRow()
-    {
+    __aicore__ inline void SkipToRow() {
         while (tile.row < count_ && !rows_.Counts(tile.row)) {
             ++tile.row;
         }
@@ -53,8 +50,7 @@ private:
         SetColumns();
     }
 
-    __aicore__ inline void SetColumns()
-    {
+    __aicore__ inline void SetColumns() {
         tile.begin = begin_ + static_cast<int64_t>(tile.index) * tiling_.tileCols;
         tile.cols = static_cast<int32_t>(Min(tiling_.tileCols, end_ - tile.begin));
     }
@@ -71,8 +67,7 @@ public:
     static constexpr bool kCasts = sizeof(T) != sizeof(float);
 
     __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR logits, GM_ADDR weight,
-                                GM_ADDR probabilities)
-    {
+                                GM_ADDR probabilities) {
         tiling_ = tiling;
         const int32_t elements = tiling.tileRows * tiling.tilePitch;
         const int32_t floats = elements * static_cast<int32_t>(sizeof(float));
@@ -104,22 +99,19 @@ public:
         }
     }
 
-    __aicore__ inline bool UsesWeights() const
-    {
+    __aicore__ inline bool UsesWeights() const {
         return tiling_.dot == MS_CE_DOT_WEIGHTED || (tiling_.dot == MS_CE_DOT_PROB && tiling_.problem.hasWeight);
     }
 
     // Loads the one tile of weights that serves every row, where a row is one tile.
-    __aicore__ inline void Open()
-    {
+    __aicore__ inline void Open() {
         if (UsesWeights() && keepsWeights_) {
             FetchWeights(tiling_.problem.classOffset, tiling_.tileCols);
             keptWeights_ = weightQueue_.template DeQue<float>();
         }
     }
 
-    __aicore__ inline void Close()
-    {
+    __aicore__ inline void Close() {
         if (UsesWeights() && keepsWeights_) {
             weightQueue_.FreeTensor(keptWeights_);
         }
@@ -127,8 +119,7 @@ public:
 
     // laneCounts[l] = Σ v over the columns first + 64·k + l of `cols` columns, the same for every row with class targets.
     // Returns Σ v. Comes before Open.
-    __aicore__ inline float CountLanes(int64_t first, int64_t cols)
-    {
+    __aicore__ inline float CountLanes(int64_t first, int64_t cols) {
         AscendC::Duplicate(laneCounts, 0.0f, LANES);
         if (tiling_.dot == MS_CE_DOT_UNIFORM) {
             AscendC::Adds(laneCounts, laneCounts, static_cast<float>(cols / LANES), LANES);
@@ -154,14 +145,12 @@ public:
         return total;
     }
 
-    __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile)
-    {
+    __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile) {
         FetchLogits(groupRow, tile);
         FetchFactors(groupRow, tile);
     }
 
-    __aicore__ inline void FetchLogits(int64_t groupRow, const Tile& tile)
-    {
+    __aicore__ inline void FetchLogits(int64_t groupRow, const Tile& tile) {
         const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
         const LocalTensor<T> logits = logitsQueue_.template AllocTensor<T>();
         CopyIn(logits, logits_[at], tile.rows, tile.cols, tiling_.problem.cols);
@@ -169,8 +158,7 @@ public:
     }
 
     // The weights and probabilities of a tile, as far as there are any.
-    __aicore__ inline void FetchFactors(int64_t groupRow, const Tile& tile)
-    {
+    __aicore__ inline void FetchFactors(int64_t groupRow, const Tile& tile) {
         const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
         if (UsesWeights() && !keepsWeights_) {
             FetchWeights(tiling_.problem.classOffset + tile.begin, tile.cols);
@@ -190,14 +178,12 @@ public:
     __aicore__ inline LocalTensor<T> Allocate() { return logitsQueue_.template AllocTensor<T>(); }
     __aicore__ inline void Put(const LocalTensor<T>& logits) { logitsQueue_.EnQue(logits); }
 
-    __aicore__ inline int32_t Pitch(int32_t cols) const
-    {
+    __aicore__ inline int32_t Pitch(int32_t cols) const {
         return static_cast<int32_t>(RoundUp(cols, kBlock / static_cast<int64_t>(sizeof(T))));
     }
 
     // The tile in fp32: the logits themselves, or a cast of them in `work`.
-    __aicore__ inline Floats InFloat(const LocalTensor<T>& logits, int32_t elements)
-    {
+    __aicore__ inline Floats InFloat(const LocalTensor<T>& logits, int32_t elements) {
         if constexpr (kCasts) {
             AscendC::Cast(work, logits, AscendC::RoundMode::CAST_NONE, elements);
             return work;
@@ -206,20 +192,15 @@ public:
         }
     }
 
-    __aicore__ inline Floats Weights()
-    {
-        return keepsWeights_ ? keptWeights_ : weightQueue_.template DeQue<float>();
-    }
-    __aicore__ inline void DropWeights(Floats& weights)
-    {
+    __aicore__ inline Floats Weights() { return keepsWeights_ ? keptWeights_ : weightQueue_.template DeQue<float>(); }
+    __aicore__ inline void DropWeights(Floats& weights) {
         if (!keepsWeights_) {
             weightQueue_.FreeTensor(weights);
         }
     }
 
     // v = w·((1-ε)·q + ε/C) of the next tile of probabilities, in fp32 with the pitch of the logits.
-    __aicore__ inline Floats WeightedProbabilities(int32_t rows, int32_t cols)
-    {
+    __aicore__ inline Floats WeightedProbabilities(int32_t rows, int32_t cols) {
         const MsCeProblem& p = tiling_.problem;
         const int32_t pitch = Pitch(cols);
         const int32_t elements = rows * pitch;
@@ -245,8 +226,7 @@ public:
     }
 
     // Adds a tile of logits to the lanes of its rows. `into` takes the exponentials; it may be the logits in fp32.
-    __aicore__ inline void Accumulate(Lanes& lanes, const Tile& tile, const Floats& x, const Floats& into)
-    {
+    __aicore__ inline void Accumulate(Lanes& lanes, const Tile& tile, const Floats& x, const Floats& into) {
         const int32_t pitch = Pitch(tile.cols);
         if (tiling_.dot == MS_CE_DOT_PROB) {
             const Floats v = WeightedProbabilities(tile.rows, tile.cols);
@@ -270,13 +250,11 @@ public:
 
 private:
     // Classes of one load of weights: whole lanes, so that a class keeps its lane from load to load.
-    __aicore__ inline int64_t WeightStep() const
-    {
+    __aicore__ inline int64_t WeightStep() const {
         return tiling_.tileCols < LANES ? tiling_.tileCols : tiling_.tileCols / LANES * LANES;
     }
 
-    __aicore__ inline void FetchWeights(int64_t firstClass, int32_t count)
-    {
+    __aicore__ inline void FetchWeights(int64_t firstClass, int32_t count) {
         const Floats weights = weightQueue_.template AllocTensor<float>();
         CopyIn(weights, weight_[firstClass], 1, count, count);
         weightQueue_.EnQue(weights);

@@ -47,34 +47,34 @@ struct MsCeTiling {
     int32_t path;
     int32_t dot;
     int32_t usedCores;
-    int32_t groupRows;   // rows whose targets, statistics and results are handled together
-    int32_t tileCols;    // elements of a row in one tile
-    int32_t tilePitch;   // unified buffer elements from one row of a tile to the next
-    int32_t tileRows;    // rows in one tile
+    int32_t groupRows;  // rows whose targets, statistics and results are handled together
+    int32_t tileCols;   // elements of a row in one tile
+    int32_t tilePitch;  // unified buffer elements from one row of a tile to the next
+    int32_t tileRows;   // rows in one tile
     int32_t tilesPerRow;
-    int32_t slices;      // slices of a row, 1 unless the path is SPLIT
+    int32_t slices;  // slices of a row, 1 unless the path is SPLIT
     int32_t sliceCols;
-    int32_t outputTiles; // gradient tiles on their way out
-    int32_t ringTiles;   // input tiles in the unified buffer; a whole row where the row is resident
-    int32_t resident;    // FORWARD_GRAD: a row stays in the unified buffer between its two passes
+    int32_t outputTiles;  // gradient tiles on their way out
+    int32_t ringTiles;    // input tiles in the unified buffer; a whole row where the row is resident
+    int32_t resident;     // FORWARD_GRAD: a row stays in the unified buffer between its two passes
     int64_t workspaceBytes;
 };
 
 namespace ms_ce {
 
-constexpr int64_t kLanes = 64;           // fp32 elements of one vector repeat
-constexpr int64_t kBlock = 32;           // bytes; what unified buffer addresses are aligned to
-constexpr int64_t kShortCols = 1024;     // up to here rows are handled as a matrix
-constexpr int64_t kCopyBytes = 16384;    // below this a copy does not reach the bandwidth of global memory
-constexpr int64_t kMaxCopyRows = 4095;   // blocks of one DataCopyPad
-constexpr int64_t kMaxRing = 6;          // of 8 event ids, two stay free for the tiles of weights
+constexpr int64_t kLanes = 64;          // fp32 elements of one vector repeat
+constexpr int64_t kBlock = 32;          // bytes; what unified buffer addresses are aligned to
+constexpr int64_t kShortCols = 1024;    // up to here rows are handled as a matrix
+constexpr int64_t kCopyBytes = 16384;   // below this a copy does not reach the bandwidth of global memory
+constexpr int64_t kMaxCopyRows = 4095;  // blocks of one DataCopyPad
+constexpr int64_t kMaxRing = 6;         // of 8 event ids, two stay free for the tiles of weights
 constexpr int64_t kLookupRowsPerCore = 16;
-constexpr int64_t kLookupRows = 1024;    // rows of a group where only one element of each is read
-constexpr int64_t kFixedBytes = 11776;   // accumulators, every block's record, lane counts, constants
+constexpr int64_t kLookupRows = 1024;   // rows of a group where only one element of each is read
+constexpr int64_t kFixedBytes = 11776;  // accumulators, every block's record, lane counts, constants
 constexpr int64_t kLaneBytes = kLanes * 4;
-constexpr int64_t kRecordBytes = 128;    // what a block leaves for a reduction over blocks
+constexpr int64_t kRecordBytes = 128;  // what a block leaves for a reduction over blocks
 constexpr int64_t kMaxCores = 64;
-constexpr int64_t kReductions = 2;       // total weight before the gradient, then the loss
+constexpr int64_t kReductions = 2;  // total weight before the gradient, then the loss
 
 constexpr int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -82,7 +82,8 @@ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 constexpr bool WritesGradient(int32_t kind) {
-    return kind == MS_CE_BACKWARD || kind == MS_CE_PROB_BACKWARD || kind == MS_CE_NLL_BACKWARD || kind == MS_CE_FORWARD_GRAD;
+    return kind == MS_CE_BACKWARD || kind == MS_CE_PROB_BACKWARD || kind == MS_CE_NLL_BACKWARD ||
+           kind == MS_CE_FORWARD_GRAD;
 }
 constexpr bool HasProbabilities(int32_t kind) { return kind == MS_CE_PROB_FORWARD || kind == MS_CE_PROB_BACKWARD; }
 constexpr bool TakesStatistics(int32_t kind) {
@@ -97,20 +98,20 @@ constexpr int32_t DotOf(const MsCeProblem& p) {
 
 // Unified buffer bytes for one element of a tile, with `ring` input tiles and `outputs` gradient tiles.
 constexpr int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs, bool halves) {
-    int64_t bytes = ring * p.logitsBytes;                               // logits as they come
-    if (p.logitsBytes != 4) bytes += 4;                                 // the same in fp32
-    if (TakesStatistics(p.kind) && halves) bytes += 2;                  // half a tile for sums and maxima by halves
-    if (WritesGradient(p.kind)) bytes += outputs * p.logitsBytes;       // gradient on its way out
+    int64_t bytes = ring * p.logitsBytes;                          // logits as they come
+    if (p.logitsBytes != 4) bytes += 4;                            // the same in fp32
+    if (TakesStatistics(p.kind) && halves) bytes += 2;             // half a tile for sums and maxima by halves
+    if (WritesGradient(p.kind)) bytes += outputs * p.logitsBytes;  // gradient on its way out
     if (dot == MS_CE_DOT_WEIGHTED || (dot == MS_CE_DOT_PROB && p.hasWeight)) bytes += 2 * 4;  // weights
-    if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                          // weight times logit
-    if (dot == MS_CE_DOT_PROB) bytes += 2 * p.logitsBytes + 4;          // probabilities, and w·q' in fp32
+    if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                                                // weight times logit
+    if (dot == MS_CE_DOT_PROB) bytes += 2 * p.logitsBytes + 4;  // probabilities, and w·q' in fp32
     return bytes;
 }
 
 // Bytes a row needs beside its elements. A row value takes 4 bytes, broadcast to a block it takes 32.
 constexpr int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums, bool lookups) {
-    int64_t bytes = 48;                                            // two sets of targets, weights, validity, class logits
-    if (lookups) bytes += 2 * kBlock;                              // class logits as they are fetched
+    int64_t bytes = 48;                // two sets of targets, weights, validity, class logits
+    if (lookups) bytes += 2 * kBlock;  // class logits as they are fetched
     if (TakesStatistics(p.kind)) bytes += 6 * 4 + kBlock + 6 * 4;  // row statistics and results on their way out
     if (WritesGradient(p.kind)) bytes += 7 * 4 + 3 * kBlock;       // coefficients
     int64_t lanes = 0;

@@ -8,14 +8,13 @@
 namespace ms_ce {
 
 constexpr int32_t RECORD_FLOATS = static_cast<int32_t>(kRecordBytes / sizeof(float));
-constexpr int32_t RECORD_WEIGHT = 8;    // the loss is at 0, each in a block of its own
-constexpr int32_t RECORD_ERRORS = 16;   // five int32: bad rows, first bad row and its target, low word first
-constexpr int32_t ERROR_WORDS = 8;      // of the error output; the last three are 0
+constexpr int32_t RECORD_WEIGHT = 8;   // the loss is at 0, each in a block of its own
+constexpr int32_t RECORD_ERRORS = 16;  // five int32: bad rows, first bad row and its target, low word first
+constexpr int32_t ERROR_WORDS = 8;     // of the error output; the last three are 0
 
 class Totals {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR workspace)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, GM_ADDR workspace) {
         tiling_ = tiling;
         workspace_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(workspace));
         pipe.InitBuffer(recordBuffer_, static_cast<int32_t>(kRecordBytes));
@@ -26,22 +25,22 @@ public:
 
     // `step` tells the two reductions of one kernel apart: a record of the first may still be read while another block
     // writes its record of the second.
-    __aicore__ inline void Publish(int32_t step, const Floats& lossLanes, const Floats& weightLanes, const RowErrors& errors)
-    {
+    __aicore__ inline void Publish(int32_t step, const Floats& lossLanes, const Floats& weightLanes,
+                                   const RowErrors& errors) {
         const Floats record = recordBuffer_.Get<float>();
         AscendC::Duplicate(record, 0.0f, RECORD_FLOATS);
         RowsSum(record, lossLanes, LANES, 1, BLOCKS_PER_REPEAT);
         RowsSum(record[RECORD_WEIGHT], weightLanes, LANES, 1, BLOCKS_PER_REPEAT);
         Synchronise<HardEvent::V_S>();
-        WriteErrors(record.ReinterpretCast<int32_t>()[RECORD_ERRORS], errors.badRows, errors.firstBadRow, errors.badTarget);
+        WriteErrors(record.ReinterpretCast<int32_t>()[RECORD_ERRORS], errors.badRows, errors.firstBadRow,
+                    errors.badTarget);
         Synchronise<HardEvent::S_MTE3>();
         CopyOut(workspace_[At(step, AscendC::GetBlockIdx())], record, 1, RECORD_FLOATS, RECORD_FLOATS);
         AscendC::SyncAll();
     }
 
     // Adds every block's record; afterwards sums[0] is the loss, sums[RECORD_WEIGHT] the total weight.
-    __aicore__ inline void Collect(int32_t step)
-    {
+    __aicore__ inline void Collect(int32_t step) {
         const Floats all = allBuffer_.Get<float>();
         const int32_t elements = tiling_.usedCores * RECORD_FLOATS;
         CopyIn(all, workspace_[At(step, 0)], 1, elements, elements);
@@ -53,8 +52,7 @@ public:
     }
 
     // Block 0 writes the reduced loss and the total weight.
-    __aicore__ inline void Store(const GlobalTensor<float>& loss, const GlobalTensor<float>& totalWeight)
-    {
+    __aicore__ inline void Store(const GlobalTensor<float>& loss, const GlobalTensor<float>& totalWeight) {
         if (tiling_.problem.reduction == MS_CE_MEAN) {
             AscendC::Div(sums, sums, sums[RECORD_WEIGHT], FLOATS_PER_BLOCK);
         }
@@ -66,8 +64,7 @@ public:
     }
 
     // Block 0 writes how many targets were bad and which was the first.
-    __aicore__ inline void StoreErrors(const GlobalTensor<int32_t>& error)
-    {
+    __aicore__ inline void StoreErrors(const GlobalTensor<int32_t>& error) {
         const LocalTensor<int32_t> all = allBuffer_.Get<int32_t>();
         const LocalTensor<int32_t> record = recordBuffer_.Get<int32_t>();
         Synchronise<HardEvent::MTE2_S>();
@@ -91,15 +88,16 @@ public:
     Floats sums;
 
 private:
-    __aicore__ inline int64_t At(int32_t step, int64_t block) const { return (step * kMaxCores + block) * RECORD_FLOATS; }
-
-    __aicore__ inline int64_t Join(int32_t low, int32_t high) const
-    {
-        return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 | static_cast<uint32_t>(low));
+    __aicore__ inline int64_t At(int32_t step, int64_t block) const {
+        return (step * kMaxCores + block) * RECORD_FLOATS;
     }
 
-    __aicore__ inline void WriteErrors(const LocalTensor<int32_t>& words, int64_t bad, int64_t row, int64_t target)
-    {
+    __aicore__ inline int64_t Join(int32_t low, int32_t high) const {
+        return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(high)) << 32 |
+                                    static_cast<uint32_t>(low));
+    }
+
+    __aicore__ inline void WriteErrors(const LocalTensor<int32_t>& words, int64_t bad, int64_t row, int64_t target) {
         words.SetValue(0, static_cast<int32_t>(bad));
         words.SetValue(1, static_cast<int32_t>(row));
         words.SetValue(2, static_cast<int32_t>(row >> 32));

@@ -30,8 +30,7 @@ struct CommonUpstream {
 template <typename T>
 class ValueAndGrad {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const ForwardGradAddresses& gm)
-    {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling, const ForwardGradAddresses& gm) {
         tiling_ = tiling;
         logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gm.logits));
         loss_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.loss));
@@ -52,8 +51,7 @@ public:
         padded_ = padded;
     }
 
-    __aicore__ inline void Process()
-    {
+    __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const int64_t rows = tiling_.problem.rows;
         const int64_t first = block * rows / tiling_.usedCores;
@@ -77,8 +75,7 @@ public:
 
 private:
     // The mean divides by the total weight, which must be known before the first gradient is written.
-    __aicore__ inline void FindUpstream(int64_t first, int64_t last)
-    {
+    __aicore__ inline void FindUpstream(int64_t first, int64_t last) {
         upstream_.value = 1.0f;
         if (tiling_.problem.reduction == MS_CE_MEAN) {
             for (int64_t row = first; row < last; row += tiling_.groupRows) {
@@ -101,8 +98,7 @@ private:
     }
 
     // Whole rows in a tile: the next tile is on its way while this one is at work.
-    __aicore__ inline void Batched(int64_t first, int64_t last)
-    {
+    __aicore__ inline void Batched(int64_t first, int64_t last) {
         int32_t current = 0;
         if (first < last) {
             FetchBatch(first, last, current);
@@ -117,15 +113,13 @@ private:
         }
     }
 
-    __aicore__ inline void FetchBatch(int64_t row, int64_t last, int32_t set)
-    {
+    __aicore__ inline void FetchBatch(int64_t row, int64_t last, int32_t set) {
         const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
         rows_[set].Load(row, count);
         short_.Fetch(tiles_, logits_, rows_[set], row, count);
     }
 
-    __aicore__ inline void ComputeBatch(int64_t row, int32_t count, Rows<T>& state)
-    {
+    __aicore__ inline void ComputeBatch(int64_t row, int32_t count, Rows<T>& state) {
         const int32_t pitch = tiling_.tilePitch;
         const bool isShort = tiling_.path == MS_CE_SHORT;
         const Tile whole{0, count, 0, 0, tiling_.tileCols};
@@ -155,8 +149,7 @@ private:
 
     // A row takes several tiles. A resident row keeps them all until its gradient is done; every tile given back is filled
     // with the next row.
-    __aicore__ inline void Streamed(int64_t first, int64_t last)
-    {
+    __aicore__ inline void Streamed(int64_t first, int64_t last) {
         int32_t current = 0;
         fetched_ = 0;
         if (first < last) {
@@ -188,20 +181,17 @@ private:
         }
     }
 
-    __aicore__ inline void LoadRow(int64_t row, int32_t set)
-    {
+    __aicore__ inline void LoadRow(int64_t row, int32_t set) {
         rows_[set].Load(row, 1);
         rows_[set].FetchClassLogits(logits_, row);
     }
 
-    __aicore__ inline Tile TileOf(int32_t index) const
-    {
+    __aicore__ inline Tile TileOf(int32_t index) const {
         const int64_t begin = static_cast<int64_t>(index) * tiling_.tileCols;
         return Tile{0, 1, index, begin, static_cast<int32_t>(Min(tiling_.tileCols, tiling_.problem.cols - begin))};
     }
 
-    __aicore__ inline void Statistics(int64_t row)
-    {
+    __aicore__ inline void Statistics(int64_t row) {
         lanes_.Clear(1);
         for (int32_t index = 0; index < tiling_.tilesPerRow; ++index) {
             while (fetched_ < tiling_.tilesPerRow && fetched_ < (tiling_.resident ? tiling_.tilesPerRow : index + 2)) {
@@ -221,8 +211,7 @@ private:
         }
     }
 
-    __aicore__ inline void WriteRow(int64_t row, const Rows<T>& state, int64_t next)
-    {
+    __aicore__ inline void WriteRow(int64_t row, const Rows<T>& state, int64_t next) {
         int32_t again = 0;
         for (int32_t index = 0; index < tiling_.tilesPerRow; ++index) {
             const Tile tile = TileOf(index);

@@ -23,33 +23,39 @@ constexpr float LOWEST = -3.4028234e38f;
 
 struct AddOperation {
     template <typename... Arguments>
-    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Add(arguments...); }
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::Add(arguments...);
+    }
 };
 struct SubOperation {
     template <typename... Arguments>
-    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Sub(arguments...); }
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::Sub(arguments...);
+    }
 };
 struct MulOperation {
     template <typename... Arguments>
-    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Mul(arguments...); }
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::Mul(arguments...);
+    }
 };
 struct MaxOperation {
     template <typename... Arguments>
-    static __aicore__ inline void Run(const Arguments&... arguments) { AscendC::Max(arguments...); }
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::Max(arguments...);
+    }
 };
 
 // Makes one pipe wait for all that another has been given so far.
 template <HardEvent event>
-__aicore__ inline void Synchronise()
-{
+__aicore__ inline void Synchronise() {
     const int32_t id = static_cast<int32_t>(GetTPipePtr()->FetchEventID(event));
     AscendC::SetFlag<event>(id);
     AscendC::WaitFlag<event>(id);
 }
 
 template <typename T>
-__aicore__ inline float ScalarToFloat(T value)
-{
+__aicore__ inline float ScalarToFloat(T value) {
     if constexpr (sizeof(T) == sizeof(float)) {
         return value;
     } else if constexpr (std::is_same<T, half>::value) {
@@ -59,8 +65,7 @@ __aicore__ inline float ScalarToFloat(T value)
     }
 }
 
-__aicore__ inline float NotANumber()
-{
+__aicore__ inline float NotANumber() {
     union {
         uint32_t bits;
         float value;
@@ -72,8 +77,7 @@ __aicore__ inline float NotANumber()
 // filled up with zeros, so that whole tiles can be cast.
 template <typename T>
 __aicore__ inline void CopyIn(const LocalTensor<T>& dst, const GlobalTensor<T>& src, int32_t rows, int32_t count,
-                              int64_t stride)
-{
+                              int64_t stride) {
     const int32_t perBlock = static_cast<int32_t>(kBlock / sizeof(T));
     const AscendC::DataCopyExtParams params(rows, count * static_cast<int32_t>(sizeof(T)),
                                             static_cast<uint32_t>((stride - count) * sizeof(T)), 0, 0);
@@ -85,8 +89,7 @@ __aicore__ inline void CopyIn(const LocalTensor<T>& dst, const GlobalTensor<T>& 
 
 template <typename T>
 __aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<T>& src, int32_t rows, int32_t count,
-                               int64_t stride)
-{
+                               int64_t stride) {
     const AscendC::DataCopyExtParams params(rows, count * static_cast<int32_t>(sizeof(T)), 0,
                                             static_cast<uint32_t>((stride - count) * sizeof(T)), 0);
     AscendC::DataCopyPad(dst, src, params);
@@ -97,8 +100,7 @@ __aicore__ inline void Copy64(const Floats& dst, const Floats& src) { AscendC::A
 // accumulator[l] = operation over every x[64·k + l], by halves: about one repeat per 64 elements in all. `scratch` takes
 // half the elements and may be x itself where x is not needed afterwards.
 template <typename Operation>
-__aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int32_t count, const Floats& scratch)
-{
+__aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int32_t count, const Floats& scratch) {
     const int32_t tail = count % LANES;
     int32_t repeats = count / LANES;
     const Floats tailSource = x[repeats * LANES];
@@ -123,23 +125,22 @@ __aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int
 // dst = x operation `operand` for `rows` rows of `mask` elements. Strides are in blocks from row to row;
 // operandBlockStride 0 takes one block for a whole row: one value per row, as Brcb lays it out.
 template <typename Operation>
-__aicore__ inline void RowsOperation(const Floats& dst, const Floats& x, const Floats& operand, int32_t mask, int32_t rows,
-                                     int32_t dstStride, int32_t xStride, int32_t operandStride, int32_t operandBlockStride)
-{
+__aicore__ inline void RowsOperation(const Floats& dst, const Floats& x, const Floats& operand, int32_t mask,
+                                     int32_t rows, int32_t dstStride, int32_t xStride, int32_t operandStride,
+                                     int32_t operandBlockStride) {
     const AscendC::BinaryRepeatParams params(1, 1, operandBlockStride, dstStride, xStride, operandStride);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
         const int32_t at = first * FLOATS_PER_BLOCK;
-        Operation::Run(dst[at * dstStride], x[at * xStride], operand[at * operandStride], static_cast<uint64_t>(mask), chunk,
-                       params);
+        Operation::Run(dst[at * dstStride], x[at * xStride], operand[at * operandStride], static_cast<uint64_t>(mask),
+                       chunk, params);
     }
 }
 
 // dst[i] = x[i] operation operand[i mod 64] (operandBlockStride 1) or operation operand[i mod 8] (0) over a whole tile.
 template <typename Operation>
 __aicore__ inline void TileOperation(const Floats& dst, const Floats& x, const Floats& operand, int32_t count,
-                                     int32_t operandBlockStride)
-{
+                                     int32_t operandBlockStride) {
     const int32_t repeats = count / LANES;
     const int32_t tail = count % LANES;
     if (repeats) {
@@ -155,8 +156,7 @@ __aicore__ inline void TileOperation(const Floats& dst, const Floats& x, const F
 
 // One operation of each row with a scalar, `mask` elements of every row.
 __aicore__ inline void RowsAdds(const Floats& dst, const Floats& x, float scalar, int32_t mask, int32_t rows,
-                                int32_t dstStride, int32_t xStride)
-{
+                                int32_t dstStride, int32_t xStride) {
     const AscendC::UnaryRepeatParams params(1, 1, dstStride, xStride);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
@@ -165,8 +165,7 @@ __aicore__ inline void RowsAdds(const Floats& dst, const Floats& x, float scalar
     }
 }
 
-__aicore__ inline void RowsMaxs(const Floats& x, float scalar, int32_t mask, int32_t rows, int32_t stride)
-{
+__aicore__ inline void RowsMaxs(const Floats& x, float scalar, int32_t mask, int32_t rows, int32_t stride) {
     const AscendC::UnaryRepeatParams params(1, 1, stride, stride);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
@@ -175,8 +174,7 @@ __aicore__ inline void RowsMaxs(const Floats& x, float scalar, int32_t mask, int
     }
 }
 
-__aicore__ inline void RowsExp(const Floats& x, int32_t mask, int32_t rows, int32_t stride)
-{
+__aicore__ inline void RowsExp(const Floats& x, int32_t mask, int32_t rows, int32_t stride) {
     const AscendC::UnaryRepeatParams params(1, 1, stride, stride);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
@@ -185,8 +183,7 @@ __aicore__ inline void RowsExp(const Floats& x, int32_t mask, int32_t rows, int3
     }
 }
 
-__aicore__ inline void RowsMaximum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride)
-{
+__aicore__ inline void RowsMaximum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride) {
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
         AscendC::WholeReduceMax(dst[first], x[first * FLOATS_PER_BLOCK * stride], mask, chunk, 1, 1, stride,
@@ -194,8 +191,7 @@ __aicore__ inline void RowsMaximum(const Floats& dst, const Floats& x, int32_t m
     }
 }
 
-__aicore__ inline void RowsSum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride)
-{
+__aicore__ inline void RowsSum(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride) {
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
         AscendC::WholeReduceSum(dst[first], x[first * FLOATS_PER_BLOCK * stride], mask, chunk, 1, 1, stride);
@@ -203,8 +199,7 @@ __aicore__ inline void RowsSum(const Floats& dst, const Floats& x, int32_t mask,
 }
 
 // One block per row, filled with the row's value. Reads whole blocks of `values`: they are padded to 8 rows.
-__aicore__ inline void BroadcastRows(const Floats& dst, const Floats& values, int32_t rows)
-{
+__aicore__ inline void BroadcastRows(const Floats& dst, const Floats& values, int32_t rows) {
     const AscendC::BrcbRepeatParams params(1, BLOCKS_PER_REPEAT);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;

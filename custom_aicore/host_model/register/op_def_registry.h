@@ -110,25 +110,52 @@ struct OpParamDef {
     Option option = IGNORE;
     std::vector<ge::DataType> types;
     std::vector<ge::Format> formats;
-    OpParamDef& ParamType(Option value) { option = value; return *this; }
-    OpParamDef& DataType(std::vector<ge::DataType> value) { types = std::move(value); return *this; }
-    OpParamDef& Format(std::vector<ge::Format> value) { formats = std::move(value); return *this; }
+    OpParamDef& ParamType(Option value) {
+        option = value;
+        return *this;
+    }
+    OpParamDef& DataType(std::vector<ge::DataType> value) {
+        types = std::move(value);
+        return *this;
+    }
+    OpParamDef& Format(std::vector<ge::Format> value) {
+        formats = std::move(value);
+        return *this;
+    }
 };
 
 struct OpAttrDef {
     std::string name, type;
     Option option = IGNORE;
-    OpAttrDef& AttrType(Option value) { option = value; return *this; }
-    OpAttrDef& Int() { type = "int"; return *this; }
-    OpAttrDef& Float() { type = "float"; return *this; }
-    OpAttrDef& Bool() { type = "bool"; return *this; }
+    OpAttrDef& AttrType(Option value) {
+        option = value;
+        return *this;
+    }
+    OpAttrDef& Int() {
+        type = "int";
+        return *this;
+    }
+    OpAttrDef& Float() {
+        type = "float";
+        return *this;
+    }
+    OpAttrDef& Bool() {
+        type = "bool";
+        return *this;
+    }
 };
 
 struct OpAICoreDef {
     std::function<ge::graphStatus(gert::TilingContext*)> tiling;
     std::vector<std::string> configs;
-    OpAICoreDef& SetTiling(ge::graphStatus (*function)(gert::TilingContext*)) { tiling = function; return *this; }
-    OpAICoreDef& AddConfig(const char* soc) { configs.push_back(soc); return *this; }
+    OpAICoreDef& SetTiling(ge::graphStatus (*function)(gert::TilingContext*)) {
+        tiling = function;
+        return *this;
+    }
+    OpAICoreDef& AddConfig(const char* soc) {
+        configs.push_back(soc);
+        return *this;
+    }
 };
 
 template <typename T>
@@ -144,8 +171,14 @@ public:
     OpParamDef& Input(const char* n) { return Append(inputs, n); }
     OpParamDef& Output(const char* n) { return Append(outputs, n); }
     OpAttrDef& Attr(const char* n) { return Append(attributes, n); }
-    OpDef& SetInferShape(ge::graphStatus (*function)(gert::InferShapeContext*)) { inferShape = function; return *this; }
-    OpDef& SetInferDataType(ge::graphStatus (*function)(gert::InferDataTypeContext*)) { inferType = function; return *this; }
+    OpDef& SetInferShape(ge::graphStatus (*function)(gert::InferShapeContext*)) {
+        inferShape = function;
+        return *this;
+    }
+    OpDef& SetInferDataType(ge::graphStatus (*function)(gert::InferDataTypeContext*)) {
+        inferType = function;
+        return *this;
+    }
     OpAICoreDef& AICore() { return core; }
 
     std::string name;
@@ -154,7 +187,6 @@ public:
     OpAICoreDef core;
     std::function<ge::graphStatus(gert::InferShapeContext*)> inferShape;
     std::function<ge::graphStatus(gert::InferDataTypeContext*)> inferType;
-
 };
 
 inline std::vector<OpDef>& Registry() {
