@@ -293,7 +293,9 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     if logits.ndim == 1:
         lse = lse.squeeze(0)
     num_correct = _total(correct.astype(mstype.int64))
-    return reduced[0], total_weight, lse, reduced[1], num_correct, reduced[2]
+    # Gradients flow through loss and z-loss only.
+    logged = ops.stop_gradient(total_weight), ops.stop_gradient(lse)
+    return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
 
 
 def nll_loss(log_prob, target, weight, options: Options):

@@ -213,6 +213,22 @@ def test_value_and_gradient_in_one_sweep(name, dtype, backend, run):
     check_close(to_numpy(gradient), expected, dtype, bound)
 
 
+@pytest.mark.parametrize(
+    "field", [1, 2, 4, 5], ids=["total_weight", "lse", "num_correct", "entropy"]
+)
+def test_what_is_only_logged_has_no_gradient(field, backend, run):
+    case = next(case for case in CASES if case.name == "weight none")
+    data = case.inputs("float32")
+    weight = to_tensor(data["weight"], "float32")
+
+    def logged(logits, target):
+        stats = ms_ce.cross_entropy_with_stats(logits, target, weight, backend=backend)
+        return stats[field].astype(ms.float32).sum()
+
+    gradient = run(ms.grad(logged), to_tensor(data["logits"], "float32"), to_tensor(data["target"]))
+    np.testing.assert_array_equal(to_numpy(gradient), np.zeros(case.shape))
+
+
 def test_half_logits_with_float32_weight_and_probabilities(backend, run):
     """What torch.amp hands over: half-precision logits beside float32 everything else."""
     case = next(case for case in CASES if case.name == "probabilities smoothing weight")
