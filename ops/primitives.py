@@ -38,8 +38,8 @@ class NLLLoss(nn.Cell):
         >>> logits = mindspore.Tensor([[0.5, 1.0], [2.0, 0.25]])
         >>> weight = mindspore.Tensor([0.5, 2.0])
         >>> loss, total_weight = ms_ce.ops.NLLLoss()(logits, mindspore.Tensor([0, 1]), weight)
-        >>> print(f"{float(loss)} {float(total_weight)}")
-        -0.3 2.5
+        >>> print(f"{float(loss):.2f} {float(total_weight):.2f}")
+        -0.30 2.50
 
     Source: mindspore.ops.NLLLoss.
     """

@@ -29,7 +29,7 @@ def test_docstring_examples(name):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_python_blocks_run(document):
-    """Each ```python block runs by itself; `>>>` lines give what they show."""
+    """Each ```python block runs by itself, `>>>` lines give what they show; ```py marks a fragment."""
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", document.read_text(), re.S)):
         if ">>>" in block:
             example = doctest.DocTestParser().get_doctest(block, {}, document.name, None, 0)
