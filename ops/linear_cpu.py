@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops import cpu
+from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
@@ -34,6 +35,11 @@ def _plan(chunk_bytes: int, shift: bool) -> Tensor:
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
 
 # Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
+
+
+def _nan_if_any(arriving):
+    """0 where nothing arrives, else nan: a graph may hold a second derivative that it does not use."""
+    return ops.where(ops.abs(arriving.astype(mstype.float32)).sum() == 0, 0.0, np.nan)
 
 
 def _forward_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
@@ -102,7 +108,22 @@ def _backward_bprop(
     out,
     dout,
 ):
-    raise NotImplementedError(_ONCE)
+    if not compiling():
+        raise NotImplementedError(_ONCE)
+    nothing = _nan_if_any(dout[0])
+    return (
+        grad_loss * nothing.astype(grad_loss.dtype),
+        grad_z_loss * nothing.astype(grad_z_loss.dtype),
+        hidden * nothing.astype(hidden.dtype),
+        linear_weight * nothing.astype(linear_weight.dtype),
+        target,
+        linear_bias,
+        weight,
+        lse,
+        total_weight,
+        options,
+        plan,
+    )
 
 
 _backward = cpu._operator(
@@ -129,7 +150,9 @@ class _Once(nn.Cell):
         return gradient
 
     def bprop(self, gradient, out, dout):
-        raise NotImplementedError(_ONCE)
+        if not compiling():
+            raise NotImplementedError(_ONCE)
+        return (gradient * _nan_if_any(dout).astype(gradient.dtype),)
 
 
 _once = _Once()
