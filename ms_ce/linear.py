@@ -60,13 +60,14 @@ def _logits(input, linear_weight, target, linear_bias, weight, shift):
     other backends and torch's K-dimensional weight."""
     exact = _exact(input.dtype)
     indices = _is_index(target.dtype)
+    # Cast first: MindSpore's CPU slices no bfloat16.
     input = input.astype(exact)
+    if not indices:
+        target = target.astype(exact)
     if shift:
         input = input[..., :-1, :]
         target = target[..., 1:] if indices else target[..., 1:, :]
     features = input.shape[-1]
-    if not indices:
-        target = target.astype(exact)
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
