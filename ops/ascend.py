@@ -421,3 +421,19 @@ def partial_backward(
     if options.logit_scale != 1.0:
         grad = grad * options.logit_scale
     return _from_rows(ops.cast(grad, logits.dtype), logits.shape)
+
+
+def partial_target_grad(
+    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
+):
+    """Blocks of probabilities are for `composed`."""
+    _require_class_index(target.dtype)
+    return target
+
+
+def partial_weight_grad(
+    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
+):
+    """As the composed backend, which makes it."""
+    _require_class_index(target.dtype)
+    return composed.partial_weight_grad(grad_rows, logits, target, weight, lse, options, block)

@@ -370,7 +370,7 @@ def partial_backward(
     factor, keep = _block_factor(x, target, weight, options, block)
     g = grad_rows.astype(x.dtype).expand_dims(1)
     p = ops.exp(x - lse.astype(x.dtype).expand_dims(1))
-    slope = (grad_rows * mass.astype(x.dtype) + grad_lse).expand_dims(1)
+    slope = g * mass.astype(x.dtype).expand_dims(1) + grad_lse.astype(x.dtype).expand_dims(1)
     grad = slope * p - g * factor
     if options.softcap != 0.0:
         grad = grad * (1.0 - ops.square(x / options.softcap))
@@ -378,3 +378,43 @@ def partial_backward(
     if keep is not None:
         grad = ops.where(keep.expand_dims(1), grad, 0.0)
     return grad.astype(logits.dtype)
+
+
+def _class_distances(grad_rows, logits, target, weight, lse, options, block):
+    """(w·q' of the block, grad_rows·(lse - x) with 0 for classes left out and rows ignored)."""
+    raw, target, weight = _prepared(logits, target, weight)
+    x = _transformed(raw, options)
+    factor, keep = _block_factor(x, target, weight, options, block)
+    distance = lse.astype(x.dtype).expand_dims(1) - x
+    excluded = ops.logical_and(factor == 0, x == -np.inf)
+    distance = ops.where(excluded, 0.0, distance)
+    if keep is not None:
+        distance = ops.where(keep.expand_dims(1), distance, 0.0)
+    return target, distance * grad_rows.astype(x.dtype).expand_dims(1)
+
+
+def partial_target_grad(
+    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
+):
+    """Gradient of this block's probabilities, from the whole rows' lse."""
+    _, grad = _class_distances(grad_rows, logits, target, weight, lse, options, block)
+    grad = grad * (1.0 - options.label_smoothing)
+    if weight is not None:
+        local = weight[block.offset : block.offset + logits.shape[1]].astype(grad.dtype)
+        grad = grad * _per_class(local, grad)
+    return grad.astype(target.dtype)
+
+
+def partial_weight_grad(
+    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
+):
+    """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
+    wide, slope = _class_distances(grad_rows, logits, target, weight, lse, options, block)
+    factor, _ = _block_factor(slope, wide, None, options, block)
+    own = (factor * slope).swapaxes(0, 1).reshape((logits.shape[1], -1)).sum(axis=1)
+    after = weight.shape[0] - block.offset - logits.shape[1]
+    if block.offset > 0:
+        own = ops.concat((ops.zeros((block.offset,), own.dtype), own))
+    if after > 0:
+        own = ops.concat((own, ops.zeros((after,), own.dtype)))
+    return own.astype(weight.dtype)

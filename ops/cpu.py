@@ -357,8 +357,23 @@ _partial_backward = _operator(
     "CrossEntropyPartialBackward",
     ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
     ("grad_logits",),
-    "FFFTWDDI" + "F",
-    lambda grad_rows, *_: grad_rows,
+    "DDFTWDDI" + "F",
+    lambda grad_rows, grad_lse, logits, *_: logits,
+)
+_partial_target_grad = _operator(
+    "CrossEntropyPartialTargetGrad",
+    ("grad_rows", *_SAVED),
+    ("grad_target",),
+    "DFTWDDI" + "T",
+    lambda grad_rows, logits, target, *_: target,
+    targets="probability",
+)
+_partial_weight_grad = _operator(
+    "CrossEntropyPartialWeightGrad",
+    ("grad_rows", *_SAVED),
+    ("grad_weight",),
+    "DFTWDDI" + "W",
+    lambda grad_rows, logits, target, weight, *_: weight,
 )
 
 
@@ -376,7 +391,25 @@ def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, opt
     if weight is None:
         weight = _no_weight(logits.dtype)
     packed = _packed(options, block, has_weight, False)
-    return _partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, packed)
+    upstream, of_lse = grad_rows.astype(mstype.float64), grad_lse.astype(mstype.float64)
+    return _partial_backward(upstream, of_lse, logits, target, weight, lse, mass, packed)
+
+
+def partial_target_grad(grad_rows, logits, target, weight, lse, options, block):
+    """Gradient of this block's probabilities, from the whole rows' lse."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = _no_weight(logits.dtype)
+    packed = _packed(options, block, has_weight, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), _no_weight(mstype.float64)
+    return _partial_target_grad(upstream, logits, target, weight, lse, no_mean, packed)
+
+
+def partial_weight_grad(grad_rows, logits, target, weight, lse, options, block):
+    """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
+    packed = _packed(options, block, True, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), _no_weight(mstype.float64)
+    return _partial_weight_grad(upstream, logits, target, weight, lse, no_mean, packed)
 
 
 def _nll_like(grad_loss, log_prob, target, weight, options):

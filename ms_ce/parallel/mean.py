@@ -13,10 +13,10 @@ class GlobalMean(nn.Cell):
 
         loss = Σ_ranks loss_sum / Σ_ranks total_weight
 
-    in one collective of two numbers forward and none backward. The gradient of a rank's loss_sum is 1 / Σ total_weight,
-    times the number of ranks where gradients are averaged afterwards, so that summed or averaged gradients are those
-    of the mean over all rows. Where no rank has a row that counts the loss is nan and the gradient 0, as for one
-    device.
+    in one collective of two numbers forward and none backward. The gradients are those of a rank's own part: 1 / Σ
+    total_weight for its loss_sum and -loss / Σ total_weight for its total_weight, times the number of ranks where
+    gradients are averaged afterwards, so that summed or averaged gradients are those of the mean
+    over all rows. Where no rank has a row that counts the loss is nan and the gradient 0, as for one device.
 
     Args:
         group (str): name of the communication group of the ranks whose rows differ. Default: all ranks.
@@ -27,7 +27,8 @@ class GlobalMean(nn.Cell):
         - **loss_sum** - scalar, the sum of this rank's losses.
         - **total_weight** - scalar, the sum of the weights of this rank's rows.
         - **step_weight** - scalar, optional: the divisor, when one step accumulates several calls. It is the sum of
-          the weights of all their rows on all ranks, `global_weight` of the step; total_weight is then not used.
+          the weights of all their rows on all ranks, `global_weight` of the step, a constant; total_weight is then not
+          used.
 
     Outputs:
         float32 scalar, the same on all ranks; with step_weight this call's share of the step's mean.
@@ -46,33 +47,36 @@ class GlobalMean(nn.Cell):
         super().__init__()
         chosen = Group("GlobalMean", world() if group is None else group)
         self.all_sum = AllSum(chosen)
-        self.divide = _Divide(chosen.size if gradients_mean else 1)
+        self.divide = Divide(chosen.size if gradients_mean else 1)
+        self.zeros_like = ops.ZerosLike()
 
     def construct(self, loss_sum, total_weight, step_weight=None):
         loss_sum = ops.cast(loss_sum, ms.float32)
         if step_weight is not None:
             whole = self.all_sum(loss_sum)
-            return self.divide(loss_sum, whole, ops.cast(step_weight, ms.float32))
-        pair = ops.stack((loss_sum, ops.cast(total_weight, ms.float32)))
-        whole = self.all_sum(pair)
-        return self.divide(loss_sum, whole[0], whole[1])
+            constant = self.zeros_like(loss_sum)
+            return self.divide(loss_sum, constant, whole, ops.cast(step_weight, ms.float32))
+        total_weight = ops.cast(total_weight, ms.float32)
+        whole = self.all_sum(ops.stack((loss_sum, total_weight)))
+        return self.divide(loss_sum, total_weight, whole[0], whole[1])
 
 
-class _Divide(nn.Cell):
-    """whole / weight, whose derivative flows to this rank's part of the whole."""
+class Divide(nn.Cell):
+    """whole / weight, whose derivative flows to this rank's part of both; 0 where the weight is."""
 
     def __init__(self, factor: int):
         super().__init__()
         self.factor = factor
         self.zeros_like = ops.ZerosLike()
 
-    def construct(self, part, whole, weight):
+    def construct(self, part, part_weight, whole, weight):
         return whole / weight
 
-    def bprop(self, part, whole, weight, out, dout):
-        zeros = self.zeros_like
-        gradient = ops.select(ops.equal(weight, 0.0), zeros(weight), dout * self.factor / weight)
-        return gradient, zeros(whole), zeros(weight)
+    def bprop(self, part, part_weight, whole, weight, out, dout):
+        zeros, empty = self.zeros_like, ops.equal(weight, 0.0)
+        gradient = ops.select(empty, zeros(weight), dout * self.factor / weight)
+        of_weight = ops.select(empty, zeros(weight), -out * gradient)
+        return gradient, of_weight, zeros(whole), zeros(weight)
 
 
 def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, step_weight=None):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -14,9 +14,9 @@ from ms_ce.functional import check_inputs
 from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.parallel.config import check_positive
-from ms_ce.parallel.exchange import AllStatistics, Group, world
+from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
 from ms_ce.parallel.local import holds_class_indices
-from ms_ce.parallel.mean import GlobalMean
+from ms_ce.parallel.mean import Divide, GlobalMean
 
 _OP = "VocabParallelCrossEntropyLoss"
 _KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
@@ -100,12 +100,17 @@ class VocabParallelRows(nn.Cell):
         num_classes: int | None,
         options: Options,
         backend: str,
+        weight_gradient: bool,
     ):
         super().__init__()
-        self.options = options._replace(reduction="none")
+        self.options, self.weight_gradient = options._replace(reduction="none"), weight_gradient
         self.z_loss, self.ignore_index = options.z_loss, options.ignore_index
         kernels = _KERNELS[choose(_OP, backend)]
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
+        self.target_grad, self.weight_grad = (
+            kernels.partial_target_grad,
+            kernels.partial_weight_grad,
+        )
         # On CPU the statistics cross as two float32 each, so that they arrive in float64.
         self.in_two_parts = device_target() == "CPU"
         self.wide = ms.float64 if self.in_two_parts else ms.float32
@@ -122,8 +127,12 @@ class VocabParallelRows(nn.Cell):
     def construct(self, logits, target, weight):
         offset, held, total = self.block_of(logits)
         block = ClassBlock(offset, total)
-        own = logits[:, :held] if held < logits.shape[1] else logits
-        local = self.partial(own, target, weight, self.options, block)
+        own, own_target = logits, target
+        if held < logits.shape[1]:
+            own = logits[:, :held]
+            if not holds_class_indices(target.dtype):
+                own_target = target[:, :held]
+        local = self.partial(own, own_target, weight, self.options, block)
         statistics = self.exchanged(ops.cast(ops.reshape(local, (-1, 3)), self.wide))
         lse, dot, mass = self.combined(statistics)
         row_loss = mass * lse - dot
@@ -156,19 +165,33 @@ class VocabParallelRows(nn.Cell):
     def bprop(self, logits, target, weight, out, dout):
         offset, held, total = self.block_of(logits)
         block = ClassBlock(offset, total)
-        own = logits[:, :held] if held < logits.shape[1] else logits
-        upstream = ops.cast(dout[0], logits.dtype)
-        of_lse = self.zeros_like(upstream)
+        upstream, of_lse = dout[0], self.zeros_like(dout[0])
         if self.z_loss:
-            of_lse = ops.cast(2.0 * self.z_loss * out[1] * dout[0], logits.dtype)
-        rest = (own, target, weight, out[1], out[2], self.options, block)
-        gradient = self.partial_backward(upstream, of_lse, *rest)
+            of_lse = 2.0 * self.z_loss * out[1] * upstream
+        own, own_target = logits, target
         if held < logits.shape[1]:
-            padding = self.zeros_like(logits[:, held:])
-            gradient = self.concatenate((gradient, padding))
+            own = logits[:, :held]
+            if not holds_class_indices(target.dtype):
+                own_target = target[:, :held]
+        inputs = (own, own_target, weight, out[1])
+        gradient = self.partial_backward(upstream, of_lse, *inputs, out[2], self.options, block)
+        gradient = self.padded(gradient, logits)
+        grad_target = self.zeros_like(target)
+        if not holds_class_indices(target.dtype):
+            grad_target = self.target_grad(upstream, *inputs, self.options, block)
+            grad_target = self.padded(grad_target, target)
         if weight is None:
-            return gradient, self.zeros_like(target), None
-        return gradient, self.zeros_like(target), self.zeros_like(weight)
+            return gradient, grad_target, None
+        grad_weight = self.zeros_like(weight)
+        if self.weight_gradient:
+            grad_weight = self.weight_grad(upstream, *inputs, self.options, block)
+        return gradient, grad_target, grad_weight
+
+    def padded(self, gradient, whole):
+        """With 0 for the columns of padding."""
+        if gradient.shape[1] == whole.shape[1]:
+            return gradient
+        return self.concatenate((gradient, self.zeros_like(whole[:, gradient.shape[1] :])))
 
 
 class VocabParallelCrossEntropyLoss(nn.Cell):
@@ -176,7 +199,8 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
 
     Every rank passes its own block of the logits' columns and the same targets, as class indices of the whole
     vocabulary. The loss is that of `ms_ce.CrossEntropyLoss` for the logits put together, the same on every rank of
-    the group; the gradient is that of the rank's own block. Forward exchanges the statistics of the rows (their lse
+    the group; the gradient is that of the rank's own block. Over `row_group`, gradients of parameters remain to be
+    summed, as always where rows are split. Forward exchanges the statistics of the rows (their lse
     and target logit) in one collective, backward nothing. Works in PyNative mode, graph mode and ms.jit, in
     stand_alone and data_parallel contexts; under semi_auto_parallel use `ms_ce.parallel.CrossEntropyLoss`.
 
@@ -186,7 +210,8 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
     Args:
         group (str): name of the communication group whose ranks, in order, hold consecutive blocks of classes.
             Default: all ranks.
-        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. No gradient flows to it.
+        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A Parameter gets its whole
+            gradient on every rank of the group, at the price of one more collective, of C numbers, backward.
         ignore_index (int): class index that does not count. Default -100.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1], over the whole vocabulary. Default 0.
@@ -203,7 +228,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
     Inputs:
         - **logits** - (N, C_local) or (N, C_local, d1…dK), float16, bfloat16, float32 or float64.
         - **target** - class indices of logits' shape without axis 1, int32, int64 or uint8; or this rank's block of
-          probabilities, of logits' shape. No gradient flows to it.
+          probabilities, of logits' shape, which get the gradient of that block.
 
     Outputs:
         As `ms_ce.CrossEntropyLoss`, in logits' dtype; float32 for a mean over `row_group`.
@@ -252,7 +277,13 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         blocks = _checked_blocks(class_blocks, chosen.size)
         if num_classes is not None:
             check_positive(f"{_OP}: num_classes", num_classes)
-        self.rows = VocabParallelRows(chosen, blocks, num_classes, self.options, backend)
+        # Only a Parameter is worth a gradient, which reads the logits once more.
+        trains_weight = isinstance(weight, Parameter)
+        self.rows = VocabParallelRows(
+            chosen, blocks, num_classes, self.options, backend, trains_weight
+        )
+        self.shared_weight = SumGradient(chosen.name) if trains_weight else None
+        self.divide = Divide(1)
         self.row_mean = None if row_group is None else GlobalMean(row_group, gradients_mean)
 
     def construct(self, logits, target):
@@ -260,7 +291,10 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         _check_split(logits.ndim)
         if self.weight is not None:
             _check_weight(self.rows.block_of(logits)[2], self.weight.shape)
-        row_loss, _, _ = self.rows(logits, target, self.weight)
+        weight = self.weight
+        if self.shared_weight is not None:
+            weight = self.shared_weight(weight)
+        row_loss, _, _ = self.rows(logits, target, weight)
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
         loss_sum = ops.ReduceSum()(row_loss)
@@ -270,7 +304,8 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             return self.row_mean(loss_sum, None, ops.OnesLike()(loss_sum))
         total_weight = self.total_weight(target, row_loss)
         if self.row_mean is None:
-            return ops.cast(loss_sum / total_weight, logits.dtype)
+            loss = self.divide(loss_sum, total_weight, loss_sum, total_weight)
+            return ops.cast(loss, logits.dtype)
         return self.row_mean(loss_sum, total_weight)
 
     def total_weight(self, target, row_loss):

@@ -30,6 +30,14 @@ Tensor NextLike(Call* call, const char* name, const Tensor& model, const Shape& 
   return tensor;
 }
 
+// Upstream gradients are read one by one, so that with 16-bit logits they need not be rounded to 16 bits.
+void ExpectUpstream(const Tensor& upstream, const Tensor& logits, const Shape& shape) {
+  if (upstream.dtype != Dtype::kFloat32 && upstream.dtype != Dtype::kFloat64) {
+    ExpectDtype(upstream, logits.dtype, "the logits', float32 or float64");
+  }
+  ExpectShape(upstream, shape);
+}
+
 Shape UpstreamShape(const Problem& problem, const Tensor& logits) {
   return problem.reduction == Reduction::kNone ? RowsShape(logits.shape) : Shape{};
 }
@@ -105,16 +113,14 @@ BackwardInputs NextBackwardInputs(Call* call, bool with_grad_z_loss) {
   const Tensor total_weight = NextDouble(call, "total_weight", {});
   inputs.problem = CheckLossInputs({inputs.logits, inputs.target, inputs.weight, call->Next("options")});
   Problem& problem = inputs.problem;
-  ExpectDtype(grad_loss, inputs.logits.dtype, "the logits'");
-  ExpectShape(grad_loss, UpstreamShape(problem, inputs.logits));
+  ExpectUpstream(grad_loss, inputs.logits, UpstreamShape(problem, inputs.logits));
   ExpectDtype(lse, Dtype::kFloat64, "float64");
   ExpectShape(lse, RowsShape(inputs.logits.shape));
   problem.grad_loss = grad_loss.array();
   problem.lse = lse.array();
   problem.total_weight = *static_cast<const double*>(total_weight.data);
   if (with_grad_z_loss && problem.has_grad_z_loss) {
-    ExpectDtype(grad_z_loss, inputs.logits.dtype, "the logits'");
-    ExpectShape(grad_z_loss, UpstreamShape(problem, inputs.logits));
+    ExpectUpstream(grad_z_loss, inputs.logits, UpstreamShape(problem, inputs.logits));
     problem.grad_z_loss = grad_z_loss.array();
   }
   return inputs;
@@ -200,7 +206,14 @@ int RunWeightGradient(Call call) {
   if (problem.weight.data == nullptr) Fail("weight must be given to have a gradient, got none");
   const Tensor grad_weight = NextLike(&call, "grad_weight", inputs.weight, inputs.weight.shape);
   call.ExpectEnd();
-  RunWeightGrad(problem, inputs.logits, grad_weight);
+  // Of a block of classes: the weights of all others have none here.
+  Tensor own = grad_weight;
+  if (problem.classes != problem.total_classes) {
+    ZeroTensor(grad_weight);
+    own.data = static_cast<char*>(own.data) +
+               static_cast<size_t>(problem.class_offset) * ElementSize(grad_weight.dtype);
+  }
+  RunWeightGrad(problem, inputs.logits, own);
   return 0;
 }
 
@@ -252,10 +265,7 @@ int RunPartialBackward(Call call) {
   const Tensor& logits = inputs.logits;
   Problem problem = CheckLossInputs(inputs);
   const Shape rows = RowsShape(logits.shape);
-  for (const Tensor& tensor : {grad_rows, grad_lse}) {
-    ExpectDtype(tensor, logits.dtype, "the logits'");
-    ExpectShape(tensor, rows);
-  }
+  for (const Tensor& tensor : {grad_rows, grad_lse}) ExpectUpstream(tensor, logits, rows);
   for (const Tensor& tensor : {lse, mass}) {
     ExpectDtype(tensor, Dtype::kFloat64, "float64");
     ExpectShape(tensor, rows);
@@ -337,6 +347,8 @@ MS_CE_ENTRY(CrossEntropyWeightGrad) { return ms_ce::RunWeightGradient(MS_CE_CALL
 MS_CE_ENTRY(CrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartial) { return ms_ce::RunPartial(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartialBackward) { return ms_ce::RunPartialBackward(MS_CE_CALL); }
+MS_CE_ENTRY(CrossEntropyPartialTargetGrad) { return ms_ce::RunTargetGrad(MS_CE_CALL); }
+MS_CE_ENTRY(CrossEntropyPartialWeightGrad) { return ms_ce::RunWeightGradient(MS_CE_CALL); }
 MS_CE_ENTRY(NLLForward) { return ms_ce::RunNllForward(MS_CE_CALL, false); }
 MS_CE_ENTRY(NLLForwardRows) { return ms_ce::RunNllForward(MS_CE_CALL, true); }
 MS_CE_ENTRY(NLLBackward) { return ms_ce::RunNllBackward(MS_CE_CALL); }

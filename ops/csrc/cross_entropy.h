@@ -72,6 +72,7 @@ MS_CE_OPERATION(CrossEntropyForwardRows);  // loss rows: reduction none
 MS_CE_OPERATION(CrossEntropyStats);
 MS_CE_OPERATION(CrossEntropyStatsRows);
 
+// Upstream gradients are F, float32 or float64 in all operations from here to the Partial ones.
 // (grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options) -> grad_logits
 MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyBackward);
 
@@ -92,8 +93,13 @@ MS_CE_OPERATION(CrossEntropyValueAndGrad);
 // row loss = mass * (lse of all shards) - dot once dot and mass are summed over the shards.
 MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyPartial);
 
-// (grad_rows F, grad_lse F, logits, target, weight, lse f64, mass f64, options) -> grad_logits F
+// (grad_rows, grad_lse, logits, target, weight, lse f64, mass f64, options) -> grad_logits F
 MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyPartialBackward);
+
+// As the two without "Partial", for reduction none; grad_weight is 0 for the classes of other shards.
+// MindSpore knows an operator's dtypes by its name, and these take a float64 upstream.
+MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyPartialTargetGrad);
+MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyPartialWeightGrad);
 
 // (log_prob, target, weight, options) -> loss F, total_weight of weight's dtype (F without weight)
 MS_CE_OPERATION(NLLForward);

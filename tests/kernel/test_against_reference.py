@@ -169,7 +169,7 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weighted: bool
     check_close(to_float64(by_weight), expected.weight, dtype, bound, "grad_weight")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("shape", [(7, 12), (3, 90), (2, 12, 5)])
 def test_shards_add_up(library: Library, shape, probabilities: bool, dtype: str) -> None:
@@ -198,8 +198,11 @@ def test_shards_add_up(library: Library, shape, probabilities: bool, dtype: str)
     bound = tolerance("cpu", dtype)
     check_close(mass * lse - dot, whole.reference().loss, dtype, bound, "loss from shards")
     random = np.random.default_rng(3)
-    upstream, by_lse = (cast(random.normal(size=whole.rows), dtype) for _ in range(2))
-    expected = whole.reference_grad(upstream).logits
+    # 16-bit logits with an upstream gradient that is not rounded to 16 bits.
+    wide = "float64" if dtype == "float64" else "float32"
+    upstream, by_lse = (cast(random.normal(size=whole.rows), wide) for _ in range(2))
+    whole_gradient = whole.reference_grad(upstream)
+    expected = whole_gradient.logits
     softmax = np.exp(np.asarray(whole.logits, np.float64) - np.expand_dims(lse, 1))
     expected = expected + np.expand_dims(to_float64(by_lse), 1) * softmax
     for block, target, opts, _, classes_here in parts:
@@ -207,3 +210,21 @@ def test_shards_add_up(library: Library, shape, probabilities: bool, dtype: str)
         inputs = [upstream, by_lse, block, target, whole.weight, lse, mass, opts]
         library.call("CrossEntropyPartialBackward", inputs, [grad])
         check_close(grad, expected[:, classes_here], dtype, bound, f"gradient of {classes_here}")
+    grad_weight = 0.0
+    for block, target, opts, _, classes_here in parts:
+        inputs = [upstream, block, target, whole.weight, lse, np.array(1.0), opts]
+        own = np.full_like(whole.weight, np.nan)
+        library.call("CrossEntropyPartialWeightGrad", inputs, [own])
+        assert not np.delete(to_float64(own), np.r_[classes_here]).any()
+        grad_weight = grad_weight + to_float64(own)
+        if not probabilities:
+            continue
+        grad_target = np.full_like(target, np.nan)
+        library.call("CrossEntropyPartialTargetGrad", inputs, [grad_target])
+        wanted = whole_gradient.target[:, classes_here]
+        name = dtype_name(target)
+        check_close(grad_target, wanted, name, tolerance("cpu", name), f"targets {classes_here}")
+    name = dtype_name(whole.weight)
+    bound = tolerance("cpu", name)
+    bound = bound._replace(absolute=bound.absolute * np.abs(whole_gradient.weight).max())
+    check_close(grad_weight, whole_gradient.weight, name, bound, "gradient of weights")

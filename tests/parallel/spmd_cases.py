@@ -21,6 +21,7 @@ class Case:
     dtype: str = "float32"
     loss: dict = field(default_factory=dict)
     weight: bool = False
+    trains_weight: bool = False
     probabilities: bool = False
     infinite_logits: bool = False
     positions: tuple[int, ...] = ()
@@ -63,6 +64,7 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     return logits, target, weight
 
 
+SMOOTHED = {"label_smoothing": 0.1}
 EVERY_OPTION = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "logit_scale": 0.7}
 
 
@@ -80,15 +82,32 @@ def _modes_and_dtypes(ranks: int) -> list[Case]:
 
 def _options() -> list[Case]:
     """For two ranks that split the classes."""
-    two = {"class_ranks": 2}
+    two, trained = {"class_ranks": 2}, {"weight": True, "trains_weight": True}
     return [
         Case("every option", loss=EVERY_OPTION, weight=True, **two),
         Case("every option, graph", mode=GRAPH, loss=EVERY_OPTION, weight=True, **two),
+        Case("weight trained", loss=EVERY_OPTION, **trained, **two),
+        Case("weight trained, graph", mode=GRAPH, loss=EVERY_OPTION, **trained, **two),
+        Case(
+            "weight trained, composed", loss={**SMOOTHED, "backend": "composed"}, **trained, **two
+        ),
+        Case(
+            "weight trained, float16", dtype="float16", loss={"reduction": "sum"}, **trained, **two
+        ),
         Case("probabilities", probabilities=True, **two),
         Case("probabilities, graph", mode=GRAPH, probabilities=True, **two),
         Case(
-            "probabilities, every option", loss=EVERY_OPTION, weight=True, probabilities=True, **two
+            "probabilities, every option", loss=EVERY_OPTION, probabilities=True, **trained, **two
         ),
+        Case(
+            "probabilities, composed",
+            loss={**SMOOTHED, "backend": "composed"},
+            probabilities=True,
+            **trained,
+            **two,
+        ),
+        Case("probabilities, bfloat16", dtype="bfloat16", probabilities=True, **two),
+        Case("probabilities, padded vocabulary", num_classes=8, probabilities=True, **two),
         Case("unequal blocks", class_blocks=(7, 3), **two),
         Case("unequal blocks, jit", mode=JIT, class_blocks=(7, 3), **two),
         Case("padded vocabulary", num_classes=8, loss=EVERY_OPTION, weight=True, **two),
@@ -113,11 +132,34 @@ def _global_means() -> list[Case]:
         Case("no row that counts", empty_row_ranks=(0, 1), **two),
         Case("sum over rows", loss={"reduction": "sum"}, **two),
         Case("weighted mean over rows", weight=True, **two),
+        Case("weighted mean over rows, trained", weight=True, trains_weight=True, **two),
+        Case(
+            "weight trained, no row that counts",
+            weight=True,
+            trains_weight=True,
+            empty_row_ranks=(0, 1),
+            **two,
+        ),
+    ]
+
+
+def _whole_mesh() -> list[Case]:
+    """Gradients of probabilities and weights where four ranks split rows and classes."""
+    mesh = {"row_ranks": 2, "class_ranks": 2, "weight": True, "trains_weight": True}
+    return [
+        Case(
+            f"2x2 {targets}, weight trained, {mode}", mode=mode, loss=EVERY_OPTION, **mesh, **given
+        )
+        for mode in (PYNATIVE, GRAPH)
+        for targets, given in (
+            ("class indices", {"gradients_mean": True}),
+            ("probabilities", {"probabilities": True}),
+        )
     ]
 
 
 def cases(ranks: int) -> list[Case]:
-    more = _options() + _global_means() if ranks == 2 else []
+    more = _options() + _global_means() if ranks == 2 else _whole_mesh()
     return _modes_and_dtypes(ranks) + more
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import spmd_programs
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw
 
@@ -62,15 +62,29 @@ class Network(nn.Cell):
         return (2 * self.loss(logits, target).astype(ms.float32)).sum()
 
 
-def value_and_gradient(
+def value_and_gradients(
     case: Case, loss: nn.Cell, inputs: list[Tensor]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The loss, and its gradients by name: logits, probabilities, and the weights if they are a Parameter."""
     ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
-    function = ms.value_and_grad(Network(loss), 0)
+    network = Network(loss)
+    names = ["logits", "target"] if case.probabilities else ["logits"]
+    parameters = network.trainable_params() or None
+    function = ms.value_and_grad(network, tuple(range(len(names))), parameters)
     if case.mode == JIT:
         function = ms.jit(function)
-    _, gradient = function(*inputs)
-    return to_numpy(loss(*inputs)), to_numpy(gradient) / 2
+    _, gradients = function(*inputs)
+    if parameters is not None:
+        names.append("weight")
+    found = [to_numpy(one) / 2 for one in flat(gradients)]
+    return to_numpy(loss(*inputs)), dict(zip(names, found, strict=True))
+
+
+def flat(gradients: object) -> list[Tensor]:
+    """MindSpore returns a lone gradient without a tuple."""
+    if isinstance(gradients, Tensor):
+        return [gradients]
+    return [one for group in gradients for one in flat(group)]
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -92,36 +106,54 @@ def run(case: Case) -> None:
         own_target = target[place.rows, place.classes]
     loss = VocabParallelCrossEntropyLoss(
         place.class_group,
-        weight=None if weight is None else Tensor(weight, ms.float32),
+        weight=None if weight is None else class_weight(weight, case.trains_weight),
         class_blocks=case.class_blocks,
         num_classes=case.num_classes,
         row_group=place.row_group if case.row_ranks > 1 else None,
         gradients_mean=case.gradients_mean,
         **case.loss,
     )
-    inputs = [whole[place.rows, place.classes], Tensor(own_target)]
-    actual, gradient = value_and_gradient(case, loss, inputs)
-    compare(case, place, seen, target, weight, actual, gradient)
+    own_logits = whole[place.rows, place.classes]
+    if case.probabilities and case.num_classes:
+        own_target = np.zeros(own_logits.shape, np.float32)
+        held = target[place.rows, place.classes]
+        own_target[:, : held.shape[1]] = held
+    actual, gradients = value_and_gradients(case, loss, [own_logits, Tensor(own_target)])
+    if "weight" in gradients and case.row_ranks > 1:
+        rows_summed = ops.AllReduce(group=place.row_group)(Tensor(gradients["weight"], ms.float32))
+        gradients["weight"] = to_numpy(rows_summed)
+    compare(case, place, seen, target, weight, actual, gradients)
 
 
-def compare(case: Case, place: Place, logits, target, weight, actual, gradient) -> None:
+def class_weight(values: np.ndarray, trains: bool) -> Tensor:
+    tensor = Tensor(values, ms.float32)
+    return Parameter(tensor, name="class_weight") if trains else tensor
+
+
+def compare(case: Case, place: Place, logits, target, weight, actual, gradients) -> None:
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
     weight = None if weight is None else weight.astype(np.float32)
     expected = reference.cross_entropy(logits, target, weight, **options).loss
     if case.loss.get("reduction") == "none":
         expected = expected[place.rows]
-    whole_gradient = np.zeros((*logits.shape[:1], sum(case.blocks), *case.positions))
-    whole_gradient[:, : case.classes] = reference.cross_entropy_grad(
-        logits, target, weight, **options
-    ).logits
-    own_gradient = whole_gradient[place.rows, place.classes]
-    if case.gradients_mean:
-        own_gradient = own_gradient * case.row_ranks
+    wanted = reference.cross_entropy_grad(logits, target, weight, **options)
     backend = case.loss.get("backend", "cpu")
     # A mean over ranks that hold different rows is float32 whatever the logits are.
     loss_dtype = "float32" if case.row_ranks > 1 else case.dtype
     check_close(actual, expected, loss_dtype, tolerance(backend, loss_dtype), "loss")
-    check_close(gradient, own_gradient, case.dtype, tolerance(backend, case.dtype), "gradient")
+    for name, gradient in gradients.items():
+        whole = wanted.weight if name == "weight" else own_block(case, place, wanted, name)
+        whole = whole * (case.row_ranks if case.gradients_mean else 1)
+        dtype = case.dtype if name == "logits" else "float32"
+        check_close(gradient, whole, dtype, tolerance(backend, dtype), f"gradient of {name}")
+
+
+def own_block(case: Case, place: Place, wanted: object, name: str) -> np.ndarray:
+    """This rank's block of a gradient, which is 0 in the columns of padding."""
+    gradient = getattr(wanted, name)
+    whole = np.zeros((gradient.shape[0], sum(case.blocks), *gradient.shape[2:]))
+    whole[:, : case.classes] = gradient
+    return whole[place.rows, place.classes]
 
 
 def main(directory: Path) -> None:
