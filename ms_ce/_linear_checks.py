@@ -114,6 +114,19 @@ def check_shapes(op: str, hidden, linear_weight, linear_bias, target, weight) ->
         raise ValueError(f"{op}: weight must have shape ({classes},), got {weight}")
 
 
+@constexpr
+def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
+    """A block of the weight's rows, and of the bias."""
+    if features != linear_weight[1]:
+        raise ValueError(
+            f"{op}: linear_weight must have shape (C_local, {features}) to match input, got {linear_weight}"
+        )
+    if linear_bias is not None and tuple(linear_bias) != (linear_weight[0],):
+        raise ValueError(
+            f"{op}: linear_bias must have shape ({linear_weight[0]},) to match linear_weight, got {linear_bias}"
+        )
+
+
 def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
     """Everything that can be known of the tensors before the kernel runs."""
     _checks.check_tensor(op, "input", isinstance(input, Tensor), type(input))

@@ -4,135 +4,14 @@ from __future__ import annotations
 
 import math
 
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, nn
 from mindspore import dtype as mstype
-from mindspore.common.api import _pynative_executor
 from mindspore.common.initializer import Uniform, initializer
-from mindspore.ops import constexpr
 
-from ms_ce import _checks, _linear_checks
+from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import choose, chosen
-from ms_ce.functional import LossStats, cross_entropy_on, cross_entropy_with_stats
-from ms_ce.ops import linear_cpu
+from ms_ce.functional import LossStats
 from ms_ce.ops.graph import compiling
-
-
-@constexpr
-def _is_index(dtype) -> bool:
-    return dtype in _checks.LABELS
-
-
-@constexpr
-def _exact(dtype):
-    """The dtype to compute in."""
-    return mstype.float64 if dtype == mstype.float64 else mstype.float32
-
-
-@constexpr
-def _may_scale_later(dtype) -> bool:
-    """Whether gradients for an upstream 1 can be multiplied by the true one afterwards.
-
-    Not in float16, whose gradients would be rounded before the loss scale that is meant to save them; and float64
-    lacks the operator that keeps such gradients from being vectorised.
-    """
-    return dtype in (mstype.float32, mstype.bfloat16)
-
-
-@constexpr
-def _recording() -> bool:
-    """Whether PyNative records for a gradient at this moment."""
-    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
-
-
-def _gradient_wanted(gradient_in_forward, training, dtype):
-    """Whether the forward pass makes the gradients too."""
-    if not _may_scale_later(dtype):
-        return False
-    if gradient_in_forward != "auto":
-        return gradient_in_forward
-    if compiling():
-        return training
-    return _recording()
-
-
-def _logits(input, linear_weight, target, linear_bias, weight, shift):
-    """(logits, target, weight) of the plain form in float32 at least: for what the chunks do not cover, which is
-    other backends and torch's K-dimensional weight."""
-    exact = _exact(input.dtype)
-    indices = _is_index(target.dtype)
-    # Cast first: MindSpore's CPU slices no bfloat16.
-    input = input.astype(exact)
-    if not indices:
-        target = target.astype(exact)
-    if shift:
-        input = input[..., :-1, :]
-        target = target[..., 1:] if indices else target[..., 1:, :]
-    features = input.shape[-1]
-    if weight is not None:
-        weight = weight.astype(exact)
-    matrix = linear_weight.astype(exact).reshape((-1, features))
-    logits = ops.matmul(input.reshape((-1, features)), matrix.T)
-    if linear_bias is not None:
-        logits = logits + linear_bias.astype(exact).reshape((-1,))
-    if linear_weight.ndim > 2:
-        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight
-    target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
-    return logits, target, weight
-
-
-def _leading(input, shift):
-    """Shape of the loss of each row."""
-    if shift:
-        return (*input.shape[:-2], input.shape[-2] - 1)
-    return input.shape[:-1]
-
-
-def _after_first(rows):
-    """Rows stand at their target's position, and under shift no sequence's first one has a loss."""
-    # MindSpore's CPU slices of bfloat16 have no gradient.
-    return rows.astype(_exact(rows.dtype))[..., 1:].astype(rows.dtype)
-
-
-def linear_cross_entropy_on(
-    op,
-    backend,
-    input,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradient_in_forward,
-):
-    """`linear_cross_entropy` with everything already chosen, as a Cell holds it."""
-    _linear_checks.check_tensors(
-        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
-    )
-    if backend != "cpu" or linear_weight.ndim > 2:
-        logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
-        loss = cross_entropy_on(op, backend, logits, labels, factors, options)
-        if options.reduction == "none" and linear_weight.ndim == 2:
-            loss = loss.reshape(_leading(input, shift))
-        return loss.astype(input.dtype)
-    target = ops.stop_gradient(target)
-    if weight is not None:
-        weight = ops.stop_gradient(weight)
-    loss = linear_cpu.linear_cross_entropy(
-        input,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        options,
-        chunk_bytes,
-        shift,
-        gradient_in_forward,
-    )[0]
-    if shift and options.reduction == "none":
-        loss = _after_first(loss)
-    return loss
 
 
 def linear_cross_entropy(
@@ -213,9 +92,10 @@ def linear_cross_entropy(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
     chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
-    return linear_cross_entropy_on(
+    name = chosen(op, backend)
+    return _linear.linear_cross_entropy_on(
         op,
-        chosen(op, backend),
+        name,
         input,
         linear_weight,
         target,
@@ -224,24 +104,8 @@ def linear_cross_entropy(
         options,
         chunk_bytes,
         shift,
-        _gradient_wanted(gradient_in_forward, False, input.dtype),
+        _linear.gradient_wanted(name, gradient_in_forward, False, input.dtype),
     )
-
-
-def _stats_on_cpu(input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
-    target = ops.stop_gradient(target)
-    if weight is not None:
-        weight = ops.stop_gradient(weight)
-    stats = linear_cpu.linear_cross_entropy_with_stats(
-        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
-    )
-    loss, total_weight, lse, z_part, correct, entropy = stats
-    if shift:
-        lse = _after_first(lse)
-    if shift and options.reduction == "none":
-        loss, z_part, entropy = _after_first(loss), _after_first(z_part), _after_first(entropy)
-    return loss, total_weight, lse, z_part, correct, entropy
 
 
 def linear_cross_entropy_with_stats(
@@ -284,40 +148,19 @@ def linear_cross_entropy_with_stats(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
     chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, False)
-    _linear_checks.check_tensors(
-        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
+    stats = _linear.linear_cross_entropy_with_stats_on(
+        op,
+        chosen(op, backend),
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        options,
+        chunk_bytes,
+        shift,
     )
-    _linear_checks.check_matrix(op, linear_weight.ndim)
-    exact = _exact(input.dtype)
-    backend = chosen(op, backend)
-    if backend == "cpu":
-        loss, total_weight, lse, z_part, correct, entropy = _stats_on_cpu(
-            input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
-        )
-    else:
-        logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
-        loss, total_weight, lse, z_part, correct, entropy = cross_entropy_with_stats(
-            logits,
-            labels,
-            factors,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            backend=backend,
-            z_loss=z_loss,
-            softcap=softcap,
-            logit_scale=logit_scale,
-        )
-        shape, dtype = _leading(input, shift), input.dtype
-        lse, entropy = ops.stop_gradient(lse).reshape(shape), ops.stop_gradient(entropy)
-        if reduction == "none":
-            loss, z_part, entropy = (
-                loss.reshape(shape),
-                z_part.reshape(shape),
-                entropy.reshape(shape),
-            )
-        loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
-    total_weight, lse = total_weight.astype(exact), lse.astype(exact)
+    loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
         return loss, total_weight, lse, z_part, correct, entropy
     return LossStats(loss, total_weight, lse, z_part, correct, entropy)
@@ -408,7 +251,7 @@ class LinearCrossEntropyLoss(nn.Cell):
         self.backend = choose(op, backend)
 
     def construct(self, input, target):
-        return linear_cross_entropy_on(
+        return _linear.linear_cross_entropy_on(
             self.op,
             self.backend,
             input,
@@ -419,7 +262,9 @@ class LinearCrossEntropyLoss(nn.Cell):
             self.options,
             self.chunk_bytes,
             self.shift,
-            _gradient_wanted(self.gradient_in_forward, self.training, input.dtype),
+            _linear.gradient_wanted(
+                self.backend, self.gradient_in_forward, self.training, input.dtype
+            ),
         )
 
     def extend_repr(self):

@@ -2,6 +2,7 @@
 
 from ms_ce.parallel.config import ParallelConfig
 from ms_ce.parallel.exchange import SumGradient
+from ms_ce.parallel.linear import VocabParallelLinearCrossEntropyLoss
 from ms_ce.parallel.loss import CrossEntropyLoss
 from ms_ce.parallel.mean import GlobalMean, global_mean, global_weight
 from ms_ce.parallel.registration import register_where_imported, register_with_mindformers
@@ -14,6 +15,7 @@ __all__ = [
     "ParallelConfig",
     "SumGradient",
     "VocabParallelCrossEntropyLoss",
+    "VocabParallelLinearCrossEntropyLoss",
     "global_mean",
     "global_weight",
     "register_with_mindformers",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import mindspore as ms
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
@@ -13,64 +11,14 @@ from ms_ce.backend import choose, device_target
 from ms_ce.functional import check_inputs
 from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import Divide, GlobalMean
 
 _OP = "VocabParallelCrossEntropyLoss"
-_KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
-
-
-@constexpr
-def _block_of(
-    rank: int,
-    ranks: int,
-    class_blocks: tuple[int, ...] | None,
-    num_classes: int | None,
-    columns: int,
-) -> tuple[int, int, int]:
-    """(offset, classes held, classes in all) of a rank whose logits have this many columns."""
-    sizes = class_blocks or (columns,) * ranks
-    if sizes[rank] != columns:
-        raise ValueError(
-            f"{_OP}: logits of rank {rank} must have {sizes[rank]} classes (class_blocks), got {columns}"
-        )
-    offset, padded = sum(sizes[:rank]), sum(sizes)
-    total = num_classes or padded
-    if total > padded:
-        raise ValueError(
-            f"{_OP}: num_classes must be at most the {padded} classes that the ranks hold, got {total}"
-        )
-    held = min(columns, total - offset)
-    if held < 1:
-        raise ValueError(
-            f"{_OP}: rank {rank} would hold padding only: num_classes is {total} and its block "
-            f"begins at {offset}; use fewer ranks or other class_blocks"
-        )
-    return offset, held, total
-
-
-def _checked_blocks(class_blocks: Sequence[int] | None, ranks: int) -> tuple[int, ...] | None:
-    if class_blocks is None:
-        return None
-    sizes = tuple(
-        check_positive(f"{_OP}: class_blocks[{i}]", size) for i, size in enumerate(class_blocks)
-    )
-    if len(sizes) != ranks:
-        raise ValueError(
-            f"{_OP}: class_blocks must have {ranks} entries, one a rank of the group, got {len(sizes)}"
-        )
-    return sizes
-
-
-@constexpr
-def _check_weight(total: int, shape: tuple[int, ...]) -> None:
-    if tuple(shape) != (total,):
-        raise ValueError(
-            f"{_OP}: weight must have shape ({total},), one value a class of the whole vocabulary, "
-            f"got {tuple(shape)}"
-        )
+KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
 
 
 @constexpr
@@ -105,7 +53,7 @@ class VocabParallelRows(nn.Cell):
         super().__init__()
         self.options, self.weight_gradient = options._replace(reduction="none"), weight_gradient
         self.z_loss, self.ignore_index = options.z_loss, options.ignore_index
-        kernels = _KERNELS[choose(_OP, backend)]
+        kernels = KERNELS[choose(_OP, backend)]
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
         self.target_grad, self.weight_grad = (
             kernels.partial_target_grad,
@@ -120,8 +68,9 @@ class VocabParallelRows(nn.Cell):
         self.zeros_like, self.concatenate = ops.ZerosLike(), ops.Concat(axis=1)
 
     def block_of(self, logits):
-        return _block_of(
-            self.rank, self.ranks, self.class_blocks, self.num_classes, logits.shape[1]
+        columns = logits.shape[1]
+        return class_block(
+            _OP, "logits", self.rank, self.ranks, self.class_blocks, self.num_classes, columns
         )
 
     def construct(self, logits, target, weight):
@@ -274,7 +223,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             )
         self.weight = weight
         chosen = Group(_OP, world() if group is None else group)
-        blocks = _checked_blocks(class_blocks, chosen.size)
+        blocks = checked_blocks(_OP, class_blocks, chosen.size)
         if num_classes is not None:
             check_positive(f"{_OP}: num_classes", num_classes)
         # Only a Parameter is worth a gradient, which reads the logits once more.
@@ -290,7 +239,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         check_inputs(_OP, "logits", logits, target, None, self.options, True)
         _check_split(logits.ndim)
         if self.weight is not None:
-            _check_weight(self.rows.block_of(logits)[2], self.weight.shape)
+            check_weight(_OP, self.rows.block_of(logits)[2], self.weight.shape)
         weight = self.weight
         if self.shared_weight is not None:
             weight = self.shared_weight(weight)

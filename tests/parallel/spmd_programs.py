@@ -193,11 +193,11 @@ def not_finite() -> None:
     inputs = [Tensor(logits), Tensor([0, 1], ms.int32), Tensor([1.0, 1.0])]
     for mode in (ms.PYNATIVE_MODE, ms.GRAPH_MODE):
         ms.set_context(mode=mode)
-        message = _message(lambda: loss(*inputs).asnumpy())
+        message = message_of(lambda: loss(*inputs).asnumpy())
         assert ("rank 1: the local loss is not finite" in message) == (get_rank() == 1), message
 
 
-def _message(call) -> str:
+def message_of(call) -> str:
     try:
         call()
     except (ValueError, TypeError, RuntimeError) as error:
@@ -228,7 +228,7 @@ def wrong_arguments() -> None:
         (lambda: loss()(logits[0], target), "target of dtype int32 must have 0 dimensions"),
         (lambda: loss()(logits[0], target[0]), "logits must have shape (N, C_local, …)"),
     ):
-        message = _message(call)
+        message = message_of(call)
         assert expected in message, f"{expected!r} is not in {message!r} ({columns})"
 
 
@@ -236,7 +236,7 @@ def label_out_of_range() -> None:
     """The kernel names the label, on every rank."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     logits = Tensor(np.zeros((2, 3), np.float32))
-    message = _message(
+    message = message_of(
         lambda: VocabParallelCrossEntropyLoss()(logits, Tensor([0, 6], ms.int32)).asnumpy()
     )
     assert "target 6 at position (1,) is outside [0, 6)" in message, message

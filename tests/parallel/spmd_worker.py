@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import linear_checks
 import mindspore as ms
 import numpy as np
 import spmd_programs
@@ -33,14 +34,14 @@ class Place:
 
     made: set[str] = set()
 
-    def __init__(self, case: Case):
+    def __init__(self, case, rows_per_rank: int = ROWS_PER_RANK):
         rank = get_rank()
         self.row_rank, self.class_rank = divmod(rank, case.class_ranks)
         first = self.row_rank * case.class_ranks
         self.class_group = self._group(range(first, first + case.class_ranks))
         ranks = case.row_ranks * case.class_ranks
         self.row_group = self._group(range(self.class_rank, ranks, case.class_ranks))
-        self.rows = slice(self.row_rank * ROWS_PER_RANK, (self.row_rank + 1) * ROWS_PER_RANK)
+        self.rows = slice(self.row_rank * rows_per_rank, (self.row_rank + 1) * rows_per_rank)
         begin = sum(case.blocks[: self.class_rank])
         self.classes = slice(begin, begin + case.blocks[self.class_rank])
 
@@ -163,6 +164,7 @@ def main(directory: Path) -> None:
     verdicts = {}
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= {name: spmd_programs.PROGRAMS[name] for name in PROGRAMS[ranks]}
+    checks |= linear_checks.checks(ranks, Place)
     for name, check in checks.items():
         try:
             check()

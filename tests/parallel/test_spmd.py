@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
 
@@ -28,7 +29,7 @@ def verdicts(tmp_path_factory):
 
 
 def names(ranks: int) -> list[str]:
-    return [case.name for case in cases(ranks)] + list(PROGRAMS[ranks])
+    return [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+"""The linear loss below its public functions: everything is chosen, the tensors are checked, one form computes it."""
+
+from __future__ import annotations
+
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.common.api import _pynative_executor
+from mindspore.ops import constexpr
+
+from ms_ce import _checks, _linear_checks
+from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
+from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
+from ms_ce.ops.graph import compiling
+
+is_index, exact_dtype = linear_sweep.is_class_index, linear_sweep.exact_dtype
+
+
+@constexpr
+def _may_scale_later(backend, dtype) -> bool:
+    """Whether gradients for an upstream 1 can be multiplied by the true one afterwards.
+
+    The kernel of backend 'cpu' keeps them in the inputs' dtype: not in float16, where they would be rounded before the
+    loss scale that is meant to save them; and float64 lacks the operator that keeps them from being vectorised.
+    """
+    return backend != "cpu" or dtype in (mstype.float32, mstype.bfloat16)
+
+
+@constexpr
+def _recording() -> bool:
+    """Whether PyNative records for a gradient at this moment."""
+    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+
+
+def gradient_wanted(backend, gradient_in_forward, training, dtype):
+    """Whether the forward pass makes the gradients too."""
+    if not _may_scale_later(backend, dtype):
+        return False
+    if gradient_in_forward != "auto":
+        return gradient_in_forward
+    if compiling():
+        return training
+    return _recording()
+
+
+def _logits(input, linear_weight, target, linear_bias, weight, shift):
+    """(logits, target, weight) of the plain form, in float32 at least."""
+    exact = exact_dtype(input.dtype)
+    indices = is_index(target.dtype)
+    # Cast first: MindSpore's CPU slices no bfloat16.
+    input = input.astype(exact)
+    if not indices:
+        target = target.astype(exact)
+    if shift:
+        input = input[..., :-1, :]
+        target = target[..., 1:] if indices else target[..., 1:, :]
+    features = input.shape[-1]
+    if weight is not None:
+        weight = weight.astype(exact)
+    matrix = linear_weight.astype(exact).reshape((-1, features))
+    logits = ops.matmul(input.reshape((-1, features)), matrix.T)
+    if linear_bias is not None:
+        logits = logits + linear_bias.astype(exact).reshape((-1,))
+    if linear_weight.ndim > 2:
+        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight
+    target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
+    return logits, target, weight
+
+
+def _leading(input, shift):
+    """Shape of the loss of each row."""
+    if shift:
+        return (*input.shape[:-2], input.shape[-2] - 1)
+    return input.shape[:-1]
+
+
+def _after_first(rows):
+    """Rows stand at their target's position, and under shift no sequence's first one has a loss."""
+    # MindSpore's CPU slices of bfloat16 have no gradient.
+    return rows.astype(exact_dtype(rows.dtype))[..., 1:].astype(rows.dtype)
+
+
+@constexpr
+def _known_rows(shape):
+    if shape is None:
+        return None
+    count = 1
+    for size in shape[:-1]:
+        count *= size
+    return count
+
+
+@constexpr
+def _several_chunks(dtype, shape, classes, chunk_bytes):
+    """Whether one chunk does not hold everything; where it does the plain form serves."""
+    rows = _known_rows(shape)
+    return rows is None or linear_sweep.rows_of_chunk(dtype, rows, classes, chunk_bytes) < rows
+
+
+def _in_chunks(input, linear_weight, chunk_bytes):
+    shape = _checks.known_shape(input)
+    return _several_chunks(input.dtype, shape, linear_weight.shape[0], chunk_bytes)
+
+
+def _as_rows(input, target, shift, ignore_index):
+    """(hidden (N, H), target (N,) or (N, C)) of the chunked form.
+
+    Under shift, hidden states are left where they are: each sequence's last one gets a target that is ignored. With
+    probabilities there is none, and both are copied.
+    """
+    features, input = input.shape[-1], linear_sweep.readable(input)
+    if is_index(target.dtype):
+        if shift:
+            target = target.astype(mstype.int64)
+            last = ops.full_like(target[..., :1], ignore_index)
+            target = ops.concat((target[..., 1:], last), -1)
+        return input.reshape((-1, features)), target.reshape((-1,))
+    target = linear_sweep.readable(target)
+    if shift:
+        input, target = input[..., :-1, :], target[..., 1:, :]
+    return input.reshape((-1, features)), target.reshape((-1, target.shape[-1]))
+
+
+def _before_last(rows, input, shift, indices):
+    """Losses (N,) of `_as_rows` in the leading shape of the result."""
+    if not shift or not indices:
+        return rows.reshape(_leading(input, shift))
+    return rows.reshape(input.shape[:-1])[..., :-1]
+
+
+def _chunked(
+    backend,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    options,
+    chunk_bytes,
+    shift,
+    gradient_in_forward,
+):
+    indices = is_index(target.dtype)
+    if indices and backend == "composed" and not compiling():
+        linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
+    hidden, labels = _as_rows(input, target, shift, options.ignore_index)
+    loss = linear_chunked.linear_cross_entropy(
+        backend,
+        hidden,
+        linear_weight,
+        labels,
+        linear_bias,
+        weight,
+        options,
+        chunk_bytes,
+        gradient_in_forward,
+    )
+    if options.reduction == "none":
+        loss = _before_last(loss, input, shift, indices)
+    return loss.astype(input.dtype)
+
+
+def linear_cross_entropy_on(
+    op,
+    backend,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    options,
+    chunk_bytes,
+    shift,
+    gradient_in_forward,
+):
+    """`linear_cross_entropy` with everything already chosen, as a Cell holds it."""
+    _linear_checks.check_tensors(
+        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
+    )
+    target = ops.stop_gradient(target)
+    if weight is not None:
+        weight = ops.stop_gradient(weight)
+    if backend == "cpu" and linear_weight.ndim == 2:
+        loss = linear_cpu.linear_cross_entropy(
+            input,
+            linear_weight,
+            target,
+            linear_bias,
+            weight,
+            options,
+            chunk_bytes,
+            shift,
+            gradient_in_forward,
+        )[0]
+        if shift and options.reduction == "none":
+            loss = _after_first(loss)
+        return loss
+    if linear_weight.ndim == 2 and _in_chunks(input, linear_weight, chunk_bytes):
+        return _chunked(
+            backend,
+            input,
+            linear_weight,
+            target,
+            linear_bias,
+            weight,
+            options,
+            chunk_bytes,
+            shift,
+            gradient_in_forward,
+        )
+    logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
+    loss = cross_entropy_on(op, backend, logits, labels, factors, options)
+    if options.reduction == "none" and linear_weight.ndim == 2:
+        loss = loss.reshape(_leading(input, shift))
+    return loss.astype(input.dtype)
+
+
+def _stats_on_cpu(input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift):
+    stats = linear_cpu.linear_cross_entropy_with_stats(
+        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+    )
+    loss, total_weight, lse, z_part, correct, entropy = stats
+    if shift:
+        lse = _after_first(lse)
+    if shift and options.reduction == "none":
+        loss, z_part, entropy = _after_first(loss), _after_first(z_part), _after_first(entropy)
+    return loss, total_weight, lse, z_part, correct, entropy
+
+
+def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, options, shift):
+    logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
+    loss, total_weight, lse, z_part, correct, entropy = cross_entropy_with_stats(
+        logits,
+        labels,
+        factors,
+        options.ignore_index,
+        options.reduction,
+        options.label_smoothing,
+        backend=backend,
+        z_loss=options.z_loss,
+        softcap=options.softcap if options.softcap else None,
+        logit_scale=options.logit_scale,
+    )
+    shape = _leading(input, shift)
+    lse, entropy = ops.stop_gradient(lse).reshape(shape), ops.stop_gradient(entropy)
+    if options.reduction == "none":
+        loss, z_part, entropy = loss.reshape(shape), z_part.reshape(shape), entropy.reshape(shape)
+    return loss, total_weight, lse, z_part, correct, entropy
+
+
+def _chunked_stats(
+    backend, input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+):
+    indices = is_index(target.dtype)
+    if indices and backend == "composed" and not compiling():
+        linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
+    hidden, labels = _as_rows(input, target, shift, options.ignore_index)
+    stats = linear_chunked.linear_cross_entropy_with_stats(
+        backend, hidden, linear_weight, labels, linear_bias, weight, options, chunk_bytes
+    )
+    loss, total_weight, lse, z_part, correct, entropy = stats
+    lse = _before_last(lse, input, shift, indices)
+    if options.reduction == "none":
+        loss = _before_last(loss, input, shift, indices)
+        z_part = _before_last(z_part, input, shift, indices)
+        entropy = _before_last(entropy, input, shift, indices)
+    return loss, total_weight, lse, z_part, correct, entropy
+
+
+def linear_cross_entropy_with_stats_on(
+    op, backend, input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy), with everything already chosen."""
+    _linear_checks.check_tensors(
+        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
+    )
+    _linear_checks.check_matrix(op, linear_weight.ndim)
+    target = ops.stop_gradient(target)
+    if weight is not None:
+        weight = ops.stop_gradient(weight)
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    if backend == "cpu":
+        stats = _stats_on_cpu(*tensors, options, chunk_bytes, shift)
+    elif _in_chunks(input, linear_weight, chunk_bytes):
+        stats = _chunked_stats(backend, *tensors, options, chunk_bytes, shift)
+    else:
+        stats = _plain_stats(backend, *tensors, options, shift)
+    loss, total_weight, lse, z_part, correct, entropy = stats
+    dtype, exact = input.dtype, exact_dtype(input.dtype)
+    loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
+    return loss, total_weight.astype(exact), lse.astype(exact), z_part, correct, entropy

@@ -1,0 +1,305 @@
+"""The linear loss of ranks that hold their own block of the vocabulary's weight (SPMD)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
+
+from ms_ce import _checks, _linear, _linear_checks
+from ms_ce.backend import choose, device_target
+from ms_ce.ops import linear_chunked, linear_sweep
+from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
+from ms_ce.parallel.config import check_positive
+from ms_ce.parallel.exchange import AllStatistics, Group, world
+from ms_ce.parallel.local import holds_class_indices
+from ms_ce.parallel.mean import Divide, GlobalMean
+from ms_ce.parallel.spmd import KERNELS, VocabParallelRows
+
+_OP = "VocabParallelLinearCrossEntropyLoss"
+
+
+@constexpr
+def _check_dtype(dtype) -> None:
+    if dtype == ms.float64:
+        raise TypeError(
+            f"{_OP}: input must have dtype float16, bfloat16 or float32, got float64, whose gradients "
+            "MindSpore's CPU collectives do not sum"
+        )
+
+
+@constexpr
+def _check_ranks(hidden: int, target: int, indices: bool) -> None:
+    expected = hidden - 1 if indices else hidden
+    if target != expected:
+        kind = "class indices" if indices else "class probabilities"
+        raise ValueError(
+            f"{_OP}: target of {kind} must have {expected} dimensions beside input of {hidden}, got {target}"
+        )
+
+
+@constexpr
+def _check_rows(hidden, target, ranks: int, held: int, indices: bool) -> None:
+    """Shapes of input and target, as far as they are known."""
+    if hidden is None or target is None:
+        return
+    expected = (hidden[0] * ranks, *hidden[1:-1]) + (() if indices else (held,))
+    if target != expected:
+        whole = "" if ranks == 1 else f" of each of {ranks} ranks"
+        raise ValueError(
+            f"{_OP}: target must have shape {expected} to match input {hidden}{whole}, got {target}"
+        )
+
+
+class _Gathered(nn.Cell):
+    """A block of rows of every rank to the rows of all, in one collective, without a gradient."""
+
+    def __init__(self, group: Group):
+        super().__init__()
+        # The CPU engine sums and gathers float32 and float16 only, and the slots of AllStatistics are sums.
+        self.widen, self.statistics = device_target() == "CPU", AllStatistics(group)
+
+    def construct(self, rows):
+        sent = ops.cast(rows, ms.float32) if self.widen else rows
+        return ops.reshape(self.statistics(sent), (-1, rows.shape[1]))
+
+
+class _Scattered(nn.Cell):
+    """The sum over a group of (rows of all, width), of which each rank gets its block of rows."""
+
+    def __init__(self, group: Group):
+        super().__init__()
+        self.rank, self.size = group.rank, group.size
+        # The CPU engine has no ReduceScatter.
+        self.by_sum = device_target() == "CPU"
+        self.collective: Any = None
+        if self.size > 1:
+            collective = ops.AllReduce if self.by_sum else ops.ReduceScatter
+            self.collective = collective(group=group.name)
+
+    def construct(self, rows):
+        if self.size == 1:
+            return rows
+        summed = self.collective(rows)
+        if not self.by_sum:
+            return summed
+        return ops.reshape(summed, (self.size, -1, rows.shape[1]))[self.rank]
+
+
+class VocabularyBlocks(nn.Cell):
+    """Where the classes lie (see `linear_sweep.OneDevice`): a block of them on each rank of a group."""
+
+    def __init__(
+        self,
+        group: Group,
+        rows: VocabParallelRows,
+        class_blocks: tuple[int, ...] | None,
+        num_classes: int | None,
+        sequence_parallel: bool,
+    ):
+        super().__init__()
+        self.rank, self.ranks = group.rank, group.size
+        self.class_blocks, self.num_classes = class_blocks, num_classes
+        self.largest_block = None if class_blocks is None else max(class_blocks)
+        self.rows, self.sequence_parallel = rows, sequence_parallel
+        self.all_rows, self.own_rows = _Gathered(group), _Scattered(group)
+        self.reduce: Any = ops.AllReduce(group=group.name) if group.size > 1 else None
+
+    def block_of(self, columns):
+        return class_block(
+            _OP,
+            "linear_weight",
+            self.rank,
+            self.ranks,
+            self.class_blocks,
+            self.num_classes,
+            columns,
+        )
+
+    def columns(self, held):
+        return self.largest_block or held
+
+    def whole(self, statistics):
+        lse, dot, mass = self.rows.combined(self.rows.exchanged(statistics))
+        return ops.stack((lse, dot, mass), 1)
+
+    def gathered(self, hidden):
+        return self.all_rows(hidden) if self.sequence_parallel else hidden
+
+    def collected(self, grad_hidden):
+        if self.sequence_parallel:
+            return self.own_rows(grad_hidden)
+        return grad_hidden if self.reduce is None else self.reduce(grad_hidden)
+
+
+class VocabParallelLinearCrossEntropyLoss(nn.Cell):
+    r"""Cross entropy of input·Wᵀ + b where each rank of a group holds a block of W, without any rank's logits.
+
+    The last linear layer and the loss of a tensor-parallel language model: `ms_ce.linear_cross_entropy` for the blocks
+    put together, the same loss on every rank of the group. A chunk of rows at a time is multiplied by the rank's own
+    block; the ranks exchange the chunk's statistics, three numbers a row, in one collective. Backward exchanges
+    nothing but one sum of input's gradient over the group, so input must not pass through `SumGradient` besides;
+    the gradients of W and b are those of the rank's own block. All are summed in float32. Works in PyNative mode, graph
+    mode and ms.jit.
+
+    W and b are inputs, not parameters of this Cell, since the model may share them with its embedding.
+
+    Args:
+        group (str): name of the communication group whose ranks, in order, hold consecutive blocks of classes.
+            Default: all ranks.
+        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A constant.
+        ignore_index (int): class index that does not count; such rows are left out before the product. Default -100.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        label_smoothing (float): ε in [0, 1], over the whole vocabulary. Default 0.
+
+    Keyword Args:
+        class_blocks (sequence of int): classes that each rank holds. Default: equal blocks.
+        num_classes (int): size of the vocabulary without its padding, where the last blocks hold rows of W beyond it.
+            They take no part in the loss and get gradient 0. Default: every row of W counts.
+        sequence_parallel (bool): whether input is this rank's block of rows along its first axis, as after a
+            sequence-parallel layer: gathered before, and its gradient reduced and scattered after. Default False.
+        row_group (str): name of the group of the ranks that hold other rows of the same classes. Default: none.
+        gradients_mean (bool): whether gradients are averaged, not summed, over row_group; see `GlobalMean`.
+        z_loss (float), softcap (float), logit_scale (float): as in `ms_ce.cross_entropy`.
+        chunk_bytes (int): what a chunk's logits may take on a rank, in float32. Default: a twenty-fifth of the rank's
+            logits, at least 8 MiB and at most 128 MiB.
+        gradient_in_forward (bool): make the gradients in the forward pass, as in `ms_ce.linear_cross_entropy`;
+            'auto' goes by `training` inside a compiled graph. Default 'auto'.
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Inputs:
+        - **input** - hidden states (…, in_features), the same on every rank of the group, or with sequence_parallel a
+          block of their first axis; float16, bfloat16 or float32.
+        - **linear_weight** - (C_local, in_features), this rank's block, input's dtype.
+        - **target** - class indices of the whole vocabulary, of the leading shape of all hidden states, the same on
+          every rank of the group; or this rank's block of probabilities, with a last axis of C_local. A constant.
+        - **linear_bias** - (C_local,), this rank's block, or None.
+
+    Outputs:
+        Scalar, or with 'none' of target's leading shape, in input's dtype; float32 for a mean over `row_group`.
+
+    Raises:
+        TypeError, ValueError: for arguments and inputs that do not fit. A class index out of range raises when the
+            result is read, on every rank; the position in the message counts within the chunk.
+        NotImplementedError: for a second derivative.
+
+    Example:
+        >>> loss = ms_ce.parallel.VocabParallelLinearCrossEntropyLoss()   # doctest: +SKIP
+        >>> loss(hidden, my_block_of_the_table, target)                   # doctest: +SKIP
+
+    Source: Shoeybi et al. 2019 and Korthikanti et al. 2022 (Megatron-LM); Wijmans et al. 2024 (Cut Cross-Entropy).
+    """
+
+    def __init__(
+        self,
+        group=None,
+        weight=None,
+        ignore_index=-100,
+        reduction="mean",
+        label_smoothing=0.0,
+        *,
+        class_blocks=None,
+        num_classes=None,
+        sequence_parallel=False,
+        row_group=None,
+        gradients_mean=False,
+        z_loss=0.0,
+        softcap=None,
+        logit_scale=1.0,
+        chunk_bytes=None,
+        gradient_in_forward="auto",
+        backend="auto",
+    ):
+        super().__init__()
+        self.options = _checks.make_options(
+            _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+        )
+        self.reduction = reduction
+        if weight is not None and not isinstance(weight, Tensor):
+            raise TypeError(
+                f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}"
+            )
+        if not isinstance(sequence_parallel, bool):
+            raise TypeError(
+                f"{_OP}: sequence_parallel must be True or False, got {sequence_parallel!r}"
+            )
+        self.chunk_bytes = _linear_checks.check_plan(_OP, chunk_bytes, False, gradient_in_forward)
+        self.weight, self.gradient_in_forward = weight, gradient_in_forward
+        chosen = Group(_OP, world() if group is None else group)
+        blocks = checked_blocks(_OP, class_blocks, chosen.size)
+        if num_classes is not None:
+            check_positive(f"{_OP}: num_classes", num_classes)
+        name = choose(_OP, backend)
+        rows = VocabParallelRows(chosen, blocks, num_classes, self.options, name, False)
+        self.place = VocabularyBlocks(chosen, rows, blocks, num_classes, sequence_parallel)
+        plan = (KERNELS[name], self.place, self.options, self.chunk_bytes)
+        self.rows = linear_sweep.ChunkedRows(*plan)
+        self.sum = linear_sweep.ChunkedSum(*plan)
+        self.parts = chosen.size if sequence_parallel else 1
+        self.divide = Divide(1)
+        self.row_mean = None if row_group is None else GlobalMean(row_group, gradients_mean)
+
+    def construct(self, input, linear_weight, target, linear_bias=None):
+        weight = self.weight
+        if weight is not None:
+            weight = ops.stop_gradient(weight)
+        target = ops.stop_gradient(target)
+        self.check(input, linear_weight, target, linear_bias)
+        indices = holds_class_indices(target.dtype)
+        hidden = linear_sweep.readable(input)
+        hidden = ops.reshape(hidden, (-1, input.shape[-1]))
+        labels = ops.reshape(target, (-1,))
+        if not indices:
+            labels = ops.reshape(linear_sweep.readable(target), (-1, target.shape[-1]))
+        given = (hidden, linear_weight, labels, linear_bias, weight)
+        if self.reduction == "none":
+            shape = target.shape if indices else target.shape[:-1]
+            return ops.cast(ops.reshape(self.rows(*given)[0], shape), input.dtype)
+        in_forward = _linear.gradient_wanted(
+            "chunked", self.gradient_in_forward, self.training, input.dtype
+        )
+        loss_sum = self.sum(*given)[0] if in_forward else ops.ReduceSum()(self.rows(*given)[0])
+        return self.reduced(loss_sum, labels, weight, hidden.shape[0] * self.parts, input.dtype)
+
+    def reduced(self, loss_sum, labels, weight, rows, dtype):
+        """The sum or the mean over the rows of this group, or of all ranks."""
+        if self.reduction == "sum":
+            if self.row_mean is None:
+                return ops.cast(loss_sum, dtype)
+            return self.row_mean(loss_sum, None, ops.OnesLike()(loss_sum))
+        total_weight = linear_chunked.total_weight(
+            labels, rows, weight, self.options.ignore_index, loss_sum.dtype
+        )
+        if self.row_mean is None:
+            return ops.cast(self.divide(loss_sum, total_weight, loss_sum, total_weight), dtype)
+        return self.row_mean(loss_sum, total_weight)
+
+    def check(self, input, linear_weight, target, linear_bias):
+        """Everything that can be known of the tensors before the kernel runs."""
+        _checks.check_tensor(_OP, "input", isinstance(input, Tensor), type(input))
+        _checks.check_tensor(
+            _OP, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight)
+        )
+        _checks.check_tensor(_OP, "target", isinstance(target, Tensor), type(target))
+        bias_dtype, bias_shape = None, None
+        if linear_bias is not None:
+            _checks.check_tensor(
+                _OP, "linear_bias", isinstance(linear_bias, Tensor), type(linear_bias)
+            )
+            bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
+        weight_dtype = None if self.weight is None else self.weight.dtype
+        _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)
+        _check_dtype(input.dtype)
+        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype)
+        _linear_checks.check_matrix(_OP, linear_weight.ndim)
+        _linear_checks.check_block(_OP, input.shape[-1], linear_weight.shape, bias_shape)
+        indices = holds_class_indices(target.dtype)
+        _check_ranks(input.ndim, target.ndim, indices)
+        shapes = (_checks.known_shape(input), _checks.known_shape(target))
+        _check_rows(shapes[0], shapes[1], self.parts, linear_weight.shape[0], indices)
+        _checks.check_ignore_index(_OP, target.dtype, self.options.ignore_index)
+        total = self.place.block_of(linear_weight.shape[0])[2]
+        if self.weight is not None:
+            check_weight(_OP, total, self.weight.shape)

@@ -1,0 +1,112 @@
+"""The linear loss on backends without an operator of its own for it: chunks of rows by `linear_sweep`."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.ops import constexpr
+from mindspore.ops import operations as P
+
+from ms_ce.ops import ascend, composed
+from ms_ce.ops.linear_sweep import (
+    ChunkedRows,
+    ChunkedSum,
+    OneDevice,
+    exact_dtype,
+    is_class_index,
+)
+from ms_ce.ops.options import Options
+
+_sum = P.ReduceSum()
+
+
+@constexpr
+@functools.lru_cache(maxsize=256)
+def _cell(backend, options, chunk_bytes, class_indices, kind):
+    """The loss of these options, built once. A graph hands them over as a plain tuple."""
+    options = Options(*options)
+    # The Ascend kernel of statistics knows class indices only.
+    kernels = ascend if backend == "ascend" and class_indices else composed
+    if kind == "sum":
+        return ChunkedSum(kernels, OneDevice(), options, chunk_bytes)
+    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, kind == "stats")
+
+
+def total_weight(target, rows, weight, ignore_index, dtype):
+    """The mean's divisor: Σ w[target] over the rows that count, or the number of rows with probabilities."""
+    if not is_class_index(target.dtype):
+        return _sum(ops.ones((rows,), dtype))
+    target = target.astype(mstype.int64)
+    keep = ops.not_equal(target, ignore_index)
+    row_weight = keep.astype(dtype)
+    if weight is not None:
+        # A class out of range has been reported, or made the loss nan.
+        known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
+        index = ops.where(known, target, 0)
+        row_weight = row_weight * ops.gather(weight.astype(dtype), index, 0)
+    return _sum(row_weight)
+
+
+def _reduced(rows_sum, divisor, reduction):
+    """sum or mean; a mean without weight is nan and its gradient 0."""
+    if reduction == "sum":
+        return rows_sum
+    empty = divisor == 0
+    divisor = ops.where(empty, 1.0, divisor).astype(rows_sum.dtype)
+    return ops.where(empty, np.nan, rows_sum / divisor)
+
+
+def check_targets(target, classes, ignore_index, shift):
+    """The kernel's error for a class index out of range, with its position in the whole target."""
+    if shift:
+        first = ops.full_like(target[..., :1].astype(mstype.int64), ignore_index)
+        target = ops.concat((first, target[..., 1:].astype(mstype.int64)), -1)
+    composed._raise_out_of_range(target, classes, ignore_index)
+
+
+def linear_cross_entropy(
+    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, in_forward
+):
+    """The loss of rows: hidden (N, H), target (N,) or (N, C); in float32 (float64 for float64) at least."""
+    indices = is_class_index(target.dtype)
+    if in_forward and options.reduction != "none":
+        cell = _cell(backend, options, chunk_bytes, indices, "sum")
+        loss_sum = cell(hidden, linear_weight, target, linear_bias, weight)[0]
+    else:
+        cell = _cell(backend, options, chunk_bytes, indices, "rows")
+        losses = cell(hidden, linear_weight, target, linear_bias, weight)[0]
+        if options.reduction == "none":
+            return losses
+        loss_sum = _sum(losses)
+    exact = exact_dtype(hidden.dtype)
+    divisor = total_weight(target, hidden.shape[0], weight, options.ignore_index, exact)
+    return _reduced(loss_sum, divisor, options.reduction)
+
+
+def linear_cross_entropy_with_stats(
+    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes
+):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy), from one pass over the chunks."""
+    indices = is_class_index(target.dtype)
+    cell = _cell(backend, options, chunk_bytes, indices, "stats")
+    out = cell(hidden, linear_weight, target, linear_bias, weight)
+    losses, lse, squares, correct, entropy = out[0], out[1], out[3], out[4], out[5]
+    lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)
+    num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
+    count, ignored = hidden.shape[0], options.ignore_index
+    exact = exact_dtype(hidden.dtype)
+    divisor = total_weight(target, count, weight, ignored, exact)
+    if options.reduction == "none":
+        return losses, divisor, lse, squares, num_correct, entropy
+    rows_counted = total_weight(target, count, None, ignored, exact)
+    return (
+        _reduced(_sum(losses), divisor, options.reduction),
+        divisor,
+        lse,
+        _reduced(_sum(squares), divisor, options.reduction),
+        num_correct,
+        _reduced(_sum(entropy), rows_counted, options.reduction),
+    )

@@ -1,0 +1,361 @@
+"""The loop over chunks of rows of the linear loss, by MindSpore's matrix products: any device, one or several of them.
+
+A chunk's logits are made, reduced to statistics by the backend (`partial`), completed by the other holders of classes
+where there are any, and turned into gradients (`partial_backward`). A compiled graph holds one loop, whatever the
+number of rows: it compiles faster and holds less than an unrolled one. Rows of ignore_index are put last, and the
+loop ends before them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, get_context, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+from mindspore.ops import functional as F
+from mindspore.ops import operations as P
+
+from ms_ce.ops import composed
+from ms_ce.ops.graph import compiling
+from ms_ce.ops.linear_cpu import _nan_if_any
+from ms_ce.ops.options import ClassBlock, Options
+
+_DEFAULT_SHARE, _SMALLEST_DEFAULT, _LARGEST_DEFAULT = 25, 8 << 20, 128 << 20
+
+_product = P.MatMul()
+_product_with_transpose = P.MatMul(transpose_b=True)
+_product_of_transpose = P.MatMul(transpose_a=True)
+_write_rows = P.TensorScatterUpdate()
+_running_sum = P.CumSum()
+_sum = P.ReduceSum()
+_zeros_like = P.ZerosLike()
+
+
+@constexpr
+def is_class_index(dtype) -> bool:
+    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
+
+
+@constexpr
+def exact_dtype(dtype):
+    """The dtype to compute and to add in."""
+    return mstype.float64 if dtype == mstype.float64 else mstype.float32
+
+
+def known_rows(hidden):
+    """N of hidden states (N, H), or None where a compiled graph does not know it yet."""
+    return None if F.is_sequence_value_unknown(hidden.shape) else hidden.shape[0]
+
+
+@constexpr
+def rows_of_chunk(dtype, rows: int | None, classes: int, chunk_bytes: int) -> int:
+    """Rows whose logits take chunk_bytes at most; 0 stands for the default. `rows` is None where it is not known."""
+    row_bytes = classes * (8 if dtype == mstype.float64 else 4)
+    if chunk_bytes == 0:
+        chunk_bytes = _LARGEST_DEFAULT
+        if rows is not None:
+            share = rows * row_bytes // _DEFAULT_SHARE
+            chunk_bytes = min(max(share, _SMALLEST_DEFAULT), _LARGEST_DEFAULT)
+    most = max(1, chunk_bytes // row_bytes)
+    if rows is None or rows == 0:
+        return most
+    chunks = -(-rows // most)
+    return -(-rows // chunks)
+
+
+@constexpr
+def _counting(rows: int) -> Tensor:
+    return Tensor(np.arange(rows), mstype.int32)
+
+
+def on_cpu() -> bool:
+    return get_context("device_target") == "CPU"
+
+
+@constexpr
+def _needs_cast(dtype) -> bool:
+    return on_cpu() and dtype in (mstype.float16, mstype.bfloat16)
+
+
+def readable(values):
+    """Float values that MindSpore can reshape and take rows of: its CPU does neither with bfloat16 in a graph."""
+    return values.astype(mstype.float32) if _needs_cast(values.dtype) else values
+
+
+class _Once(nn.Cell):
+    """Ends a second derivative: the saved statistics are functions of the inputs, which nothing below knows."""
+
+    def construct(self, gradient):
+        return gradient
+
+    def bprop(self, gradient, out, dout):
+        if not compiling():
+            raise NotImplementedError(
+                "ms_ce: in chunks the linear loss is differentiated once; for second derivatives take "
+                "backend='composed' and a chunk_bytes that holds all logits"
+            )
+        nothing = _nan_if_any(dout).astype(gradient.dtype)
+        return (_zeros_like(gradient) + nothing,)
+
+
+_once = _Once()
+
+
+class OneDevice(nn.Cell):
+    """Where the classes lie: all of them here. `ms_ce.parallel.linear` has the other kind."""
+
+    def block_of(self, columns):
+        """(offset, classes held, classes in all) of a weight with this many rows."""
+        return 0, columns, columns
+
+    def columns(self, held):
+        """Classes of the device that holds most: all devices cut rows into the same chunks."""
+        return held
+
+    def whole(self, statistics):
+        """(rows, 3) of this device's classes to those of all classes."""
+        return statistics
+
+    def gathered(self, hidden):
+        """All rows, from those that this device was given."""
+        return hidden
+
+    def collected(self, grad_hidden):
+        """The gradient of what this device was given, from its classes' part of that of all rows."""
+        return grad_hidden
+
+
+class ChunkedRows(nn.Cell):
+    """Row losses, and in the backward pass the gradients, from logits that are made again there.
+
+    Inputs: hidden (N, H), linear_weight (C_local, H), target (N,) class indices or (N, C_local) probabilities,
+    linear_bias (C_local,) or None, weight of all classes or None. Target and weight are constants.
+    Outputs: row losses, lse and Σ w·q' of each row, z-losses, whether each row is right and its entropy; all (N,). The
+    last two are made for `stats` only.
+    """
+
+    def __init__(self, kernels, place, options: Options, chunk_bytes: int, stats: bool = False):
+        super().__init__()
+        self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
+        self.place, self.chunk_bytes, self.stats = place, chunk_bytes, stats
+        self.options = options._replace(reduction="none")
+        self.ignore_index, self.z_loss = options.ignore_index, options.z_loss
+        # Statistics are kept in float64 where there is one.
+        self.wide = mstype.float64 if on_cpu() else mstype.float32
+
+    def construct(self, hidden, linear_weight, target, linear_bias, weight):
+        given = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+        width = 5 if self.stats else 3
+        state = (ops.zeros((given[0].shape[0] + given[9], width), self.wide),)
+        if compiling():
+            first = Tensor(0, mstype.int32)
+            while first < given[6]:
+                state = self.add_statistics(given, first, state)
+                first = first + given[9]
+        else:
+            for first in range(0, int(given[6]), given[9]):
+                state = self.add_statistics(given, Tensor(first, mstype.int32), state)
+        return self.finished(ops.gather(state[0], given[7], 0), target)
+
+    def prepared(self, hidden, linear_weight, target, linear_bias, weight):
+        """(hidden, matrix, target, bias, weight, order, count, position, block, rows): `rows` rows a chunk
+        are taken in `order`, a row stands at `position` in it, and the first `count` have a loss."""
+        exact = exact_dtype(hidden.dtype)
+        hidden = self.place.gathered(hidden)
+        offset, held, total = self.place.block_of(linear_weight.shape[0])
+        matrix = linear_weight.astype(exact)
+        bias = None if linear_bias is None else linear_bias.astype(exact)
+        if held < linear_weight.shape[0]:
+            matrix = matrix[:held]
+            bias = None if bias is None else bias[:held]
+        seen = _running_sum(ops.ones((hidden.shape[0],), mstype.int32), 0)
+        order, count, position = seen - 1, hidden.shape[0], seen - 1
+        if is_class_index(target.dtype):
+            target = target.astype(mstype.int64)
+            keep = ops.not_equal(target, self.ignore_index)
+            counts = keep.astype(mstype.int32)
+            kept, count = _running_sum(counts, 0), _sum(counts)
+            position = ops.where(keep, kept - 1, count + seen - kept - 1)
+            order = _write_rows(_zeros_like(order), position.expand_dims(1), order)
+        columns = self.place.columns(linear_weight.shape[0])
+        rows = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, self.chunk_bytes)
+        block = (offset, total)
+        return hidden, matrix, target, bias, weight, order, count, position, block, rows
+
+    def chunk(self, given, first):
+        """(places in the order, their rows, which of them count, hidden, target, logits) of a chunk."""
+        hidden, matrix, target, bias, _, order, count, _, _, rows = given
+        exact = matrix.dtype
+        place = first + _counting(rows)
+        valid = place < count
+        index = ops.gather(order, ops.minimum(place, hidden.shape[0] - 1), 0)
+        own = ops.gather(hidden, index, 0).astype(exact)
+        own_target = ops.gather(target, index, 0)
+        if is_class_index(target.dtype):
+            own_target = ops.where(valid, own_target, self.ignore_index)
+        else:
+            # Without the columns of padding.
+            own_target = own_target.astype(exact)[:, : matrix.shape[0]]
+        logits = _product_with_transpose(own, matrix)
+        if bias is not None:
+            logits = logits + bias
+        return place, index, valid, own, own_target, logits
+
+    def statistics(self, given, own_target, logits):
+        """(rows, 3) over all classes: lse, Σ w·q'·x and Σ w·q'."""
+        offset, total = given[8]
+        block = ClassBlock(offset, total)
+        local = self.partial(logits, own_target, given[4], self.options, block)
+        return self.place.whole(local.astype(self.wide).reshape((-1, 3)))
+
+    def add_statistics(self, given, first, state):
+        place, _, _, _, own_target, logits = self.chunk(given, first)
+        rows = self.statistics(given, own_target, logits)
+        if self.stats:
+            logged = self.logged(logits, own_target, rows[:, 0])
+            rows = ops.concat((rows, logged.astype(self.wide)), 1)
+        return (_write_rows(state[0], place.expand_dims(1), rows),)
+
+    def logged(self, logits, target, lse):
+        """(rows, 2): whether the largest logit is the target's, and the entropy."""
+        x = composed._transformed(logits, self.options)
+        best = target if is_class_index(target.dtype) else target.argmax(axis=1)
+        correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
+        log_prob = x - lse.astype(x.dtype).expand_dims(1)
+        entropy = -composed._product(ops.exp(log_prob), log_prob).sum(axis=1)
+        return ops.stack((correct.astype(x.dtype), entropy), 1)
+
+    def finished(self, rows, target):
+        """The outputs, from the statistics of all rows; 0 in ignored ones."""
+        lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
+        correct, entropy = _zeros_like(lse), _zeros_like(lse)
+        if self.stats:
+            correct, entropy = rows[:, 3], rows[:, 4]
+        if is_class_index(target.dtype):
+            # Rows of ignore_index that share a chunk with others have a statistic of their own.
+            keep = ops.not_equal(target.astype(mstype.int64), self.ignore_index)
+            nothing = _zeros_like(lse)
+            lse, dot = ops.select(keep, lse, nothing), ops.select(keep, dot, nothing)
+            correct, entropy = (
+                ops.select(keep, correct, nothing),
+                ops.select(keep, entropy, nothing),
+            )
+        squares = self.z_loss * ops.square(lse)
+        return mass * lse - dot + squares, lse, mass, squares, correct, entropy
+
+    def no_gradients(self, given):
+        """Where the sums of gradients begin: hidden states in the order, weight, bias."""
+        hidden, matrix, bias = given[0], given[1], given[3]
+        grad_hidden = ops.zeros((hidden.shape[0] + given[9], hidden.shape[1]), matrix.dtype)
+        grad_bias = ops.zeros((1,), matrix.dtype) if bias is None else _zeros_like(bias)
+        return grad_hidden, _zeros_like(matrix), grad_bias
+
+    def add_gradients(self, given, chunk, lse, mass, upstream, of_lse, sums):
+        """`sums` with a chunk's part, from the gradients that arrive at its rows' losses and lse."""
+        place, _, valid, own, own_target, logits = chunk
+        matrix, bias, weight = given[1], given[3], given[4]
+        offset, total = given[8]
+        block = ClassBlock(offset, total)
+        nothing = _zeros_like(upstream)
+        upstream, of_lse = ops.select(valid, upstream, nothing), ops.select(valid, of_lse, nothing)
+        slope = self.partial_backward(
+            upstream, of_lse, logits, own_target, weight, lse, mass, self.options, block
+        )
+        grad_hidden, grad_weight, grad_bias = sums
+        part = _product(slope, matrix)
+        grad_hidden = _write_rows(grad_hidden, place.expand_dims(1), part)
+        grad_weight = grad_weight + _product_of_transpose(slope, own)
+        if bias is not None:
+            grad_bias = grad_bias + _sum(slope, 0)
+        return grad_hidden, grad_weight, grad_bias
+
+    def add_chunk_gradients(self, given, saved, first, sums):
+        """The logits again, and from them the gradients."""
+        lse, mass, grad_loss, grad_squares = saved
+        chunk = self.chunk(given, first)
+        index, exact = chunk[1], given[1].dtype
+        own_lse, own_mass = ops.gather(lse, index, 0), ops.gather(mass, index, 0)
+        upstream = ops.gather(grad_loss, index, 0)
+        of_square = upstream + ops.gather(grad_squares, index, 0)
+        of_lse = 2.0 * self.z_loss * own_lse * of_square
+        rows = (own_lse, own_mass, upstream.astype(exact), of_lse.astype(exact))
+        return self.add_gradients(given, chunk, rows[0], rows[1], rows[2], rows[3], sums)
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
+        given = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+        saved = (out[1], out[2], dout[0], dout[3])
+        sums = self.no_gradients(given)
+        if compiling():
+            first = Tensor(0, mstype.int32)
+            while first < given[6]:
+                sums = self.add_chunk_gradients(given, saved, first, sums)
+                first = first + given[9]
+        else:
+            for first in range(0, int(given[6]), given[9]):
+                sums = self.add_chunk_gradients(given, saved, Tensor(first, mstype.int32), sums)
+        grads = self.unordered(sums, given[7], linear_weight.shape[0])
+        return self.returned(grads, None, hidden, linear_weight, target, linear_bias, weight)
+
+    def unordered(self, sums, position, columns):
+        """Sums of gradients with rows where they belong, and 0 for classes of padding."""
+        grad_hidden, grad_weight, grad_bias = ops.gather(sums[0], position, 0), sums[1], sums[2]
+        padding = columns - grad_weight.shape[0]
+        if padding > 0:
+            zeros = ops.zeros((padding, grad_weight.shape[1]), grad_weight.dtype)
+            grad_weight = ops.concat((grad_weight, zeros))
+            grad_bias = ops.concat((grad_bias, ops.zeros((padding,), grad_bias.dtype)))
+        return grad_hidden, grad_weight, grad_bias
+
+    def returned(self, grads, factor, hidden, linear_weight, target, linear_bias, weight):
+        """What a bprop returns: gradients times `factor` in the inputs' dtypes. Target and weight are constants,
+        whatever is returned for them."""
+        grad_hidden, grad_weight, grad_bias = grads
+        if factor is not None:
+            grad_hidden, grad_weight = grad_hidden * factor, grad_weight * factor
+            grad_bias = grad_bias * factor
+        grad_hidden = self.place.collected(grad_hidden)
+        grad_hidden = _once(grad_hidden.astype(hidden.dtype))
+        grad_weight = _once(grad_weight.astype(linear_weight.dtype))
+        if linear_bias is None:
+            return grad_hidden, grad_weight, target, None, weight
+        return grad_hidden, grad_weight, target, _once(grad_bias.astype(linear_bias.dtype)), weight
+
+
+class ChunkedSum(ChunkedRows):
+    """The sum of the row losses, with gradients from the same sweep.
+
+    Inputs: those of ChunkedRows. Outputs: the sum (), then the sums of gradients for an upstream gradient of 1.
+    """
+
+    def construct(self, hidden, linear_weight, target, linear_bias, weight):
+        given = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+        total = ops.zeros((1,), self.wide)
+        sums = self.no_gradients(given)
+        if compiling():
+            first = Tensor(0, mstype.int32)
+            while first < given[6]:
+                total, sums = self.add_both(given, first, total, sums)
+                first = first + given[9]
+        else:
+            for first in range(0, int(given[6]), given[9]):
+                total, sums = self.add_both(given, Tensor(first, mstype.int32), total, sums)
+        grads = self.unordered(sums, given[7], linear_weight.shape[0])
+        return total.reshape(()), grads[0], grads[1], grads[2]
+
+    def add_both(self, given, first, total, sums):
+        """Loss and gradients of a chunk, from its logits."""
+        chunk = self.chunk(given, first)
+        valid, exact = chunk[2], given[1].dtype
+        rows = self.statistics(given, chunk[4], chunk[5])
+        lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
+        losses = mass * lse - dot + self.z_loss * ops.square(lse)
+        losses = ops.select(valid, losses, _zeros_like(losses))
+        of_lse = (2.0 * self.z_loss * lse).astype(exact)
+        one = ops.ones_like(of_lse)
+        sums = self.add_gradients(given, chunk, lse, mass, one, of_lse, sums)
+        return total + _sum(losses), sums
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
+        factor = dout[0].astype(exact_dtype(hidden.dtype))
+        grads = (out[1], out[2], out[3])
+        return self.returned(grads, factor, hidden, linear_weight, target, linear_bias, weight)

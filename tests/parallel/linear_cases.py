@@ -1,0 +1,156 @@
+"""Cases of the vocabulary-parallel linear loss: where rows and classes lie, options, inputs; numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tests.parallel.spmd_cases import EVERY_OPTION, GRAPH, JIT, PYNATIVE
+
+ROWS_PER_RANK, CLASSES_PER_RANK, FEATURES = 8, 5, 3
+SEVERAL_CHUNKS = 3  # rows of a chunk: the last one is shorter
+
+
+@dataclass(frozen=True)
+class LinearCase:
+    """Rows split over `row_ranks`, classes over `class_ranks`; rank = row rank · class_ranks + class rank."""
+
+    name: str
+    row_ranks: int = 1
+    class_ranks: int = 1
+    mode: str = PYNATIVE
+    dtype: str = "float32"
+    loss: dict = field(default_factory=dict)
+    weight: bool = False
+    bias: bool = True
+    probabilities: bool = False
+    class_blocks: tuple[int, ...] | None = None
+    num_classes: int | None = None
+    sequence_parallel: bool = False
+    gradients_mean: bool = False
+    empty_row_ranks: tuple[int, ...] = ()
+    chunk_rows: int = SEVERAL_CHUNKS
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        return self.class_blocks or (CLASSES_PER_RANK,) * self.class_ranks
+
+    @property
+    def classes(self) -> int:
+        return self.num_classes or sum(self.blocks)
+
+    @property
+    def chunk_bytes(self) -> int:
+        return self.chunk_rows * max(self.blocks) * 4
+
+
+def draw(case: LinearCase) -> dict[str, np.ndarray | None]:
+    """Inputs of the whole; row ranks have different numbers of rows that count."""
+    random = np.random.default_rng(17)
+    rows = ROWS_PER_RANK * case.row_ranks
+    if case.probabilities:
+        target = random.dirichlet(np.ones(case.classes), rows).astype(np.float32)
+    else:
+        target = random.integers(0, case.classes, rows)
+        target[-1] = case.classes - 1
+        ignored = case.loss.get("ignore_index", -100)
+        target[2:6] = ignored
+        for row_rank in case.empty_row_ranks:
+            target[row_rank * ROWS_PER_RANK : (row_rank + 1) * ROWS_PER_RANK] = ignored
+    return {
+        "input": random.normal(size=(rows, FEATURES)),
+        "linear_weight": random.normal(size=(case.classes, FEATURES)),
+        "target": target,
+        "linear_bias": random.normal(size=case.classes) if case.bias else None,
+        "weight": np.round(random.uniform(0.2, 2, case.classes), 3) if case.weight else None,
+    }
+
+
+def _in_forward(value: bool) -> dict:
+    return {"gradient_in_forward": value}
+
+
+def _two_ranks() -> list[LinearCase]:
+    two = {"class_ranks": 2}
+    every = {**EVERY_OPTION, "ignore_index": 3}
+    padded = {"class_blocks": (7, 4), "num_classes": 9}
+    sequence = {"sequence_parallel": True, **two}
+    cases = [
+        LinearCase("1x2 pynative", **two),
+        LinearCase("1x2 graph, bfloat16", mode=GRAPH, dtype="bfloat16", bias=False, **two),
+        LinearCase("1x2 jit", mode=JIT, probabilities=True, **two),
+        LinearCase("one chunk", chunk_rows=100, **two),
+        LinearCase("float16", dtype="float16", loss=_in_forward(False), **two),
+        LinearCase("bfloat16", dtype="bfloat16", **two),
+        LinearCase("every option", loss=every, weight=True, **padded, **two),
+        LinearCase(
+            "every option, graph",
+            mode=GRAPH,
+            loss={**every, **_in_forward(True)},
+            weight=True,
+            **padded,
+            **two,
+        ),
+        LinearCase(
+            "probabilities, every option",
+            loss={**EVERY_OPTION, **_in_forward(False)},
+            weight=True,
+            probabilities=True,
+            **padded,
+            **two,
+        ),
+        LinearCase("none", loss={"reduction": "none"}, **two),
+        LinearCase("sum", loss={"reduction": "sum", **_in_forward(False)}, **two),
+        LinearCase("sequence parallel", **sequence),
+        LinearCase("sequence parallel, float16", dtype="float16", **sequence),
+        LinearCase("sequence parallel, graph", mode=GRAPH, **sequence),
+        LinearCase("composed backend", loss={"backend": "composed"}, **two),
+        LinearCase("no row that counts", empty_row_ranks=(0,), **two),
+    ]
+    rows = {"row_ranks": 2}
+    return [
+        *cases,
+        LinearCase("2x1 gradients averaged", gradients_mean=True, **rows),
+        LinearCase("a rank without a row that counts", empty_row_ranks=(1,), **rows),
+        LinearCase("sum over rows", loss={"reduction": "sum"}, weight=True, **rows),
+    ]
+
+
+def _four_ranks() -> list[LinearCase]:
+    mesh = {"row_ranks": 2, "class_ranks": 2}
+    return [
+        LinearCase("2x2 pynative", weight=True, empty_row_ranks=(1,), **mesh),
+        LinearCase(
+            "2x2 graph",
+            mode=GRAPH,
+            loss={**EVERY_OPTION, **_in_forward(True)},
+            class_blocks=(4, 7),
+            num_classes=10,
+            **mesh,
+        ),
+        LinearCase("1x4 jit, sequence parallel", class_ranks=4, mode=JIT, sequence_parallel=True),
+        LinearCase("1x4 bfloat16", class_ranks=4, dtype="bfloat16", bias=False),
+    ]
+
+
+def linear_cases(ranks: int) -> list[LinearCase]:
+    return {2: _two_ranks, 4: _four_ranks}[ranks]()
+
+
+# Checks that are programs of their own, in linear_checks.py.
+LINEAR_PROGRAMS: dict[int, tuple[str, ...]] = {
+    2: (
+        "collectives, gradients in two sweeps",
+        "collectives, gradients in one sweep",
+        "wrong arguments",
+        "label out of range",
+    ),
+    4: (),
+}
+
+
+def linear_names(ranks: int) -> list[str]:
+    """The names of all checks, apart from those of the other losses."""
+    names = [case.name for case in linear_cases(ranks)] + list(LINEAR_PROGRAMS[ranks])
+    return [f"linear: {name}" for name in names]
