@@ -47,6 +47,7 @@ static inline void ForBlocks(const Problem& problem, int64_t first, int64_t coun
     for (int64_t l = 0; l < step; ++l) IgnoredForward(problem, block.first + l);
     if (problem.grad_logits.data != nullptr) StoreBlockZeros(problem, block);
   }
+  FinishStreaming();
 }
 
 static inline void ZeroGradLogits(const Problem& problem, const Row& row) {
@@ -61,9 +62,8 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
   ForRows(
       problem, first, count, totals,
       [&](const Row& row) {
-        KeptTerms<A> none;
         RowSums sums;
-        ForwardRow<A>(problem, row, totals, &none, &sums);
+        ForwardRow<A>(problem, row, totals, {}, &sums);
       },
       [&](const Row& row) { IgnoredForward(problem, row.index); });
 }
@@ -76,28 +76,56 @@ static void Backward(const Problem& problem, int64_t first, int64_t count, UnitS
   ForRows(
       problem, first, count, totals, [&](const Row& row) { BackwardRow<A>(problem, row); },
       [&](const Row& row) { ZeroGradLogits(problem, row); });
+  FinishStreaming();
 }
 
 // Keeping a row's exponentials saves computing them twice; without memory for them that is what happens.
-constexpr int64_t kMostKeptTerms = int64_t{1} << 20;
+constexpr int64_t kMostKeptTerms = int64_t{1} << 18;
 
+// Of the thread that calls: handing memory back and forth for each unit of rows costs as much as a row.
+static void* KeptBuffer(size_t bytes) {
+  static thread_local void* buffer = nullptr;
+  static thread_local size_t held = 0;
+  if (bytes > held) {
+    free(buffer);
+    buffer = nullptr;
+    held = posix_memalign(&buffer, kCacheLine, bytes) == 0 ? bytes : 0;
+  }
+  return held == 0 ? nullptr : buffer;
+}
+
+// A row's gradient is written while the next row is read: two rows' exponentials, in turn.
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
     return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
   }
-  KeptTerms<A> kept;
+  const int64_t stride = (problem.classes + kLine<A> - 1) / kLine<A> * kLine<A>;
+  A* buffer = nullptr;
   if (problem.classes <= kMostKeptTerms && problem.softcap == 0.0) {
-    kept.values = static_cast<A*>(malloc(static_cast<size_t>(problem.classes) * sizeof(A)));
+    buffer = static_cast<A*>(KeptBuffer(2 * static_cast<size_t>(stride) * sizeof(A)));
   }
+  KeptTerms<A> kept[2];
+  WaitingGradient<A> waiting;
+  int64_t rows = 0;
   ForRows(
       problem, first, count, totals,
-      [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals, &kept); },
+      [&](const Row& row) {
+        ScanOptions<A> options;
+        if (buffer != nullptr) {
+          options.kept = &kept[rows % 2];
+          options.kept->values = buffer + rows % 2 * stride;
+          options.waiting = &waiting;
+          ++rows;
+        }
+        ValueAndGradRow<A>(problem, row, totals, options);
+      },
       [&](const Row& row) {
         IgnoredForward(problem, row.index);
         ZeroGradLogits(problem, row);
       });
-  free(kept.values);
+  waiting.Finish();
+  FinishStreaming();
 }
 
 template <class A>
@@ -117,6 +145,7 @@ static void PartialBackward(const Problem& problem, int64_t first, int64_t count
   ForRows(
       problem, first, count, totals, [&](const Row& row) { PartialBackwardRow<A>(problem, row); },
       [&](const Row& row) { ZeroGradLogits(problem, row); });
+  FinishStreaming();
 }
 
 template <class A>

@@ -3,165 +3,10 @@
 #ifndef MS_CE_ROW_KERNEL_H_
 #define MS_CE_ROW_KERNEL_H_
 
-#include "row_terms.h"
+#include "row_scan.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
-
-// Sums over one row, relative to `reference`, which lies near the row's maximum: differences of
-// logits are exact to rounding however large their common offset is.
-struct RowSums {
-  double reference = 0.0;
-  double exp_sum = 0.0;       // sum exp(x - reference)
-  double distance = 0.0;      // sum a (reference - x), a = coefficient
-  double mass = 0.0;          // sum a
-  double exp_distance = 0.0;  // sum exp(x - reference) (reference - x)
-  double maximum = -INFINITY;
-  int64_t argmax = 0;
-};
-
-// Above this distance a new maximum becomes the reference; below it exp cannot overflow.
-constexpr double kReferenceSlack = 20.0;
-
-template <class A>
-static inline A TileMax(const A* x, int64_t count) {
-  A maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
-  return maximum;
-}
-
-// Keeps the (scaled) terms where `terms` is not null.
-template <class A>
-static inline double TileExpSum(const A* x, int64_t count, A reference, A* maximum_out, A* terms) {
-  A maximum = -INFINITY, sum = 0;
-  if (terms == nullptr) {
-#pragma omp simd reduction(max : maximum) reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) {
-      maximum = x[i] > maximum ? x[i] : maximum;
-      sum += ExpScaled(x[i] - reference);
-    }
-  } else {
-#pragma omp simd reduction(max : maximum) reduction(+ : sum)
-    for (int64_t i = 0; i < count; ++i) {
-      maximum = x[i] > maximum ? x[i] : maximum;
-      const A term = ExpScaled(x[i] - reference);
-      terms[i] = term;
-      sum += term;
-    }
-  }
-  *maximum_out = maximum;
-  return Unscale(sum);
-}
-
-template <class A>
-static inline A TileExpDistance(const A* x, int64_t count, A reference) {
-  A sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) {
-    const A distance = reference - x[i];
-    const A e = Exp(-distance);
-    const A term = e * distance;
-    sum += e == A(0) ? A(0) : term;
-  }
-  return sum;
-}
-
-template <class A>
-static inline A TileDistance(const A* x, const A* a, int64_t count, A reference, A* mass_out) {
-  A sum = 0, mass = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < count; ++i) {
-    const A term = a[i] * (reference - x[i]);
-    sum += a[i] == A(0) ? A(0) : term;
-  }
-#pragma omp simd reduction(+ : mass)
-  for (int64_t i = 0; i < count; ++i) mass += a[i];
-  *mass_out = mass;
-  return sum;
-}
-
-static inline void MoveReference(RowSums* sums, double reference) {
-  const double shift = reference - sums->reference;
-  // An empty sum may move down any distance, where exp(-shift) overflows.
-  if (sums->exp_sum != 0.0) {
-    const double scale = ::exp(-shift);
-    sums->exp_distance = scale * (sums->exp_distance + shift * sums->exp_sum);
-    sums->exp_sum *= scale;
-  }
-  sums->distance += shift * sums->mass;
-  sums->reference = reference;
-}
-
-// First index whose value is larger than all before it, when this tile raises the maximum.
-template <class A>
-static inline void TrackArgmax(RowSums* sums, const A* x, int64_t first, int64_t count, A maximum) {
-  if (!(static_cast<double>(maximum) > sums->maximum)) return;
-  sums->maximum = maximum;
-  for (int64_t i = 0; i < count; ++i) {
-    if (x[i] == maximum) {
-      sums->argmax = first + i;
-      return;
-    }
-  }
-}
-
-// The exponentials of a row, kept from the forward pass for the gradient. They are all relative to one
-// reference unless a later tile moved it.
-template <class A>
-struct KeptTerms {
-  A* values = nullptr;
-  bool usable = false;
-};
-
-// Reads the row once.
-template <class A>
-static RowSums ScanRow(const Problem& problem, const Row& row, bool coefficients, KeptTerms<A>* kept) {
-  alignas(64) A logits_scratch[kTile];
-  alignas(64) A coefficient_scratch[kTile];
-  RowSums sums;
-  bool has_reference = false;
-  kept->usable = kept->values != nullptr;
-  for (int64_t first = 0; first < problem.classes; first += kTile) {
-    const int64_t count = TileCount(problem, first);
-    const A* x = ViewLogits(problem, row, first, count, logits_scratch);
-    A* terms = kept->values == nullptr ? nullptr : kept->values + first;
-    A maximum;
-    if (!has_reference) {
-      maximum = TileMax(x, count);
-      if (maximum > -INFINITY) {
-        MoveReference(&sums, maximum);
-        has_reference = true;
-      }
-    }
-    double sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum, terms);
-    if (static_cast<double>(maximum) > sums.reference + kReferenceSlack) {
-      MoveReference(&sums, maximum);
-      sum = TileExpSum(x, count, static_cast<A>(sums.reference), &maximum, terms);
-      kept->usable = false;
-    }
-    sums.exp_sum += sum;
-    if (problem.statistics) {
-      sums.exp_distance += TileExpDistance(x, count, static_cast<A>(sums.reference));
-      TrackArgmax(&sums, x, first, count, maximum);
-    }
-    if (coefficients) {
-      const A* a = ViewCoefficients(problem, row, first, count, coefficient_scratch);
-      A mass;
-      sums.distance += TileDistance(x, a, count, static_cast<A>(sums.reference), &mass);
-      sums.mass += mass;
-    }
-  }
-  return sums;
-}
-
-static inline double LogSumExp(const RowSums& sums) { return sums.reference + ::log(sums.exp_sum); }
-
-// A row of -inf alone has no softmax: its lse is nan, as exp(-inf - max) is. A shard of -inf alone has
-// lse -inf, since other shards may hold more.
-static inline double LogSumExpOfWholeRow(const RowSums& sums) {
-  return sums.exp_sum == 0.0 ? NAN : LogSumExp(sums);
-}
 
 // loss = hot (lse - x_y) + coefficient_scale sum_c a_c (lse - x_c), every difference taken from the
 // reference. A zero coefficient contributes 0, whatever its logit is.
@@ -213,9 +58,10 @@ static inline void IgnoredForward(const Problem& problem, int64_t index) {
 
 // Returns the row's lse.
 template <class A>
-static double ForwardRow(const Problem& problem, const Row& row, UnitSums* totals, KeptTerms<A>* kept,
+static double ForwardRow(const Problem& problem, const Row& row, UnitSums* totals, ScanOptions<A> options,
                          RowSums* sums_out) {
-  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem), kept);
+  options.coefficients = UsesCoefficients(problem);
+  const RowSums sums = ScanRow<A>(problem, row, options);
   const double lse = LogSumExpOfWholeRow(sums);
   const double z_loss = problem.z_loss != 0.0 ? problem.z_loss * lse * lse : 0.0;
   const double loss = RowLoss<A>(problem, row, sums) + z_loss;
@@ -230,8 +76,9 @@ static double ForwardRow(const Problem& problem, const Row& row, UnitSums* total
 // A shard's share of the row loss, relative to nothing, so that shards can be added.
 template <class A>
 static void PartialRow(const Problem& problem, const Row& row) {
-  KeptTerms<A> none;
-  const RowSums sums = ScanRow<A>(problem, row, UsesCoefficients(problem), &none);
+  ScanOptions<A> options;
+  options.coefficients = UsesCoefficients(problem);
+  const RowSums sums = ScanRow<A>(problem, row, options);
   double* out = problem.partial + row.index * 3;
   double dot = 0.0, mass = row.hot;
   if (row.hot != 0.0) dot = row.hot * LoadLogit<A>(problem, row, row.target);
@@ -243,76 +90,6 @@ static void PartialRow(const Problem& problem, const Row& row) {
   out[0] = LogSumExp(sums);
   out[1] = dot;
   out[2] = mass;
-}
-
-// grad of x'_c: slope p_c - scale a_c - hot 1{c = target}
-struct RowGradient {
-  double lse, slope, scale, hot;
-};
-
-template <class A>
-static inline void TileGradient(const A* x, const A* a, A* out, int64_t count, A lse_high, A lse_low,
-                                A slope, A scale) {
-  if (a == nullptr) {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[i] = slope * Exp((x[i] - lse_high) - lse_low);
-  } else {
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) {
-      out[i] = slope * Exp((x[i] - lse_high) - lse_low) - scale * a[i];
-    }
-  }
-}
-
-// What remains of a gradient tile once `out` holds the softmax's share.
-template <class A>
-static inline void FinishGradientTile(const Problem& problem, const Row& row, const RowGradient& gradient,
-                                      const A* x, int64_t first, int64_t count, A* out) {
-  const int64_t hit = row.target - first;
-  if (hit >= 0 && hit < count) out[hit] -= static_cast<A>(gradient.hot);
-  ChainLogitTransform(problem, x, out, count);
-  Store(out, problem.grad_logits, row.offset + first * row.stride, row.stride, count,
-        problem.stream_stores);
-}
-
-// Reads the row once and writes its gradient once.
-template <class A>
-static void GradientRow(const Problem& problem, const Row& row, const RowGradient& gradient) {
-  alignas(64) A logits_scratch[kTile];
-  alignas(64) A coefficient_scratch[kTile];
-  alignas(64) A out[kTile];
-  const A high = static_cast<A>(gradient.lse);
-  const A low = static_cast<A>(gradient.lse - static_cast<double>(high));
-  for (int64_t first = 0; first < problem.classes; first += kTile) {
-    const int64_t count = TileCount(problem, first);
-    const A* x = ViewLogits(problem, row, first, count, logits_scratch);
-    const A* a =
-        gradient.scale == 0.0 ? nullptr : ViewCoefficients(problem, row, first, count, coefficient_scratch);
-    TileGradient(x, a, out, count, high, low, static_cast<A>(gradient.slope),
-                 static_cast<A>(gradient.scale));
-    FinishGradientTile(problem, row, gradient, x, first, count, out);
-  }
-}
-
-// The same from the kept terms: p = term / sum. Not for softcap, whose derivative needs the logits.
-template <class A>
-static void GradientFromTerms(const Problem& problem, const Row& row, const RowGradient& gradient,
-                              const A* terms, double exp_sum) {
-  alignas(64) A coefficient_scratch[kTile];
-  alignas(64) A out[kTile];
-  const A slope = static_cast<A>(gradient.slope / exp_sum), scale = static_cast<A>(gradient.scale);
-  const A unscale = static_cast<A>(Unscale(A(1)));
-  for (int64_t first = 0; first < problem.classes; first += kTile) {
-    const int64_t count = TileCount(problem, first);
-#pragma omp simd
-    for (int64_t i = 0; i < count; ++i) out[i] = slope * (terms[first + i] * unscale);
-    if (gradient.scale != 0.0) {
-      const A* a = ViewCoefficients(problem, row, first, count, coefficient_scratch);
-#pragma omp simd
-      for (int64_t i = 0; i < count; ++i) out[i] -= scale * a[i];
-    }
-    FinishGradientTile<A>(problem, row, gradient, nullptr, first, count, out);
-  }
 }
 
 // sum_c of the row's coefficients, for the symbols that are not handed it.
@@ -333,15 +110,6 @@ static double CoefficientMass(const Problem& problem, const Row& row) {
   return mass;
 }
 
-// The gradient for upstream `grad` on the row loss and `grad_z` on its z part.
-static inline RowGradient LossGradient(const Problem& problem, const Row& row, double lse, double mass,
-                                       double grad, double grad_z) {
-  const double scale = UsesCoefficients(problem) ? CoefficientScale(problem) : 0.0;
-  double slope = grad * (row.hot + scale * mass);
-  if (problem.z_loss != 0.0) slope += 2.0 * problem.z_loss * lse * (grad + grad_z);
-  return {lse, slope, grad * scale, grad * row.hot};
-}
-
 template <class A>
 static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
@@ -353,13 +121,19 @@ static void BackwardRow(const Problem& problem, const Row& row) {
 
 // While the row is in the cache: read from memory once, written once.
 template <class A>
-static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, KeptTerms<A>* kept) {
+static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals,
+                            const ScanOptions<A>& options) {
   RowSums sums;
-  const double lse = ForwardRow<A>(problem, row, totals, kept, &sums);
+  const double lse = ForwardRow<A>(problem, row, totals, options, &sums);
   const double grad = problem.reduction == Reduction::kMean ? 1.0 / problem.total_weight : 1.0;
   const RowGradient gradient = LossGradient(problem, row, lse, sums.mass, grad, 0.0);
-  if (kept->usable) return GradientFromTerms(problem, row, gradient, kept->values, sums.exp_sum);
-  GradientRow<A>(problem, row, gradient);
+  if (options.waiting != nullptr) options.waiting->Finish();
+  if (options.kept == nullptr || !options.kept->usable) return GradientRow<A>(problem, row, gradient);
+  const A* terms = options.kept->values;
+  if (options.waiting != nullptr && options.waiting->Take(problem, row, gradient, terms, sums.exp_sum)) {
+    return;
+  }
+  GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
 }
 
 template <class A>

@@ -11,7 +11,8 @@ namespace {
 
 // A unit is large enough to hide its bookkeeping and small enough to balance threads. Cut by shape
 // alone: the sums' order must not depend on the threads.
-constexpr int64_t kUnitElements = 65536;
+constexpr int64_t kFewestUnitElements = 65536, kMostUnitElements = 524288;
+constexpr int64_t kUnits = 256;     // at least, before units grow
 constexpr int64_t kBlockRows = 64;  // what the kernels that take many rows at a time work on
 constexpr int64_t kWeightGradClasses = 1024;
 
@@ -20,7 +21,9 @@ constexpr int64_t kWeightGradClasses = 1024;
 constexpr int64_t kStreamBytes = int64_t{8} << 20;
 
 int64_t RowsPerUnit(const Problem& problem) {
-  const int64_t rows = std::max<int64_t>(1, kUnitElements / problem.classes);
+  const int64_t elements =
+      std::clamp(problem.rows * problem.classes / kUnits, kFewestUnitElements, kMostUnitElements);
+  const int64_t rows = std::max<int64_t>(1, elements / problem.classes);
   if (problem.inner == 1) return rows < kBlockRows ? rows : rows / kBlockRows * kBlockRows;
   // Whole blocks, or narrower ones where those would be too few to share out.
   const int64_t block = problem.rows >= 16 * kBlockRows ? kBlockRows : kBlockRows / 4;

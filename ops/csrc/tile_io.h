@@ -185,6 +185,27 @@ static inline void StreamVector(const float* source, float* out) {
 }
 
 constexpr int64_t kCacheLine = 64;
+constexpr int64_t kPrefetchBytes = 2048;
+
+template <class T>
+constexpr int64_t kLine = kCacheLine / static_cast<int64_t>(sizeof(T));
+
+// Asks for what a loop over memory needs soon: the processor's own prefetching stops at a page's end.
+MS_CE_INLINE void PrefetchAhead(const void* here) {
+  __builtin_prefetch(static_cast<const char*>(here) + kPrefetchBytes);
+}
+
+template <class T>
+MS_CE_INLINE void StreamLine(const T* source, T* out) {
+  StreamVector(reinterpret_cast<const float*>(source), reinterpret_cast<float*>(out));
+}
+
+// Streamed stores are ordered with nothing; this makes them visible before whatever the caller does next.
+static inline void FinishStreaming() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
 
 // Whole cache lines bypass the cache; the ragged ends are stored as usual.
 static inline void StreamBytes(const char* source, char* out, int64_t bytes) {

@@ -9,7 +9,8 @@
 #include <cstdint>
 
 // A loop around a call that is not inlined is not vectorised.
-#define MS_CE_INLINE static inline __attribute__((always_inline))
+#define MS_CE_FORCE_INLINE inline __attribute__((always_inline))
+#define MS_CE_INLINE static MS_CE_FORCE_INLINE
 
 namespace ms_ce {
 namespace MS_CE_ISA {
