@@ -11,6 +11,7 @@ import mindspore
 import numpy
 
 from ms_ce import __version__, available_backends
+from ms_ce.backend import partitioned
 from ms_ce.ops import ascend, library
 
 
@@ -40,6 +41,8 @@ def describe() -> None:
         state = "usable" if row.reason is None else f"not usable: {row.reason}"
         print(f"  {row.name:10} {row.device:8} {', '.join(row.dtypes)}")
         print(f"             {row.description}; {state}")
+    print("a partitioned graph (semi_auto_parallel, auto_parallel, AutoParallel) would take")
+    print(f"  {partitioned()}")
 
 
 def main() -> int:

@@ -25,30 +25,49 @@ class Backend(NamedTuple):
     dtypes: tuple[str, ...]
     probe: Callable[[], str | None]
     description: str
+    partitioned: str
 
 
 class Availability(NamedTuple):
-    """A row of `available_backends()`; `reason` is None where the backend can be used."""
+    """A row of `available_backends()`; `reason` is None where the backend can be used, and `partitioned` says what
+    ms_ce.parallel computes with, for this backend, in a graph that MindSpore's partitioner splits."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
     description: str
     reason: str | None
+    partitioned: str
 
 
+_PRIMITIVES = "primitives with sharding strategies"
 _HALF_TO_DOUBLE = ("float16", "bfloat16", "float32", "float64")
 
 TABLE = (
-    Backend("cpu", "CPU", _HALF_TO_DOUBLE, cpu.probe, "fused C++ kernel, one call each way"),
+    Backend(
+        "cpu",
+        "CPU",
+        _HALF_TO_DOUBLE,
+        cpu.probe,
+        "fused C++ kernel, one call each way",
+        "nothing: MindSpore partitions no graphs on CPU",
+    ),
     Backend(
         "ascend",
         "Ascend",
         ("float16", "bfloat16", "float32"),
         ascend.probe,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
+        f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
-    Backend("composed", ANY_DEVICE, _HALF_TO_DOUBLE, composed.probe, "MindSpore primitives"),
+    Backend(
+        "composed",
+        ANY_DEVICE,
+        _HALF_TO_DOUBLE,
+        composed.probe,
+        "MindSpore primitives",
+        _PRIMITIVES,
+    ),
 )
 NAMES = tuple(row.name for row in TABLE)
 
@@ -73,9 +92,27 @@ def available_backends() -> tuple[Availability, ...]:
         'composed'
     """
     return tuple(
-        Availability(row.name, row.device, row.dtypes, row.description, _reason(row))
+        Availability(
+            row.name, row.device, row.dtypes, row.description, _reason(row), row.partitioned
+        )
         for row in TABLE
     )
+
+
+def partitioned() -> str:
+    """What backend='auto' computes with in a graph that MindSpore's partitioner splits (semi_auto_parallel,
+    auto_parallel, AutoParallel), and why.
+
+    Example:
+        >>> from ms_ce.backend import partitioned
+        >>> partitioned().partition(":")[0] in ("'ascend'", "'composed'")
+        True
+    """
+    rows = {row.name: row for row in TABLE}
+    reason = _reason(rows["ascend"])
+    if reason is None:
+        return f"'ascend': {rows['ascend'].partitioned}"
+    return f"'composed': {_PRIMITIVES}, since 'ascend' cannot be used: {reason}"
 
 
 def choose(op: str, backend: str = "auto") -> str:

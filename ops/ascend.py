@@ -278,7 +278,8 @@ def _from_rows(rows, shape):
     if len(shape) > 2:
         last = rows.reshape(shape[:1] + shape[2:] + shape[1:2])
         return ops.transpose(last, _class_axis_second(len(shape)))
-    return rows.reshape(shape)
+    # Rows stay as they are: a shape known at compile time is that of the whole in a graph that is partitioned later.
+    return rows if len(shape) == 2 else rows.reshape(shape)
 
 
 def _rows_shape(shape):
@@ -392,7 +393,7 @@ def partial_backward(
     grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock
 ):
     """Gradient of this block's logits, for class targets: grad_rows·(mass·p - w·q') + grad_lse·p. The kernel makes
-    its own mass from the weights; grad_lse is 0 without z_loss."""
+    its own mass from the weights, and grad_lse, which is 2·z_loss·lse·grad_rows."""
     _require_class_index(target.dtype)
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
@@ -403,7 +404,7 @@ def partial_backward(
         0,
         options.ignore_index,
         options.label_smoothing,
-        0.0,
+        options.z_loss,
         has_weight,
         block.offset,
         block.total,
@@ -411,13 +412,10 @@ def partial_backward(
     grad = _operator("MsCeBackward", False)(
         upstream, x, rows, factor, row_lse, _no_weight(), *choice
     )
-    if options.z_loss:
-        keep = ops.cast(ops.not_equal(rows, options.ignore_index), mstype.float32)
-        extra = ops.cast(grad_lse, mstype.float32).reshape(-1) * keep
-        p = ops.exp(ops.cast(x, mstype.float32) - row_lse.reshape(-1, 1))
-        grad = ops.cast(grad, mstype.float32) + extra.reshape(-1, 1) * p
     if options.softcap:
-        grad = grad * (1.0 - ops.square(x / options.softcap))
+        slope = 1.0 - ops.square(x / options.softcap)
+        keep = ops.expand_dims(ops.not_equal(rows, options.ignore_index), 1)
+        grad = ops.where(keep, grad * slope, 0.0)
     if options.logit_scale != 1.0:
         grad = grad * options.logit_scale
     return _from_rows(ops.cast(grad, logits.dtype), logits.shape)

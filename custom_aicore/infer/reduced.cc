@@ -26,7 +26,7 @@ Shape ShapeOf(int rank, const int64_t* dims) {
 }
 
 // One gradient of the logits' shape; the logits are the second input.
-Shapes Gradient(const int* ndims, int64_t** shapes) { return {ShapeOf(ndims[1], shapes[1])}; }
+Shape Gradient(const int* ndims, int64_t** shapes) { return ShapeOf(ndims[1], shapes[1]); }
 
 }  // namespace
 
@@ -55,14 +55,14 @@ extern "C" Shapes aclnnMsCeNllForwardInferShape(int* ndims, int64_t** shapes, mi
     return {{MS_CE_LOSS_PER_ROW ? rows : 1}, {1}, {kErrorLength}};
 }
 
-extern "C" Shapes aclnnMsCeBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
+extern "C" Shape aclnnMsCeBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
     return Gradient(ndims, shapes);
 }
 
-extern "C" Shapes aclnnMsCeProbBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
+extern "C" Shape aclnnMsCeProbBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
     return Gradient(ndims, shapes);
 }
 
-extern "C" Shapes aclnnMsCeNllBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
+extern "C" Shape aclnnMsCeNllBackwardInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
     return Gradient(ndims, shapes);
 }

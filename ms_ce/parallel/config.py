@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from mindspore import get_auto_parallel_context
 from mindspore.ops import constexpr
+from mindspore.parallel._utils import _get_device_num, _get_global_rank
 
 _FIELDS = ("data_parallel", "model_parallel", "context_parallel")
 _PARTITIONED_MODES = ("semi_auto_parallel", "auto_parallel")
@@ -83,6 +84,35 @@ def is_partitioned() -> bool:
 
 
 is_partitioned_at_compile = constexpr(is_partitioned, reuse_result=False)
+
+
+def mesh_copies(op: str, rows: int, classes: int) -> int:
+    """How many times the mesh fits into the devices of a pipeline stage; copies of it compute the same."""
+    devices = _get_device_num() // get_auto_parallel_context("pipeline_stages")
+    copies, rest = divmod(devices, rows * classes)
+    if rest or not copies:
+        raise ValueError(
+            f"{op}: data_parallel times model_parallel must divide the number of devices (of a pipeline stage), "
+            f"{devices}, got {rows} times {classes}"
+        )
+    return copies
+
+
+def class_rank(op: str, rows: int, classes: int) -> int:
+    """Which block of classes this rank holds: copies of one are neighbours, then come the classes, then the rows."""
+    return _get_global_rank() // mesh_copies(op, rows, classes) % classes
+
+
+def _refuse_copies(op: str, rows: int, classes: int) -> None:
+    if classes > 1 and mesh_copies(op, rows, classes) > 1:
+        raise ValueError(
+            f"{op}: data_parallel times model_parallel must be the number of devices (of a pipeline stage), got {rows} "
+            f"times {classes} on {_get_device_num()} devices: MindSpore's GatherD then fetches target logits of "
+            "other blocks; raise data_parallel"
+        )
+
+
+refuse_copies_at_compile = constexpr(_refuse_copies, reuse_result=False)
 
 
 @constexpr

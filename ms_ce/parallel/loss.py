@@ -154,7 +154,9 @@ class CrossEntropyLoss(nn.Cell):
         split_sequence = check_positive(f"{_OP}: seq_split_num", seq_split_num) > 1
         self.returns_sums = bool(calculate_per_token_loss) or split_sequence
         self.local_sums = LocalSums(_OP, options, class_weight, backend)
-        self.class_index_sums = ClassIndexSums(mesh, options, class_weight)
+        self.class_index_sums = ClassIndexSums(
+            _OP, mesh, options, class_weight, self.local_sums.backend
+        )
         self.probability_sums = ProbabilitySums(mesh, options, class_weight)
         self.denominator_floor = Tensor([_DENOMINATOR_FLOOR], ms.float32)
         self.checks = bool(check_for_nan_in_loss_and_grad)

@@ -1,4 +1,5 @@
-"""Row losses for MindSpore's partitioner (semi_auto_parallel, auto_parallel), from primitives with strategies.
+"""Sums of row losses for MindSpore's partitioner (semi_auto_parallel, auto_parallel); rows from primitives with
+strategies, where fused.py does not make them.
 
 Logits (N, C) are split over rows and classes. Each row costs three numbers over the ranks that share it: the maximum,
 the sum of exponentials and the target's logit, which GatherD fetches without a one-hot. The derivative is written by
@@ -13,7 +14,8 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce.ops.options import Options
-from ms_ce.parallel.config import Mesh
+from ms_ce.parallel.config import Mesh, refuse_copies_at_compile
+from ms_ce.parallel.fused import IGNORED, FusedClassIndexRows
 
 # Stands for -inf where a product with 0 must stay 0. MindSpore removes a Maximum with a constant much closer to the
 # lowest float (-3e38 is removed, -1e38 is not).
@@ -171,6 +173,11 @@ class ProbabilityRows(_SoftmaxRows):
 
 
 @constexpr
+def kernel_takes(dtype) -> bool:
+    return dtype != ms.float64
+
+
+@constexpr
 def _class_ids(classes: int) -> Tensor:
     return Tensor(np.arange(classes, dtype=np.int32)[None])
 
@@ -245,16 +252,33 @@ class ClassIndexSums(_Rows):
 
     Rows whose mask is 0 or whose label is ignore_index are never looked at. A label outside [0, C) in any other row
     makes the sum nan: a compiled graph cannot raise, and a plausible number would be worse.
+
+    Args:
+        op: name of the loss, for messages.
+        backend: "ascend" takes the fused kernel, any other name the primitives.
     """
 
-    def __init__(self, mesh: Mesh, options: Options, weight: tuple[float, ...] | None):
+    def __init__(
+        self,
+        op: str,
+        mesh: Mesh,
+        options: Options,
+        weight: tuple[float, ...] | None,
+        backend: str,
+    ):
         super().__init__(mesh)
         column = (mesh.rows, 1)
+        self.op, self.mesh_rows, self.mesh_classes = op, mesh.rows, mesh.classes
+        self.fused = backend == "ascend"
         self.ignore_index, self.label_smoothing = options.ignore_index, options.label_smoothing
         self.class_weight = weight
         self.weight = None if weight is None else Tensor(weight, ms.float32)
         average_weight = 1.0 if weight is None else sum(weight) / len(weight)
-        self.rows = ClassIndexRows(mesh, options, options.label_smoothing * average_weight)
+        self.soft_total = options.label_smoothing * average_weight
+        self.rows = ClassIndexRows(mesh, options, self.soft_total)
+        self.fused_rows = FusedClassIndexRows(op, mesh, options, weight)
+        self.as_block = ops.Identity().shard(((mesh.rows, mesh.classes),))
+        self.as_row, self.shift = ops.Squeeze(1).shard((column,)), ops.Add().shard((column, ()))
         self.no_ids = Tensor(np.zeros((mesh.rows, 1), np.int32))
         self.no_soft = Tensor(np.zeros((mesh.rows, 1), np.float32))
         # Adding 0 is what splits the constants over the mesh; keep_alive keeps it from being simplified away.
@@ -274,22 +298,35 @@ class ClassIndexSums(_Rows):
         outside = self.either(self.below(label, 0), self.above(label, classes))
         wrong = self.both(outside, self.negate(left_out))
         unused = self.either(left_out, outside)
-        label = self.replace(self.cast(label, ms.int32), unused, 0)
+        label = self.cast(label, ms.int32)
+        known = self.replace(label, unused, 0)
         row_weight = self.cast(self.negate(unused), ms.float32)
         if self.weight is not None:
-            row_weight = self.multiply(self.gather(self.weight, label, 0), row_weight)
+            row_weight = self.multiply(self.gather(self.weight, known, 0), row_weight)
+        hard = self.scale(row_weight, 1.0 - self.label_smoothing)
+        if self.fused and kernel_takes(logits.dtype):
+            target = self.as_row(self.replace(label, unused, IGNORED))
+            mass = self.shift(hard, self.soft_total)
+            row_loss, _ = self.fused_rows(self.as_block(logits), target, mass)
+        else:
+            row_loss = self.primitive_rows(logits, known, hard, unused)
+        row_loss = self.replace(row_loss, wrong, _NOT_A_NUMBER)
+        return self.sums(row_loss, row_weight, left_out, mask)
+
+    def primitive_rows(self, logits, label, hard, unused):
+        refuse_copies_at_compile(self.op, self.mesh_rows, self.mesh_classes)
+        classes = logits.shape[1]
         soft = _soft_line(classes, self.label_smoothing, self.class_weight)
         row_loss, _, _ = self.rows(
             self.clear_rows(logits, unused, 0.0),
             label,
-            self.scale(row_weight, 1.0 - self.label_smoothing),
+            hard,
             self.split(self.no_ids, _class_ids(classes)),
             self.split(self.no_soft, soft),
             soft,
             _is_zero(classes, self.class_weight),
         )
-        row_loss = self.replace(row_loss, wrong, _NOT_A_NUMBER)
-        return self.sums(row_loss, row_weight, left_out, mask)
+        return row_loss
 
 
 class ProbabilitySums(_Rows):

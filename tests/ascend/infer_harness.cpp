@@ -4,15 +4,23 @@
 #include <cstdint>
 #include <vector>
 
-extern "C" int infer_shapes(const char* library, const char* function, int* ndims, int64_t** shapes,
-                            int64_t* dims, int32_t* ranks) {
-  using Function = std::vector<std::vector<int64_t>> (*)(int*, int64_t**, void*);
+// As MindSpore does: an operator with one output is called as a function that returns its shape.
+extern "C" int infer_shapes(const char* library, const char* function, int outputs, int* ndims,
+                            int64_t** shapes, int64_t* dims, int32_t* ranks) {
+  using Shape = std::vector<int64_t>;
   void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) return -1;
-  auto infer = reinterpret_cast<Function>(dlsym(handle, function));
+  void* infer = dlsym(handle, function);
   if (infer == nullptr) return -2;
+  std::vector<Shape> inferred;
+  if (outputs == 1) {
+    inferred.push_back(reinterpret_cast<Shape (*)(int*, int64_t**, void*)>(infer)(ndims, shapes, nullptr));
+  } else {
+    inferred =
+        reinterpret_cast<std::vector<Shape> (*)(int*, int64_t**, void*)>(infer)(ndims, shapes, nullptr);
+  }
   int count = 0;
-  for (const auto& shape : infer(ndims, shapes, nullptr)) {
+  for (const Shape& shape : inferred) {
     ranks[count++] = static_cast<int32_t>(shape.size());
     for (int64_t d : shape) *dims++ = d;
   }

@@ -234,9 +234,8 @@ def test_inference_for_mindspore(name, per_row, dims):
     ndims = (ctypes.c_int * len(arrays))(*[len(a) for a in arrays])
     out_dims, out_ranks = (ctypes.c_int64 * 16)(), (ctypes.c_int32 * 8)()
     library = str(infer_library(per_row)).encode()
-    count = harness().infer_shapes(
-        library, f"aclnn{name}InferShape".encode(), ndims, pointers, out_dims, out_ranks
-    )
+    outputs, function = len(ascend.OPERATORS[name].outputs), f"aclnn{name}InferShape".encode()
+    count = harness().infer_shapes(library, function, outputs, ndims, pointers, out_dims, out_ranks)
     flat = iter(out_dims)
     shapes = [tuple(itertools.islice(flat, r)) for r in out_ranks[:count]]
     rows, classes = dims if len(dims) == 2 else (-1, -1)

@@ -21,10 +21,12 @@ class Case:
     infinite_logits: bool = False
     dtype: type = np.float32
     mask_dtype: type = np.float32
+    backend: str = "composed"
+    copies: int = 1  # of the mesh, where there are more devices than it needs
 
     @property
     def ranks(self) -> int:
-        return self.data_parallel * self.model_parallel
+        return self.data_parallel * self.model_parallel * self.copies
 
 
 def _weights(classes: int) -> list[float]:
@@ -51,6 +53,22 @@ CASES = {
         context={"parallel_mode": "auto_parallel", "search_mode": "sharding_propagation"}
     ),
     "split batch": Case(context={"dataset_strategy": ((2, 1), (2,), (2,))}),
+    "copies of rows": Case(2, 1, copies=2),
+}
+# The same graphs with the Ascend kernels, which the host model of tests/ascend runs.
+FUSED = {"backend": "ascend"}
+CASES |= {
+    "fused, mesh 2x2": Case(**FUSED),
+    "fused, mesh 4x1": Case(4, 1, **FUSED),
+    "fused, mesh 1x4": Case(1, 4, **FUSED),
+    "fused, every option": Case(loss=EVERYTHING, **FUSED),
+    "fused, infinite logits": Case(infinite_logits=True, **FUSED),
+    "fused, float16": Case(dtype=np.float16, **FUSED),
+    "fused, probabilities by primitives": Case(probabilities=True, **FUSED),
+    "fused, auto_parallel": Case(context=CASES["auto_parallel"].context, **FUSED),
+    "fused, copies": Case(copies=2, **FUSED),
+    "AutoParallel": Case(context={"wrapper": "semi_auto"}),
+    "fused, AutoParallel": Case(context={"wrapper": "sharding_propagation"}, **FUSED),
 }
 
 

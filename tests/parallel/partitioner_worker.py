@@ -7,17 +7,20 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.composite.base import _Grad
 from partitioner_cases import CASES, CLASSES_PER_RANK, Case, expected, make_inputs
+from rig import kernels
 from rig.compiler import compile_all_ranks, register_pretended_ascend
 from rig.interpreter import run_lockstep
 
 import ms_ce
 from ms_ce import reference
+from ms_ce.backend import partitioned
 from ms_ce.parallel import CrossEntropyLoss, ParallelConfig, shard
 
 SHARDED_CELL_OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "logit_scale": 0.7}
@@ -63,14 +66,20 @@ class LabelFirst(nn.Cell):
 def run_case(case: Case) -> dict:
     config = ParallelConfig(case.data_parallel, case.model_parallel)
     loss, grad_logits, grad_label = expected(case, *make_inputs(case))
+
+    def make_loss() -> CrossEntropyLoss:
+        return CrossEntropyLoss(config, backend=case.backend, **case.loss)
+
+    kernel_calls = kernels.calls
     outputs, exchanges = compile_and_run(
-        case, lambda: WithGradient(CrossEntropyLoss(config, **case.loss)), inputs_by_rank(case)
+        case, lambda: WithGradient(make_loss()), inputs_by_rank(case)
     )
+    kernel_calls = kernels.calls - kernel_calls
     errors = {"logits": _error(whole_gradient(case, [one[1] for one in outputs]), grad_logits)}
     if case.probabilities:
         label_outputs, _ = compile_and_run(
             case,
-            lambda: WithGradient(LabelFirst(CrossEntropyLoss(config, **case.loss))),
+            lambda: WithGradient(LabelFirst(make_loss())),
             [[label, logits, mask] for logits, label, mask in inputs_by_rank(case)],
         )
         errors["label"] = _error(
@@ -78,6 +87,7 @@ def run_case(case: Case) -> dict:
         )
     return {
         "mesh": [case.data_parallel, case.model_parallel],
+        "kernel_calls": kernel_calls,
         "expected_loss": loss,
         "losses": [float(one[0][0]) for one in outputs],
         "loss_shapes": [list(one[0].shape) for one in outputs],
@@ -122,12 +132,12 @@ def _error(actual: np.ndarray, wanted: np.ndarray) -> float:
 class Classifier(nn.Cell):
     """A projection onto classes and the loss, as a language model ends."""
 
-    def __init__(self, weight: np.ndarray, config: ParallelConfig):
+    def __init__(self, weight: np.ndarray, config: ParallelConfig, backend: str):
         super().__init__()
         rows, classes = config.data_parallel, config.model_parallel
         self.weight = Parameter(Tensor(weight), name="weight")
         self.project = ops.MatMul(transpose_b=True).shard(((rows, 1), (classes, 1)))
-        self.loss = CrossEntropyLoss(config)
+        self.loss = CrossEntropyLoss(config, backend=backend)
 
     def construct(self, features, label, mask):
         return self.loss(self.project(features, self.weight), label, mask)
@@ -146,7 +156,7 @@ class WithWeightGradient(nn.Cell):
         return self.differentiate(self.network, self.weights)(features, label, mask, self.upstream)
 
 
-def run_training(gradients_mean: bool) -> dict:
+def run_training(gradients_mean: bool, backend: str) -> dict:
     """Every rank's gradient of its block of the weights, against the reference's.
 
     The loss is the mean over the whole batch, so that gradients have to be summed over the data-parallel ranks. With
@@ -161,7 +171,7 @@ def run_training(gradients_mean: bool) -> dict:
     config = ParallelConfig(case.data_parallel, case.model_parallel)
     inputs = [features, label, mask]
     graphs = compile_all_ranks(
-        lambda: WithWeightGradient(Classifier(weight, config)),
+        lambda: WithWeightGradient(Classifier(weight, config, backend)),
         [Tensor(value) for value in inputs],
         case.ranks,
         gradients_mean=gradients_mean,
@@ -189,22 +199,22 @@ def _only_tensor(output: object) -> np.ndarray:
     return output
 
 
-def run_refusal() -> str:
-    """What the user reads when rows and classes do not divide by the mesh."""
+def run_refusal(classes: int, devices: int) -> str:
+    """What the user reads when a 2x2 mesh fits neither the logits nor the devices."""
     config = ParallelConfig(2, 2)
     inputs = [
-        Tensor(np.zeros((4, 7), np.float32)),
+        Tensor(np.zeros((4, classes), np.float32)),
         Tensor([0, 1, 2, 3], ms.int32),
         Tensor([1.0] * 4),
     ]
     try:
-        compile_all_ranks(lambda: CrossEntropyLoss(config), inputs, 4)
+        compile_all_ranks(lambda: CrossEntropyLoss(config, backend="composed"), inputs, devices)
     except ValueError as error:
         return str(error)
     return "compiled"
 
 
-def run_wrong_label() -> list[float]:
+def run_wrong_label(backend: str) -> list[float]:
     """The loss of every rank when one label is out of range."""
     case = Case()
     logits, label, mask = make_inputs(case)
@@ -212,13 +222,15 @@ def run_wrong_label() -> list[float]:
     config = ParallelConfig(case.data_parallel, case.model_parallel)
     inputs = [logits, label, mask]
     graphs = compile_all_ranks(
-        lambda: CrossEntropyLoss(config), [Tensor(value) for value in inputs], case.ranks
+        lambda: CrossEntropyLoss(config, backend=backend),
+        [Tensor(value) for value in inputs],
+        case.ranks,
     )
     outputs, _ = run_lockstep(graphs, [inputs] * case.ranks)
     return [float(_only_tensor(output)[0]) for output in outputs]
 
 
-def run_sharded_cell(reduction: str) -> dict:
+def run_sharded_cell(reduction: str, backend: str) -> dict:
     """The ordinary Cell with every option, split over a mesh."""
     case = Case()
     random = np.random.default_rng(8)
@@ -233,7 +245,7 @@ def run_sharded_cell(reduction: str) -> dict:
     outputs, exchanges = compile_and_run(
         case,
         lambda: WithGivenUpstream(
-            shard(ms_ce.CrossEntropyLoss(Tensor(weight), backend="composed", **options), config)
+            shard(ms_ce.CrossEntropyLoss(Tensor(weight), backend=backend, **options), config)
         ),
         inputs,
     )
@@ -247,18 +259,32 @@ def run_sharded_cell(reduction: str) -> dict:
     }
 
 
+def run_choice() -> list[str]:
+    """What 'auto' takes in a partitioned graph, with the kernels installed and without."""
+    chosen = [partitioned()]
+    with kernels.uninstalled():
+        chosen.append(partitioned())
+    return chosen
+
+
 EXTRAS = {
-    "sharded cell, mean": lambda: run_sharded_cell("mean"),
-    "sharded cell, sum": lambda: run_sharded_cell("sum"),
-    "weights, gradients summed": lambda: run_training(gradients_mean=False),
-    "weights, gradients averaged": lambda: run_training(gradients_mean=True),
-    "refusal": run_refusal,
-    "wrong label": run_wrong_label,
+    "sharded cell, mean": lambda: run_sharded_cell("mean", "composed"),
+    "sharded cell, sum": lambda: run_sharded_cell("sum", "composed"),
+    "fused sharded cell, mean": lambda: run_sharded_cell("mean", "auto"),
+    "weights, gradients summed": lambda: run_training(False, "composed"),
+    "weights, gradients averaged": lambda: run_training(True, "composed"),
+    "fused weights, gradients summed": lambda: run_training(False, "auto"),
+    "refusal": lambda: run_refusal(classes=7, devices=4),
+    "refusal of copies": lambda: run_refusal(classes=8, devices=8),
+    "wrong label": lambda: run_wrong_label("composed"),
+    "fused wrong label": lambda: run_wrong_label("ascend"),
+    "choice": run_choice,
 }
 
 
 def main(result_path: str, names: list[str]) -> None:
     register_pretended_ascend()
+    kernels.pretend_installed(Path.cwd())
     results = {name: EXTRAS[name]() if name in EXTRAS else run_case(CASES[name]) for name in names}
     with open(result_path, "w") as sink:
         json.dump(results, sink)

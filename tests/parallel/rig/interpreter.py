@@ -27,7 +27,7 @@ class Rank:
     def __init__(
         self, graph: RankGraph, inputs: Sequence[np.ndarray], parameters: dict[str, np.ndarray]
     ):
-        self.graph = graph
+        self.graph, self.parameters = graph, parameters
         self.values = dict(zip(graph.inputs, inputs, strict=True))
         self.values.update({name: parameters[name.split(":")[-1]] for name in graph.parameters})
         self.position = 0
@@ -49,6 +49,11 @@ class Rank:
 
     def _evaluate(self, node: Node) -> object:
         operator = node.operator
+        if operator.name == "Assign":
+            parameter, value = self._inputs(node)[0], self._inputs(node)[1]
+            assert parameter.shape == value.shape, (node.inputs[0], parameter.shape, value.shape)
+            self.values[node.inputs[0]] = self.parameters[node.inputs[0].split(":")[-1]] = value
+            return value
         if operator.name not in OPERATORS:
             raise NotImplementedError(f"operator {operator.name} {operator.attributes}")
         with np.errstate(all="ignore"):
@@ -130,9 +135,9 @@ def run_lockstep(
     Args:
         graphs: one per rank, rank 0 first.
         inputs: the inputs of every rank.
-        parameters: of every rank, the values of its blocks by parameter name.
+        parameters: of every rank, the values of its blocks by parameter name; what a graph assigns is written there.
     """
-    chosen = parameters or [{}] * len(graphs)
+    chosen = parameters or [{} for _ in graphs]
     ranks = [
         Rank(graph, given, values)
         for graph, given, values in zip(graphs, inputs, chosen, strict=True)
