@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
@@ -15,7 +17,14 @@ from ms_ce.parallel.config import (
     is_partitioned_at_compile,
     mesh_of,
 )
-from ms_ce.parallel.finite import FiniteGradient, FiniteValue, this_rank
+from ms_ce.parallel.finite import (
+    FiniteGradient,
+    FiniteValue,
+    RaiseAfterStep,
+    RecordedGradient,
+    RecordedValue,
+    this_rank,
+)
 from ms_ce.parallel.local import LocalSums, holds_class_indices
 from ms_ce.parallel.semi_auto import ClassIndexSums, ProbabilitySums
 
@@ -97,7 +106,8 @@ class CrossEntropyLoss(nn.Cell):
         parallel_config: `ParallelConfig`, or any object with data_parallel and model_parallel such as mindformers'
             OpParallelConfig. Default: one device.
         check_for_nan_in_loss_and_grad (bool): raise ValueError naming the rank when the loss or the gradient of
-            the logits is not finite. A partitioned graph cannot raise: there each rank prints its local loss.
+            the logits is not finite. A partitioned graph cannot raise: there each rank prints its local loss, and
+            `check()` raises after the step; `Model.train(…, callbacks=[loss.callback()])` calls it.
         calculate_per_token_loss (bool): return (numerator, denominator) instead of the loss.
         seq_split_num (int): above 1, return (numerator, denominator) too, as mindformers does for its sequence
             pipeline.
@@ -162,6 +172,11 @@ class CrossEntropyLoss(nn.Cell):
         self.checks = bool(check_for_nan_in_loss_and_grad)
         self.check_logits = FiniteGradient(_OP, "logits")
         self.check_loss = FiniteValue(_OP, "the local loss")
+        self.recorded_gradient: Any = None
+        self.recorded_loss: Any = None
+        if self.checks:  # they are parameters of the network
+            self.recorded_gradient = RecordedGradient(_OP, "the gradient of logits")
+            self.recorded_loss = RecordedValue(_OP, "the local loss")
         self.local_loss_label = f"rank {this_rank()}: local loss"
 
     def construct(self, logits, label, input_mask):
@@ -170,6 +185,17 @@ class CrossEntropyLoss(nn.Cell):
         if self.returns_sums:
             return numerator, denominator
         return numerator / denominator
+
+    def check(self):
+        """Raises ValueError naming the rank if this rank's loss or gradient of the logits was not finite in the latest
+        step. Only for partitioned graphs, after the step; waits for the device."""
+        if self.checks:
+            self.recorded_loss.check()
+            self.recorded_gradient.check()
+
+    def callback(self):
+        """A callback of Model.train that calls `check` after every step."""
+        return RaiseAfterStep(self)
 
     def sums(self, logits, label, input_mask):
         _check_inputs(
@@ -184,13 +210,17 @@ class CrossEntropyLoss(nn.Cell):
         _checks.check_ignore_index(_OP, label.dtype, self.ignore_index)
         if is_partitioned_at_compile():
             check_divisible(_OP, _checks.known_shape(logits), self.rows, self.classes)
+            if self.checks:
+                logits = self.recorded_gradient(logits)
             if holds_class_indices(label.dtype):
                 sums = self.class_index_sums(logits, label, input_mask)
             else:
                 sums = self.probability_sums(logits, label, input_mask)
-            if self.checks:
-                print(self.local_loss_label, sums[2] / (sums[3] + _DENOMINATOR_FLOOR))
-            return sums[0], sums[1]
+            if not self.checks:
+                return sums[0], sums[1]
+            local_loss = sums[2] / (sums[3] + _DENOMINATOR_FLOOR)
+            print(self.local_loss_label, local_loss)
+            return self.recorded_loss(sums[0], local_loss), sums[1]
         if self.checks:
             logits = self.check_logits(logits)
             numerator, denominator = self.local_sums(logits, label, input_mask)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.ascend.expected import reference, within
-from tests.ascend.host_model import CORES, HostModel
+from tests.ascend.host_model import HostModel
 from tests.cases import round_to
 
 ms = pytest.importorskip("mindspore")
@@ -18,17 +18,9 @@ ascend = pytest.importorskip("ms_ce.ops.ascend")
 table = pytest.importorskip("ms_ce.ops.ascend_operators")
 
 from ms_ce.ops.options import ClassBlock, Options  # noqa: E402
+from tests.ascend.host_calls import run_on_host  # noqa: E402
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
-ATTRIBUTES = {
-    "reduction": "reduction",
-    "ignore_index": "ignoreIndex",
-    "label_smoothing": "labelSmoothing",
-    "z_loss": "zLoss",
-    "has_weight": "hasWeight",
-    "class_offset": "classOffset",
-    "total_classes": "totalClasses",
-}
 MODELS: dict[str, HostModel] = {}
 
 
@@ -44,35 +36,6 @@ def from_host(array: np.ndarray, is_bfloat16: bool):
     if is_bfloat16:
         return ms.Tensor((array.astype(np.uint32) << 16).view(np.float32)).astype(ms.bfloat16)
     return ms.Tensor(array)
-
-
-def run_on_host(
-    machine: HostModel, name: str, per_row: bool, arrays, attributes
-) -> tuple[np.ndarray, ...]:
-    """Outputs of an operator for the tensors and attributes of one call, in the order of the call."""
-    operator = table.OPERATORS[name]
-    inputs = {n: a for (n, _), a in zip(operator.inputs, arrays, strict=True)}
-    position = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
-    rows, classes = arrays[position].shape
-    convert = {"int": int, "float": float, "bool": int}
-    options = {
-        ATTRIBUTES[n]: convert[kind](v)
-        for (n, kind), v in zip(operator.attributes, attributes, strict=True)
-    }
-    options["totalClasses"] = options.get("totalClasses") or classes
-    options.setdefault("reduction", 0)
-    options["targetBytes"] = arrays[position + 1].itemsize
-    kernel = "_".join(_words(name)[2:])
-    lengths = {"loss": rows if per_row else 1, "total_weight": 1, "error": 8}
-    outputs = {}
-    for result, kind in operator.outputs:
-        shape = (rows, classes) if kind == "F" else (lengths.get(result, rows),)
-        outputs[result] = np.zeros(
-            shape, {"F": arrays[position].dtype, "W": "float32", "E": "int32"}[kind]
-        )
-    problem = machine.problem(kernel, rows, classes, cores=CORES, **options)
-    machine.launch(f"ms_ce_{kernel}", inputs, outputs, machine.tiling(problem))
-    return tuple(outputs.values())
 
 
 class HostOperator:
@@ -98,10 +61,6 @@ class HostOperator:
             for array, (_, kind) in zip(outputs, operator.outputs, strict=True)
         )
         return results if len(results) > 1 else results[0]
-
-
-def _words(name: str) -> list[str]:
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).split()
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ from rig.interpreter import run_lockstep
 import ms_ce
 from ms_ce import reference
 from ms_ce.backend import partitioned
-from ms_ce.parallel import CrossEntropyLoss, ParallelConfig, shard
+from ms_ce.parallel import CrossEntropyLoss, ParallelConfig, finite, shard
 
 SHARDED_CELL_OPTIONS = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "logit_scale": 0.7}
 
@@ -259,6 +259,47 @@ def run_sharded_cell(reduction: str, backend: str) -> dict:
     }
 
 
+def run_check() -> dict[str, list[str]]:
+    """What each rank's host raises after a step: with a logit of nan in the first two ranks' rows, and without."""
+    case = Case()
+    logits, label, mask = make_inputs(case)
+    losses: list[CrossEntropyLoss] = []
+
+    def make_cell() -> nn.Cell:
+        losses.append(CrossEntropyLoss(ParallelConfig(2, 2), True, backend=case.backend))
+        return WithGradient(losses[-1])
+
+    graphs = compile_all_ranks(
+        make_cell, [Tensor(one) for one in (logits, label, mask)], case.ranks
+    )
+    raised = {}
+    for step, logit in (("bad", np.nan), ("good", 1.0)):
+        logits[0, 3] = logit
+        left = [
+            {name.split(":")[-1]: np.zeros((), np.float32) for name in graph.parameters}
+            for graph in graphs
+        ]
+        run_lockstep(graphs, [[logits, label, mask]] * case.ranks, left)
+        raised[step] = [_raised_by(loss, rank, left[rank]) for rank, loss in enumerate(losses)]
+        raised[f"{step} gradient"] = [
+            _raised_by(loss, rank, left[rank] | {"loss.recorded_loss.latest": np.float32(0)})
+            for rank, loss in enumerate(losses)
+        ]
+    return raised
+
+
+def _raised_by(loss: CrossEntropyLoss, rank: int, left: dict[str, np.ndarray]) -> str:
+    """The message of the callback where a graph left these values in the loss's parameters."""
+    finite.get_rank = lambda: rank
+    loss.recorded_loss.latest.set_data(Tensor(left["loss.recorded_loss.latest"]))
+    loss.recorded_gradient.latest.set_data(Tensor(left["loss.recorded_gradient.latest"]))
+    try:
+        loss.callback().on_train_step_end(None)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def run_choice() -> list[str]:
     """What 'auto' takes in a partitioned graph, with the kernels installed and without."""
     chosen = [partitioned()]
@@ -278,6 +319,7 @@ EXTRAS = {
     "refusal of copies": lambda: run_refusal(classes=8, devices=8),
     "wrong label": lambda: run_wrong_label("composed"),
     "fused wrong label": lambda: run_wrong_label("ascend"),
+    "check after the step": run_check,
     "choice": run_choice,
 }
 

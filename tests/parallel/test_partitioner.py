@@ -20,7 +20,7 @@ HALF_GRADIENT_TOLERANCE = 0.5 * 2**-11
 
 
 # What is compiled for most ranks, in a process of its own: as much work as everything else.
-LARGE = ["mesh 16x8", "mesh 2x4", "mesh 4x2"]
+LARGE = ["mesh 16x8", "mesh 2x4", "mesh 4x2", "mesh 8x1", "mesh 1x8"]
 CELLS = ["sharded cell, mean", "sharded cell, sum", "fused sharded cell, mean"]
 WEIGHTS = [
     "weights, gradients summed",
@@ -28,7 +28,15 @@ WEIGHTS = [
     "fused weights, gradients summed",
 ]
 WRONG_LABELS = ["wrong label", "fused wrong label"]
-EXTRAS = [*CELLS, *WEIGHTS, *WRONG_LABELS, "refusal", "refusal of copies", "choice"]
+EXTRAS = [
+    *CELLS,
+    *WEIGHTS,
+    *WRONG_LABELS,
+    "refusal",
+    "refusal of copies",
+    "check after the step",
+    "choice",
+]
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +139,15 @@ def test_more_devices_than_the_mesh_needs_are_refused_where_they_would_give_wron
         "must be the number of devices (of a pipeline stage), got 2 times 2 on 8 devices"
         in (results["refusal of copies"])
     )
+
+
+def test_the_host_raises_after_a_step_naming_the_rank(results):
+    raised = results["check after the step"]
+    for step, what in (("bad", "the local loss"), ("bad gradient", "the gradient of logits")):
+        for rank in (0, 1):
+            assert f"rank {rank}: {what} is not finite" in raised[step][rank]
+        assert raised[step][2:] == ["", ""]
+    assert raised["good"] == raised["good gradient"] == [""] * 4
 
 
 @pytest.mark.parametrize("name", WRONG_LABELS)

@@ -9,8 +9,8 @@ from mindspore import ops
 from rig.operators import operator
 
 from ms_ce.ops import ascend_operators
+from tests.ascend.host_calls import run_on_host
 from tests.ascend.host_model import HostModel
-from tests.ascend.test_python_side import run_on_host
 
 DTYPES = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16"}
 calls = 0
