@@ -103,7 +103,6 @@ CASES = (
         (8, 21, 512, 512),
         "class axis not last: positions side by side in memory",
         every_peer=True,
-        composed=True,
         memory=True,
         quick=True,
     ),

@@ -18,7 +18,8 @@ from pool import PeerError, Pool, Process
 
 PROCESS_BYTES = 450e6  # a process that has loaded MindSpore or torch, without logits
 SLICE_SECONDS = 0.06  # what a peer is given in a round
-SLOW_SECONDS = 0.4  # calls of this length are timed in the first rounds only
+SLOW_SECONDS = 0.4  # calls of this length are timed in the first rounds only,
+VERY_SLOW_SECONDS = 1.5  # and of this length in the first
 WARM_UP_SECONDS = 0.02
 MINIMUM_ROUNDS, MAXIMUM_ROUNDS = 3, 12
 
@@ -68,6 +69,13 @@ class Entrant:
     call_seconds: dict[str, float]
     seconds: dict[str, list[float]]
 
+    def rounds(self, computation: str) -> int:
+        """Those that the computation takes part in."""
+        call = self.call_seconds[computation]
+        if call > VERY_SLOW_SECONDS:
+            return 1
+        return MINIMUM_ROUNDS if call > SLOW_SECONDS else MAXIMUM_ROUNDS
+
 
 class CaseRun:
     """The inputs of one case on disk, its right answer, and the results as they come."""
@@ -115,7 +123,8 @@ class CaseRun:
             try:
                 record["error"] = self._check(process, name)
                 seconds = process.ask("time", computation=name, warm_up=0, seconds=0)["seconds"]
-                entrant.call_seconds[name], entrant.seconds[name] = seconds[0], []
+                entrant.call_seconds[name] = seconds[0]
+                entrant.seconds[name] = seconds if seconds[0] > VERY_SLOW_SECONDS else []
             except PeerError as failure:
                 record["refused"] = str(failure)
         return entrant if entrant.seconds else None
@@ -139,8 +148,7 @@ class CaseRun:
             bandwidth.sample(self.case.logits_bytes, 3)
             for computation in ("forward", "forward_backward", "value_and_grad"):
                 for entrant in entrants:
-                    slow = entrant.call_seconds.get(computation, 0) > SLOW_SECONDS
-                    if computation in entrant.seconds and not (slow and number >= MINIMUM_ROUNDS):
+                    if computation in entrant.seconds and number < entrant.rounds(computation):
                         self._time_or_record(entrant, computation)
         for entrant in entrants:
             for computation, samples in entrant.seconds.items():

@@ -1,6 +1,6 @@
 """Compare ms_ce with everything else that computes a cross entropy on a CPU.
 
-    python benchmarks/run.py                      everything, under 8 minutes
+    python benchmarks/run.py                      everything, about a quarter of an hour
     python benchmarks/run.py --quick              the cases of the targets, under 2 minutes
     python benchmarks/run.py --cases '*bfloat16'  cases by shell pattern; --peers likewise
     python benchmarks/run.py --list               cases and peers, and why each is there

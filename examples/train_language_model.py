@@ -95,7 +95,7 @@ def plot_loss_curve(path: Path, training: Curve, validation: Curve, bigram: floa
     axes.plot(*zip(*validation, strict=True), color="tab:blue", marker="o", label="validation")
     axes.axhline(bigram, color="tab:gray", linestyle="--", label="bigram baseline")
     axes.set(xlabel="step", ylabel="cross entropy (nats per character)", ylim=(0, None))
-    axes.set_title("Character language model trained with ms_ce.CrossEntropyLoss")
+    axes.set_title("Character language model trained with ms_ce.LinearCrossEntropyLoss")
     axes.legend()
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
