@@ -38,8 +38,8 @@ def linear_cross_entropy(
     gradients of input, weight and bias, so that no more than `chunk_bytes` of logits exist at once. Rows whose
     target is `ignore_index` are left out before the product. Formula and options: `cross_entropy`.
 
-    Gradients are those of input, linear_weight and linear_bias, once; target and weight are constants. Through
-    backend 'composed', which does hold the logits, all arguments are differentiated, and twice.
+    Gradients are those of input, linear_weight and linear_bias, once; target and weight are constants. With backend
+    'composed' and a chunk_bytes that holds all logits, they can be differentiated again.
 
     Args:
         input (Tensor): hidden states (…, in_features) of any leading shape; float16, bfloat16, float32 or float64.
@@ -62,9 +62,10 @@ def linear_cross_entropy(
         gradient_in_forward (bool): make the gradients in the forward pass, which saves one of four matrix
             products where they are wanted and wastes two where they are not. 'auto' sees whether PyNative records
             a gradient; inside a compiled graph that cannot be seen and 'auto' is False for this function (a
-            `LinearCrossEntropyLoss` goes by its `training`). True allows one gradient of each loss: a second one
-            of another size raises, and so do jacrev and vmap of the gradient. Without effect for 'none', for
-            float16, whose gradients would be rounded before the loss scale, and for float64. Default 'auto'.
+            `LinearCrossEntropyLoss` goes by its `training`). Without effect for 'none'. On backend 'cpu', True allows
+            one gradient of each loss: a second one of another size raises, and so do jacrev and vmap of the
+            gradient; and it is without effect for float16, whose gradients would be rounded before the loss
+            scale, and for float64. Default 'auto'.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -72,7 +73,7 @@ def linear_cross_entropy(
 
     Raises:
         TypeError, ValueError: as `cross_entropy`.
-        NotImplementedError: for a second derivative on backend 'cpu'.
+        NotImplementedError: for a second derivative on backend 'cpu', or in several chunks.
 
     Example:
         >>> import mindspore, ms_ce

@@ -20,6 +20,8 @@ from ms_ce.ops.graph import compiling
 from ms_ce.ops.linear_cpu import _nan_if_any
 from ms_ce.ops.options import ClassBlock, Options
 
+# Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
+_MOST_ROWS_UNKNOWN = 1024
 _DEFAULT_SHARE, _SMALLEST_DEFAULT, _LARGEST_DEFAULT = 25, 8 << 20, 128 << 20
 
 _product = P.MatMul()
@@ -57,7 +59,9 @@ def rows_of_chunk(dtype, rows: int | None, classes: int, chunk_bytes: int) -> in
             share = rows * row_bytes // _DEFAULT_SHARE
             chunk_bytes = min(max(share, _SMALLEST_DEFAULT), _LARGEST_DEFAULT)
     most = max(1, chunk_bytes // row_bytes)
-    if rows is None or rows == 0:
+    if rows is None:
+        return min(most, _MOST_ROWS_UNKNOWN)
+    if rows == 0:
         return most
     chunks = -(-rows // most)
     return -(-rows // chunks)

@@ -93,6 +93,24 @@ def test_dynamic_number_of_rows(gradient_in_forward, graph_mode):
         check(network(*map(Tensor, data)), *data)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "rows", "classes", "chunk_bytes", "expected"),
+    (
+        (ms.float32, 10, 100, 4 * 100 * 4, 4),  # 4 rows fit: 3 chunks, of 4, 4 and 2 rows
+        (ms.float64, 10, 100, 4 * 100 * 4, 2),
+        (ms.bfloat16, 9, 100, 5 * 100 * 4, 5),  # logits are float32
+        (ms.float32, 10, 100, 1, 1),
+        (ms.float32, 16, 100, 0, 16),  # the default is at least 8 MiB,
+        (ms.float32, 16384, 262144, 0, 128),  # at most 128 MiB,
+        (ms.float32, 4096, 65536, 0, 158),  # and a twenty-fifth: 163 rows fit, 26 chunks
+        (ms.float32, None, 10, 0, 1024),
+        (ms.float32, None, 262144, 0, 128),
+    ),
+)
+def test_rows_of_a_chunk(dtype, rows, classes, chunk_bytes, expected):
+    assert linear_sweep.rows_of_chunk(dtype, rows, classes, chunk_bytes) == expected
+
+
 def _nodes(network, *inputs) -> int:
     phase, _ = _cell_graph_executor.compile(network, *inputs)
     model = mindir_protocol.ModelProto()
