@@ -115,7 +115,10 @@ def count(mindformers_python: str | None) -> dict[str, list[dict]]:
     mesh = run_worker(sys.executable, "partitioner_worker.py", ["RESULT", "mesh 2x2"])
     counts = {"ms_ce, partitioned": mesh["mesh 2x2"]["exchanges"][0]}
     if mindformers_python:
-        both = run_worker(mindformers_python, "mindformers_worker.py", ["partitioned", "RESULT"])
+        interpreter = str(
+            Path(mindformers_python).absolute()
+        )  # a worker runs in a folder of its own
+        both = run_worker(interpreter, "mindformers_worker.py", ["partitioned", "RESULT"])
         counts["mindformers 2.1.0"] = both["theirs"]["exchanges"]
     else:
         counts["mindformers 2.1.0"] = json.loads(RESULTS.read_text())["mindformers 2.1.0"]
