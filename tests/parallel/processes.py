@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,9 +34,13 @@ class Finished:
 
 
 def run(
-    command: Sequence[str], directory: Path, seconds: float, environment: Mapping[str, str]
+    command: Sequence[str],
+    directory: Path,
+    seconds: float,
+    environment: Mapping[str, str],
+    enough: Callable[[str], bool] | None = None,
 ) -> Finished:
-    """Run to the end, or to `seconds`; afterwards no process of the launch is left."""
+    """Run to the end, to `seconds`, or until what was printed is `enough`; then no process of the launch is left."""
     search_path = os.pathsep.join(map(str, [package_parent(), HERE, HERE.parents[1]]))
     # msrun starts the first "python" that it finds.
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
@@ -56,14 +60,24 @@ def run(
         )
         _running.add(job)
         try:
-            code = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = None
+            code = _wait(process, started + seconds, directory, enough)
         finally:
             kill_job(job)
             process.wait()
             _running.discard(job)
     return Finished(code, time.monotonic() - started, _everything_printed(directory), job)
+
+
+def _wait(
+    process: subprocess.Popen, until: float, directory: Path, enough: Callable[[str], bool] | None
+) -> int | None:
+    """The exit code, or None where time was up or enough was printed."""
+    while (remaining := until - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(remaining if enough is None else 0.5)
+        if enough is not None and enough(_everything_printed(directory)):
+            break
+    return None
 
 
 def kill_job(job: str) -> None:
@@ -127,6 +141,7 @@ def run_msrun(
     directory: Path,
     seconds: float,
     environment: Mapping[str, str] | None = None,
+    enough: Callable[[str], bool] | None = None,
 ) -> Finished:
     """A worker under msrun, with `workers` ranks on this machine."""
     msrun = Path(sys.executable).with_name("msrun")
@@ -141,4 +156,4 @@ def run_msrun(
         *arguments,
     ]
     one_thread_each = {"OMP_NUM_THREADS": "1"}
-    return run(command, directory, seconds, {**one_thread_each, **(environment or {})})
+    return run(command, directory, seconds, {**one_thread_each, **(environment or {})}, enough)
