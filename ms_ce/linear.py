@@ -57,8 +57,8 @@ def linear_cross_entropy(
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
         shift (bool): predict the next token: input of position s answers for target of position s + 1, along the
             last leading axis, without a copy. 'none' then gives one loss less for each sequence. Default False.
-        chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default: a
-            twenty-fifth of all logits, at least 8 MiB and at most 128 MiB.
+        chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default: about a
+            twenty-fifth of all logits, at least a few MiB and at most 128 MiB.
         gradient_in_forward (bool): make the gradients in the forward pass, which saves one of four matrix
             products where they are wanted and wastes two where they are not. 'auto' sees whether PyNative records
             a gradient; inside a compiled graph that cannot be seen and 'auto' is False for this function (a
