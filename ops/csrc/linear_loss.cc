@@ -13,14 +13,14 @@ namespace ms_ce {
 namespace {
 
 // A block of the weight that stays in a core's cache while a chunk's rows pass over it.
-constexpr int64_t kWeightBlockElements = int64_t{1} << 20;
+constexpr int64_t kWeightBlockElements = int64_t{1} << 18;
 constexpr int64_t kFeatureBlock = 256;
 constexpr int64_t kFewestUnits = 16;  // work for that many threads, where there is enough of it
 
-// Fewer rows than this read the weight more often than they use it; a twenty-fifth of the logits keeps
-// a step's peak within 5 % of them (benchmarks/linear.py measures both).
-constexpr int64_t kSmallestDefaultChunk = int64_t{8} << 20, kLargestDefaultChunk = int64_t{128} << 20;
-constexpr int64_t kDefaultChunkShare = 25;
+// By default a chunk and what the products pack beside it stay within a twentieth of the logits. Smaller
+// chunks read the weight more often than they use it (benchmarks/linear.py measures both).
+constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
+constexpr int64_t kDefaultShare = 20, kPackingBytes = int64_t{8} << 20;
 
 int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
@@ -123,7 +123,7 @@ class ChunkLoop {
     const int64_t row_bytes = classes_ * static_cast<int64_t>(sizeof(A));
     int64_t bytes = problem_.chunk_bytes;
     if (bytes <= 0) {
-      bytes = std::clamp(Count(rows_) * row_bytes / kDefaultChunkShare, kSmallestDefaultChunk,
+      bytes = std::clamp(Count(rows_) * row_bytes / kDefaultShare - kPackingBytes, kSmallestDefaultChunk,
                          kLargestDefaultChunk);
     }
     const int64_t most = std::max<int64_t>(1, bytes / row_bytes);
