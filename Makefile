@@ -13,10 +13,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 .PHONY: demo demo-sharded test test-aarch64 test-mindformers test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
-	python examples/train_language_model.py
+	GLOG_v=3 python examples/train_language_model.py
 
 demo-sharded: $(INSTALLED)
-	msrun --worker_num=4 --local_worker_num=4 --master_port=8118 --log_dir=demo_output/sharded \
+	GLOG_v=3 msrun --worker_num=4 --local_worker_num=4 --master_port=8118 --log_dir=demo_output/sharded \
 	  --join=True examples/train_sharded.py
 
 test: $(INSTALLED)

@@ -1,101 +1,41 @@
-"""The `cpu` backend: one call of the compiled kernel forward and one backward.
-
-The kernel's contract is ops/csrc/cross_entropy.h. The options travel as one int64 tensor, so that an operator is
-built once and serves every option; an absent weight travels as a scalar.
-"""
+"""The `cpu` backend: one call of the compiled kernel forward and one backward."""
 
 from __future__ import annotations
 
-import functools
-import itertools
-import struct
-
 import numpy as np
-from mindspore import Tensor, get_context, ops
 from mindspore import dtype as mstype
-from mindspore.ops import constexpr
-from mindspore.ops import operations as P
+from mindspore import ops
 
 from ms_ce.ops import library
-from ms_ce.ops.custom import FLOATS, LABELS, compiled
+from ms_ce.ops.cpu_operators import (
+    DOUBLE,
+    INDEX,
+    ON_CPU,
+    REDUCTION,
+    REDUCTIONS,
+    SOFTCAP,
+    Z_LOSS,
+    is_class_index,
+    make_operator,
+    no_weight,
+    packed_options,
+    zeros_like,
+)
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.options import ClassBlock, Options
-
-# Operators of the CPU can be made only while it is the device, so on others this module holds none.
-_ON_CPU = get_context("device_target") == "CPU"
+from ms_ce.ops.options import ClassBlock
 
 
 def probe() -> str | None:
     """Why the kernel cannot be used, or None."""
-    if not _ON_CPU:
+    if not ON_CPU:
         return "ms_ce was imported while MindSpore's device target was not CPU; choose the device first"
     return library.problem()
 
 
-# As tensor types: a bare dtype with shape () would make a graph see a Python number.
-_DOUBLE, _INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-_HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
-_REDUCTION, _Z_LOSS, _SOFTCAP = 1, 4, 5  # positions in the options; the bits of 0.0 are 0
-_zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
-
-
-def _bits(value: float) -> int:
-    return struct.unpack("<q", struct.pack("<d", value))[0]
-
-
-@constexpr
-@functools.lru_cache(maxsize=256)
-def _packed(options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool) -> Tensor:
-    """The kernel's options: int64[16] in the order of cross_entropy.h, doubles as their bits."""
-    ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale = options
-    flags = _HAS_WEIGHT * has_weight + _HAS_GRAD_Z_LOSS * has_grad_z_loss
-    fields = [
-        ignore_index,
-        _REDUCTIONS[reduction],
-        flags,
-        *map(_bits, (label_smoothing, z_loss, softcap, logit_scale)),
-        *block,
-    ]
-    return Tensor(np.array(fields + [0] * (16 - len(fields)), np.int64))
-
-
-@constexpr
-@functools.lru_cache(maxsize=8)
-def _no_weight(dtype) -> Tensor:
-    """The scalar that stands for an absent weight, in logits' dtype."""
-    return Tensor(0, dtype)
-
-
-@constexpr
-def _is_class_index(dtype) -> bool:
-    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
-
-
-def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
-    """Accepted dtypes of an operator: F logits' dtype, T target, W weight, I int64, D float64."""
-    rows = []
-    for logits in FLOATS:
-        reals = (logits,) if logits == "float32" else (logits, "float32")
-        labels = () if targets == "probability" else LABELS
-        probabilities = () if targets == "class" else reals
-        for target, weight in itertools.product((*labels, *probabilities), reals):
-            dtype = {"F": logits, "T": target, "W": weight, "I": "int64", "D": "float64"}
-            rows.append(tuple(dtype[letter] for letter in pattern))
-    return list(dict.fromkeys(rows))
-
-
-def _operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="both"):
-    if not _ON_CPU:
-        return None
-    rows = _combinations(pattern, targets)
-    return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)
-
-
 def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options):
     """Gradients of the loss with respect to target, weight and options."""
-    grad_target = _zeros_like(target)
-    if not _is_class_index(target.dtype):
+    grad_target = zeros_like(target)
+    if not is_class_index(target.dtype):
         grad_target = _target_grad(grad_loss, logits, target, weight, lse, total_weight, options)
     grad_weight = weight
     if weight.ndim == 1:
@@ -130,7 +70,7 @@ def _backward_bprop(
     )
     data = _data_gradients(grad_loss, dout, target, weight, second[3], total_weight, options)
     grad_target, grad_weight = data[0], data[1]
-    if not _is_class_index(target.dtype):
+    if not is_class_index(target.dtype):
         grad_target = _unless_softcap(grad_target, options)
     if weight.ndim == 1:
         grad_weight = _unless_softcap(grad_weight, options)
@@ -139,7 +79,7 @@ def _backward_bprop(
 
 def _unless_softcap(value, options):
     """nan where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
-    plain = ops.logical_and(options[_SOFTCAP] == 0, options[_Z_LOSS] == 0)
+    plain = ops.logical_and(options[SOFTCAP] == 0, options[Z_LOSS] == 0)
     wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
@@ -153,7 +93,7 @@ def _forward_like(grad_loss, logits, target, weight, options):
 
 def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
     """Loss and gradients are affine in the target: their value at the direction less their value at 0."""
-    zero = _zeros_like(target)
+    zero = zeros_like(target)
     rest = (weight, lse, total_weight, options)
     grad_logits = _backward(grad_loss, grad_loss, logits, dout, *rest) - _backward(
         grad_loss, grad_loss, logits, zero, *rest
@@ -171,15 +111,15 @@ def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
 
 def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
     """Affine in the weight, except that a mean over class indices divides by Σ w[target]."""
-    zero = _zeros_like(weight)
+    zero = zeros_like(weight)
     rest = (lse, total_weight, options)
     grad_logits = _backward(grad_loss, grad_loss, logits, target, dout, *rest) - _backward(
         grad_loss, grad_loss, logits, target, zero, *rest
     )
-    grad_target, grad_weight = _zeros_like(target), zero
+    grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, options)
-    if _is_class_index(target.dtype):
-        mean = options[_REDUCTION] == _REDUCTIONS["mean"]
+    if is_class_index(target.dtype):
+        mean = options[REDUCTION] == REDUCTIONS["mean"]
         share = at_direction[1] / total_weight
         ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
@@ -219,7 +159,7 @@ def _third_derivative(
         ops.ones_like(grad_loss) * nothing,
         ops.ones_like(grad_z_loss) * nothing,
         ops.ones_like(logits) * nothing,
-        _zeros_like(target),
+        zeros_like(target),
         weight,
         lse,
         total_weight,
@@ -229,15 +169,15 @@ def _third_derivative(
 
 _SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
 
-_double_backward = _operator(
+_double_backward = make_operator(
     "CrossEntropyDoubleBackward",
     ("direction", "grad_loss", "grad_z_loss", *_SAVED),
     ("grad_grad_loss", "grad_grad_z_loss", "grad_logits", "direction_mean"),
     "FFFFTWDDI" + "FFFD",
-    lambda direction, *_: (direction, direction, direction, _DOUBLE),
+    lambda direction, *_: (direction, direction, direction, DOUBLE),
     _third_derivative,
 )
-_backward = _operator(
+_backward = make_operator(
     "CrossEntropyBackward",
     ("grad_loss", "grad_z_loss", *_SAVED),
     ("grad_logits",),
@@ -245,7 +185,7 @@ _backward = _operator(
     lambda grad_loss, *_: grad_loss,
     _backward_bprop,
 )
-_target_grad = _operator(
+_target_grad = make_operator(
     "CrossEntropyTargetGrad",
     ("grad_loss", *_SAVED),
     ("grad_target",),
@@ -254,7 +194,7 @@ _target_grad = _operator(
     _target_grad_bprop,
     targets="probability",
 )
-_weight_grad = _operator(
+_weight_grad = make_operator(
     "CrossEntropyWeightGrad",
     ("grad_loss", *_SAVED),
     ("grad_weight",),
@@ -265,23 +205,23 @@ _weight_grad = _operator(
 
 
 def _loss_operator(name):
-    return _operator(
+    return make_operator(
         name,
         ("logits", "target", "weight", "options"),
         ("loss", "total_weight", "lse"),
         "FTWI" + "FDD",
-        lambda logits, *_: (logits, _DOUBLE, _DOUBLE),
+        lambda logits, *_: (logits, DOUBLE, DOUBLE),
         _forward_bprop,
     )
 
 
 def _stats_operator(name):
-    return _operator(
+    return make_operator(
         name,
         ("logits", "target", "weight", "options"),
         ("loss", "total_weight", "lse", "z_loss", "num_correct", "entropy"),
         "FTWI" + "FDDFIF",
-        lambda logits, *_: (logits, _DOUBLE, _DOUBLE, logits, _INDEX, logits),
+        lambda logits, *_: (logits, DOUBLE, DOUBLE, logits, INDEX, logits),
         _stats_bprop,
     )
 
@@ -294,8 +234,8 @@ def cross_entropy(logits, target, weight, options):
     """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
-    packed = _packed(options, ClassBlock(), has_weight, False)
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, ClassBlock(), has_weight, False)
     if options.reduction == "none":
         return _forward_rows(logits, target, weight, packed)
     return _forward(logits, target, weight, packed)
@@ -305,8 +245,8 @@ def cross_entropy_with_stats(logits, target, weight, options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
-    packed = _packed(options, ClassBlock(), has_weight, True)
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, ClassBlock(), has_weight, True)
     if options.reduction == "none":
         return _stats_rows(logits, target, weight, packed)
     return _stats(logits, target, weight, packed)
@@ -325,12 +265,12 @@ def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     )
 
 
-_value_and_grad = _operator(
+_value_and_grad = make_operator(
     "CrossEntropyValueAndGrad",
     ("logits", "target", "weight", "options"),
     ("loss", "total_weight", "lse", "grad_logits"),
     "FTWI" + "FDDF",
-    lambda logits, *_: (logits, _DOUBLE, _DOUBLE, logits),
+    lambda logits, *_: (logits, DOUBLE, DOUBLE, logits),
     _value_and_grad_bprop,
 )
 
@@ -339,28 +279,28 @@ def cross_entropy_value_and_grad(logits, target, weight, options):
     """(loss, total_weight, lse, grad_logits) in one read and one write; reduction mean or sum."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
+        weight = no_weight(logits.dtype)
     return _value_and_grad(
-        logits, target, weight, _packed(options, ClassBlock(), has_weight, False)
+        logits, target, weight, packed_options(options, ClassBlock(), has_weight, False)
     )
 
 
-_partial = _operator(
+_partial = make_operator(
     "CrossEntropyPartial",
     ("logits", "target", "weight", "options"),
     ("partial",),
     "FTWI" + "D",
-    lambda *_: _DOUBLE,
+    lambda *_: DOUBLE,
     _no_gradient_of_partial,
 )
-_partial_backward = _operator(
+_partial_backward = make_operator(
     "CrossEntropyPartialBackward",
     ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
     ("grad_logits",),
     "DDFTWDDI" + "F",
     lambda grad_rows, grad_lse, logits, *_: logits,
 )
-_partial_target_grad = _operator(
+_partial_target_grad = make_operator(
     "CrossEntropyPartialTargetGrad",
     ("grad_rows", *_SAVED),
     ("grad_target",),
@@ -368,7 +308,7 @@ _partial_target_grad = _operator(
     lambda grad_rows, logits, target, *_: target,
     targets="probability",
 )
-_partial_weight_grad = _operator(
+_partial_weight_grad = make_operator(
     "CrossEntropyPartialWeightGrad",
     ("grad_rows", *_SAVED),
     ("grad_weight",),
@@ -381,16 +321,16 @@ def partial(logits, target, weight, options, block):
     """(rows, 3) float64 over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
-    return _partial(logits, target, weight, _packed(options, block, has_weight, False))
+        weight = no_weight(logits.dtype)
+    return _partial(logits, target, weight, packed_options(options, block, has_weight, False))
 
 
 def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, options, block):
     """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
-    packed = _packed(options, block, has_weight, False)
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, block, has_weight, False)
     upstream, of_lse = grad_rows.astype(mstype.float64), grad_lse.astype(mstype.float64)
     return _partial_backward(upstream, of_lse, logits, target, weight, lse, mass, packed)
 
@@ -399,16 +339,16 @@ def partial_target_grad(grad_rows, logits, target, weight, lse, options, block):
     """Gradient of this block's probabilities, from the whole rows' lse."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(logits.dtype)
-    packed = _packed(options, block, has_weight, False)
-    upstream, no_mean = grad_rows.astype(mstype.float64), _no_weight(mstype.float64)
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, block, has_weight, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
     return _partial_target_grad(upstream, logits, target, weight, lse, no_mean, packed)
 
 
 def partial_weight_grad(grad_rows, logits, target, weight, lse, options, block):
     """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
-    packed = _packed(options, block, True, False)
-    upstream, no_mean = grad_rows.astype(mstype.float64), _no_weight(mstype.float64)
+    packed = packed_options(options, block, True, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
     return _partial_weight_grad(upstream, logits, target, weight, lse, no_mean, packed)
 
 
@@ -423,7 +363,7 @@ def _nll_weight_grad(grad_loss, log_prob, target, weight, options):
     """Cross entropy's, with lse 0; the total weight must not be rounded to 16 bits first."""
     exact = weight if weight.dtype == mstype.float64 else weight.astype(mstype.float32)
     total_weight = _nll_like(grad_loss, log_prob, target, exact, options)[1].astype(mstype.float64)
-    lse = _zeros_like(target).astype(mstype.float64)
+    lse = zeros_like(target).astype(mstype.float64)
     return _weight_grad(grad_loss, log_prob, target, weight, lse, total_weight, options)
 
 
@@ -432,7 +372,7 @@ def _nll_bprop(log_prob, target, weight, options, out, dout):
     grad_weight = weight
     if weight.ndim == 1:
         grad_weight = _nll_weight_grad(dout[0], log_prob, target, weight, options)
-    return grad, _zeros_like(target), grad_weight, options
+    return grad, zeros_like(target), grad_weight, options
 
 
 def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout):
@@ -441,10 +381,10 @@ def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout)
     grad_weight = weight
     if weight.ndim == 1:
         grad_weight = _nll_weight_grad(grad_loss, dout, target, weight, options)
-    return grad_grad, _zeros_like(target), grad_weight, _zeros_like(log_prob), options
+    return grad_grad, zeros_like(target), grad_weight, zeros_like(log_prob), options
 
 
-_nll_backward = _operator(
+_nll_backward = make_operator(
     "NLLBackward",
     ("grad_loss", "target", "weight", "log_prob", "options"),
     ("grad_log_prob",),
@@ -456,7 +396,7 @@ _nll_backward = _operator(
 
 
 def _nll_operator(name):
-    return _operator(
+    return make_operator(
         name,
         ("log_prob", "target", "weight", "options"),
         ("loss", "total_weight"),
@@ -474,8 +414,8 @@ def nll_loss(log_prob, target, weight, options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
     has_weight = weight is not None
     if weight is None:
-        weight = _no_weight(log_prob.dtype)
-    packed = _packed(options, ClassBlock(), has_weight, False)
+        weight = no_weight(log_prob.dtype)
+    packed = packed_options(options, ClassBlock(), has_weight, False)
     if options.reduction == "none":
         return _nll_rows(log_prob, target, weight, packed)
     return _nll(log_prob, target, weight, packed)

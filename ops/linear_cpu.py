@@ -9,13 +9,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops import cpu
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.cpu_operators import DOUBLE, INDEX, make_operator, no_weight, packed_options
+from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
@@ -35,11 +35,6 @@ def _plan(chunk_bytes: int, shift: bool) -> Tensor:
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
 
 # Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
-
-
-def _nan_if_any(arriving):
-    """0 where nothing arrives, else nan: a graph may hold a second derivative that it does not use."""
-    return ops.where(ops.abs(arriving.astype(mstype.float32)).sum() == 0, 0.0, np.nan)
 
 
 def _forward_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
@@ -110,7 +105,7 @@ def _backward_bprop(
 ):
     if not compiling():
         raise NotImplementedError(_ONCE)
-    nothing = _nan_if_any(dout[0])
+    nothing = nan_if_any(dout[0])
     return (
         grad_loss * nothing.astype(grad_loss.dtype),
         grad_z_loss * nothing.astype(grad_z_loss.dtype),
@@ -126,7 +121,7 @@ def _backward_bprop(
     )
 
 
-_backward = cpu._operator(
+_backward = make_operator(
     "LinearCrossEntropyBackward",
     ("grad_loss", "grad_z_loss", *_TENSORS, "lse", "total_weight", "options", "plan"),
     _GRADIENTS,
@@ -134,12 +129,12 @@ _backward = cpu._operator(
     lambda grad_loss, grad_z_loss, hidden, *_: (hidden, hidden, hidden),
     _backward_bprop,
 )
-_rescale = cpu._operator(
+_rescale = make_operator(
     "LinearCrossEntropyRescale",
     ("grad_loss", *_GRADIENTS, "applied"),
     ("done",),
     "FFFFD" + "D",
-    lambda *_: cpu._DOUBLE,
+    lambda *_: DOUBLE,
 )
 
 
@@ -152,14 +147,14 @@ class _Once(nn.Cell):
     def bprop(self, gradient, out, dout):
         if not compiling():
             raise NotImplementedError(_ONCE)
-        return (gradient * _nan_if_any(dout).astype(gradient.dtype),)
+        return (gradient * nan_if_any(dout).astype(gradient.dtype),)
 
 
 _once = _Once()
 
 
 def _forward_operator(name, outputs, pattern, out_dtype, bprop):
-    return cpu._operator(
+    return make_operator(
         name,
         (*_TENSORS, "options", "plan"),
         ("loss", "total_weight", "lse", *outputs),
@@ -171,7 +166,7 @@ def _forward_operator(name, outputs, pattern, out_dtype, bprop):
 
 def _loss_operator(name):
     return _forward_operator(
-        name, (), "", lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE), _forward_bprop
+        name, (), "", lambda hidden, *_: (hidden, DOUBLE, DOUBLE), _forward_bprop
     )
 
 
@@ -180,7 +175,7 @@ def _stats_operator(name):
         name,
         ("z_loss", "num_correct", "entropy"),
         "FIF",
-        lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE, hidden, cpu._INDEX, hidden),
+        lambda hidden, *_: (hidden, DOUBLE, DOUBLE, hidden, INDEX, hidden),
         _stats_bprop,
     )
 
@@ -193,7 +188,7 @@ _value_and_grad = _forward_operator(
     "LinearCrossEntropyValueAndGrad",
     (*_GRADIENTS, "applied"),
     "FFFD",
-    lambda hidden, *_: (hidden, cpu._DOUBLE, cpu._DOUBLE, hidden, hidden, hidden, cpu._DOUBLE),
+    lambda hidden, *_: (hidden, DOUBLE, DOUBLE, hidden, hidden, hidden, DOUBLE),
     _value_and_grad_bprop,
 )
 
@@ -202,10 +197,10 @@ def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype, 
     """(target, linear_bias, weight, options, plan) as the operators take them."""
     has_weight = weight is not None
     if weight is None:
-        weight = cpu._no_weight(dtype)
+        weight = no_weight(dtype)
     if linear_bias is None:
-        linear_bias = cpu._no_weight(dtype)
-    packed = cpu._packed(options, ClassBlock(), has_weight, has_grad_z_loss)
+        linear_bias = no_weight(dtype)
+    packed = packed_options(options, ClassBlock(), has_weight, has_grad_z_loss)
     return target, linear_bias, weight, packed, _plan(chunk_bytes, shift)
 
 

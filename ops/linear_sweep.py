@@ -16,8 +16,7 @@ from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 
 from ms_ce.ops import composed
-from ms_ce.ops.graph import compiling
-from ms_ce.ops.linear_cpu import _nan_if_any
+from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock, Options
 
 # Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
@@ -98,7 +97,7 @@ class _Once(nn.Cell):
                 "ms_ce: in chunks the linear loss is differentiated once; for second derivatives take "
                 "backend='composed' and a chunk_bytes that holds all logits"
             )
-        nothing = _nan_if_any(dout).astype(gradient.dtype)
+        nothing = nan_if_any(dout).astype(gradient.dtype)
         return (_zeros_like(gradient) + nothing,)
 
 
