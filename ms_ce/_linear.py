@@ -10,9 +10,9 @@ from mindspore.ops import constexpr
 from ms_ce import _checks, _linear_checks
 from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 
-is_index, exact_dtype = linear_sweep.is_class_index, linear_sweep.exact_dtype
+exact_dtype = linear_sweep.exact_dtype
 
 
 @constexpr
@@ -45,7 +45,7 @@ def gradient_wanted(backend, gradient_in_forward, training, dtype):
 def _logits(input, linear_weight, target, linear_bias, weight, shift):
     """(logits, target, weight) of the plain form, in float32 at least."""
     exact = exact_dtype(input.dtype)
-    indices = is_index(target.dtype)
+    indices = is_class_index(target.dtype)
     # Cast first: MindSpore's CPU slices no bfloat16.
     input = input.astype(exact)
     if not indices:
@@ -108,7 +108,7 @@ def _as_rows(input, target, shift, ignore_index):
     probabilities there is none, and both are copied.
     """
     features, input = input.shape[-1], linear_sweep.readable(input)
-    if is_index(target.dtype):
+    if is_class_index(target.dtype):
         if shift:
             target = target.astype(mstype.int64)
             last = ops.full_like(target[..., :1], ignore_index)
@@ -139,7 +139,7 @@ def _chunked(
     shift,
     gradient_in_forward,
 ):
-    indices = is_index(target.dtype)
+    indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
         linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
     hidden, labels = _as_rows(input, target, shift, options.ignore_index)
@@ -250,7 +250,7 @@ def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, opt
 def _chunked_stats(
     backend, input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
 ):
-    indices = is_index(target.dtype)
+    indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
         linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
     hidden, labels = _as_rows(input, target, shift, options.ignore_index)

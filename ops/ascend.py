@@ -19,7 +19,7 @@ from mindspore.ops import constexpr
 from ms_ce.ops import ascend_operators, composed
 from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember
 from ms_ce.ops.ascend_operators import custom
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 
 __all__ = ["PROJECT", "check_targets", "forget_targets", "probe"]
@@ -228,11 +228,6 @@ def _no_weight() -> Tensor:
 
 
 @constexpr
-def _is_class_index(dtype) -> bool:
-    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
-
-
-@constexpr
 def _require_supported(dtype) -> None:
     if dtype == mstype.float64:
         raise TypeError(
@@ -311,7 +306,7 @@ def cross_entropy(logits, target, weight, options: Options):
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
     x = _prepared(logits, options)
-    if _is_class_index(target.dtype):
+    if is_class_index(target.dtype):
         out = _loss("class", options, has_weight)(x, _class_rows(target), factor)
         if not compiling():
             remember("cross_entropy", out[3], x.shape[1])
@@ -350,7 +345,7 @@ def cross_entropy_value_and_grad(logits, target, weight, options: Options):
     """(loss, total_weight, lse, grad_logits), reduction mean or sum. Class targets without softcap and logit_scale take
     one read and one write of rows that fit the unified buffer; everything else takes forward and backward."""
     plain = not options.softcap and options.logit_scale == 1.0
-    if not plain or not _is_class_index(target.dtype):
+    if not plain or not is_class_index(target.dtype):
 
         def losses(logits, target):
             return cross_entropy(logits, target, weight, options)

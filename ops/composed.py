@@ -14,7 +14,7 @@ from mindspore import nn, ops
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 
 
@@ -129,10 +129,6 @@ def _real(logits):
     return mstype.float64 if logits.dtype == mstype.float64 else mstype.float32
 
 
-def _is_class_index(target) -> bool:
-    return target.dtype in (mstype.int32, mstype.int64, mstype.uint8)
-
-
 def _prepared(logits, target, weight):
     """Each input cast once to the dtype computed in, (C) with () or (C) as a batch of one.
 
@@ -141,7 +137,7 @@ def _prepared(logits, target, weight):
     real = _real(logits)
     if weight is not None:
         weight = weight.astype(real)
-    if not _is_class_index(target):
+    if not is_class_index(target.dtype):
         target = target.astype(real)
     x = logits.astype(real)
     if logits.ndim == 1:
@@ -241,7 +237,7 @@ def _rows(x, target, weight, options):
     """Everything per row: (losses with z-loss, z-losses, total_weight, lse, x, log_prob, keep)."""
     x = _transformed(x, options)
     keep = None
-    if _is_class_index(target):
+    if is_class_index(target.dtype):
         x, index, keep = _class_rows(x, target, options)
         log_prob = _checked_log_softmax(x)
         rows, total_weight = _class_losses(x, log_prob, index, keep, weight, options)
@@ -326,7 +322,7 @@ def _block_factor(x, target, weight, options, block):
     if weight is not None:
         local_weight = _per_class(weight[block.offset : block.offset + x.shape[1]], x)
     keep = None
-    if _is_class_index(target):
+    if is_class_index(target.dtype):
         if not compiling():
             _raise_out_of_range(target, total, options.ignore_index)
         wide = target.astype(mstype.int64)

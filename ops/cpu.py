@@ -15,13 +15,12 @@ from ms_ce.ops.cpu_operators import (
     REDUCTIONS,
     SOFTCAP,
     Z_LOSS,
-    is_class_index,
     make_operator,
     no_weight,
     packed_options,
     zeros_like,
 )
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock
 
 

@@ -60,11 +60,6 @@ def no_weight(dtype) -> Tensor:
     return Tensor(0, dtype)
 
 
-@constexpr
-def is_class_index(dtype) -> bool:
-    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
-
-
 def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
     """Accepted dtypes of an operator: F logits' dtype, T target, W weight, I int64, D float64."""
     rows = []

@@ -1,10 +1,11 @@
-"""Tells code that runs from code that is being compiled."""
+"""What code that runs and code that is being compiled both ask."""
 
 from __future__ import annotations
 
 import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
+from mindspore.ops import constexpr
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 
@@ -22,6 +23,12 @@ class _Compiling(PrimitiveWithInfer):
 
 
 compiling = _Compiling()
+
+
+@constexpr
+def is_class_index(dtype) -> bool:
+    """Whether a target of this dtype holds class indices, not probabilities."""
+    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
 
 
 def nan_if_any(arriving):

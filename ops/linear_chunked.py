@@ -11,12 +11,12 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops import ascend, composed
+from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.linear_sweep import (
     ChunkedRows,
     ChunkedSum,
     OneDevice,
     exact_dtype,
-    is_class_index,
 )
 from ms_ce.ops.options import Options
 

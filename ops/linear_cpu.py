@@ -37,38 +37,20 @@ _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivati
 # Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
 
 
+def _gradients(grad_loss, grad_z_loss, tensors, options, plan, out):
+    """The bprop of a forward operator; of its outputs the backward one needs lse and total_weight."""
+    grads = _backward(grad_loss, grad_z_loss, *tensors, out[2], out[1], options, plan)
+    return grads[0], grads[1], tensors[2], grads[2], tensors[4], options, plan
+
+
 def _forward_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
-    grads = _backward(
-        dout[0],
-        dout[0],
-        hidden,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        out[2],
-        out[1],
-        options,
-        plan,
-    )
-    return grads[0], grads[1], target, grads[2], weight, options, plan
+    tensors = (hidden, linear_weight, target, linear_bias, weight)
+    return _gradients(dout[0], dout[0], tensors, options, plan, out)
 
 
 def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
-    grads = _backward(
-        dout[0],
-        dout[3],
-        hidden,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        out[2],
-        out[1],
-        options,
-        plan,
-    )
-    return grads[0], grads[1], target, grads[2], weight, options, plan
+    tensors = (hidden, linear_weight, target, linear_bias, weight)
+    return _gradients(dout[0], dout[3], tensors, options, plan, out)
 
 
 def _single(grad_loss):

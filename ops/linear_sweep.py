@@ -16,7 +16,7 @@ from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 
 from ms_ce.ops import composed
-from ms_ce.ops.graph import compiling, nan_if_any
+from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
 from ms_ce.ops.options import ClassBlock, Options
 
 # Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
@@ -30,11 +30,6 @@ _write_rows = P.TensorScatterUpdate()
 _running_sum = P.CumSum()
 _sum = P.ReduceSum()
 _zeros_like = P.ZerosLike()
-
-
-@constexpr
-def is_class_index(dtype) -> bool:
-    return dtype in (mstype.int32, mstype.int64, mstype.uint8)
 
 
 @constexpr
