@@ -61,10 +61,7 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
   }
   ForRows(
       problem, first, count, totals,
-      [&](const Row& row) {
-        RowSums sums;
-        ForwardRow<A>(problem, row, totals, {}, &sums);
-      },
+      [&](const Row& row) { FinishForwardRow<A>(problem, row, ScanRow<A>(problem, row, nullptr), totals); },
       [&](const Row& row) { IgnoredForward(problem, row.index); });
 }
 
@@ -94,37 +91,37 @@ static void* KeptBuffer(size_t bytes) {
   return held == 0 ? nullptr : buffer;
 }
 
-// A row's gradient is written while the next row is read: two rows' exponentials, in turn.
+template <class RowFunction>
+static void ValueAndGradRows(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
+                             RowFunction row_function) {
+  ForRows(problem, first, count, totals, row_function, [&](const Row& row) {
+    IgnoredForward(problem, row.index);
+    ZeroGradLogits(problem, row);
+  });
+}
+
+// Of plain rows a gradient is written while the next row is read, whose exponentials take its place.
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
     return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
   }
-  const int64_t stride = (problem.classes + kLine<A> - 1) / kLine<A> * kLine<A>;
-  A* buffer = nullptr;
+  A* terms = nullptr;
   if (problem.classes <= kMostKeptTerms && problem.softcap == 0.0) {
-    buffer = static_cast<A*>(KeptBuffer(2 * static_cast<size_t>(stride) * sizeof(A)));
+    terms = static_cast<A*>(KeptBuffer(static_cast<size_t>(problem.classes) * sizeof(A)));
   }
-  KeptTerms<A> kept[2];
-  WaitingGradient<A> waiting;
-  int64_t rows = 0;
-  ForRows(
-      problem, first, count, totals,
-      [&](const Row& row) {
-        ScanOptions<A> options;
-        if (buffer != nullptr) {
-          options.kept = &kept[rows % 2];
-          options.kept->values = buffer + rows % 2 * stride;
-          options.waiting = &waiting;
-          ++rows;
-        }
-        ValueAndGradRow<A>(problem, row, totals, options);
-      },
-      [&](const Row& row) {
-        IgnoredForward(problem, row.index);
-        ZeroGradLogits(problem, row);
+  if (terms != nullptr && IsPlain(problem)) {
+    ForStored<A>(problem, [&](auto stored) {
+      WaitingGradient<decltype(stored)> waiting;
+      ValueAndGradRows(problem, first, count, totals, [&](const Row& row) {
+        ValueAndGradPlainRow(problem, row, totals, terms, &waiting);
       });
-  waiting.Finish();
+      waiting.Finish();
+    });
+  } else {
+    ValueAndGradRows(problem, first, count, totals,
+                     [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals, terms); });
+  }
   FinishStreaming();
 }
 
@@ -229,6 +226,7 @@ static constexpr Kernels MakeKernels(const char* name) {
           LoadScalar,
           Sum,
           Map<float, Exp>,
+          Map<float, CoarseExp>,
           Map<float, Log>,
           Map<float, Tanh>,
           Map<double, Exp>};

@@ -71,6 +71,7 @@ struct Kernels {
   double (*load)(const Array&, int64_t index);
   double (*sum)(const Array&, int64_t count);
   void (*exp)(const float*, float*, int64_t);
+  void (*coarse_exp)(const float*, float*, int64_t);
   void (*log)(const float*, float*, int64_t);
   void (*tanh)(const float*, float*, int64_t);
   void (*exp_double)(const double*, double*, int64_t);

@@ -3,7 +3,7 @@
 #ifndef MS_CE_ROW_KERNEL_H_
 #define MS_CE_ROW_KERNEL_H_
 
-#include "row_scan.h"
+#include "row_tiles.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
@@ -56,12 +56,25 @@ static inline void IgnoredForward(const Problem& problem, int64_t index) {
   if (problem.entropy_rows.data != nullptr) StoreScalar(0.0, problem.entropy_rows, index);
 }
 
+// Reads the row once. Keeps its exponentials in `terms` unless that is null.
+template <class A>
+static RowSums ScanRow(const Problem& problem, const Row& row, A* terms) {
+  RowSums sums;
+  if (terms != nullptr || !IsPlain(problem)) {
+    AnyTile<A> tile(problem, row, terms);
+    return ScanTiles<A>(problem, &tile);
+  }
+  ForStored<A>(problem, [&](auto stored) {
+    PlainTile<decltype(stored)> tile(problem, row, nullptr, nullptr);
+    sums = ScanTiles<A>(problem, &tile);
+  });
+  return sums;
+}
+
 // Returns the row's lse.
 template <class A>
-static double ForwardRow(const Problem& problem, const Row& row, UnitSums* totals, ScanOptions<A> options,
-                         RowSums* sums_out) {
-  options.coefficients = UsesCoefficients(problem);
-  const RowSums sums = ScanRow<A>(problem, row, options);
+static double FinishForwardRow(const Problem& problem, const Row& row, const RowSums& sums,
+                               UnitSums* totals) {
   const double lse = LogSumExpOfWholeRow(sums);
   const double z_loss = problem.z_loss != 0.0 ? problem.z_loss * lse * lse : 0.0;
   const double loss = RowLoss<A>(problem, row, sums) + z_loss;
@@ -69,16 +82,13 @@ static double ForwardRow(const Problem& problem, const Row& row, UnitSums* total
   if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
   if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
   if (problem.statistics) RowStatistics<A>(problem, row, sums, z_loss, totals);
-  *sums_out = sums;
   return lse;
 }
 
 // A shard's share of the row loss, relative to nothing, so that shards can be added.
 template <class A>
 static void PartialRow(const Problem& problem, const Row& row) {
-  ScanOptions<A> options;
-  options.coefficients = UsesCoefficients(problem);
-  const RowSums sums = ScanRow<A>(problem, row, options);
+  const RowSums sums = ScanRow<A>(problem, row, nullptr);
   double* out = problem.partial + row.index * 3;
   double dot = 0.0, mass = row.hot;
   if (row.hot != 0.0) dot = row.hot * LoadLogit<A>(problem, row, row.target);
@@ -111,6 +121,12 @@ static double CoefficientMass(const Problem& problem, const Row& row) {
 }
 
 template <class A>
+static void GradientRow(const Problem& problem, const Row& row, const RowGradient& gradient) {
+  if (!IsPlain(problem)) return GradientInTiles<A>(problem, row, gradient);
+  ForStored<A>(problem, [&](auto stored) { GradientInLines<decltype(stored)>(problem, row, gradient); });
+}
+
+template <class A>
 static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row.index);
@@ -119,21 +135,36 @@ static void BackwardRow(const Problem& problem, const Row& row) {
                  LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
 }
 
-// While the row is in the cache: read from memory once, written once.
-template <class A>
-static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals,
-                            const ScanOptions<A>& options) {
-  RowSums sums;
-  const double lse = ForwardRow<A>(problem, row, totals, options, &sums);
+// The gradient of the loss itself, for an upstream gradient of 1.
+static inline RowGradient OwnGradient(const Problem& problem, const Row& row, double lse, double mass) {
   const double grad = problem.reduction == Reduction::kMean ? 1.0 / problem.total_weight : 1.0;
-  const RowGradient gradient = LossGradient(problem, row, lse, sums.mass, grad, 0.0);
-  if (options.waiting != nullptr) options.waiting->Finish();
-  if (options.kept == nullptr || !options.kept->usable) return GradientRow<A>(problem, row, gradient);
-  const A* terms = options.kept->values;
-  if (options.waiting != nullptr && options.waiting->Take(problem, row, gradient, terms, sums.exp_sum)) {
-    return;
-  }
+  return LossGradient(problem, row, lse, mass, grad, 0.0);
+}
+
+// While the row is in the cache: read from memory once, written once. Without a place for its
+// exponentials they are computed twice.
+template <class A>
+static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, A* terms) {
+  const RowSums sums = ScanRow<A>(problem, row, terms);
+  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
+  if (terms == nullptr || sums.moved) return GradientRow<A>(problem, row, gradient);
   GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
+}
+
+// A plain row, which waits in `terms` for the next one.
+template <class T>
+static void ValueAndGradPlainRow(const Problem& problem, const Row& row, UnitSums* totals,
+                                 WorkType<T>* terms, WaitingGradient<T>* waiting) {
+  using A = WorkType<T>;
+  PlainTile<T> tile(problem, row, terms, waiting);
+  const RowSums sums = ScanTiles<A>(problem, &tile);
+  waiting->Finish();
+  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
+  if (sums.moved || !waiting->Take(problem, row, gradient, terms, sums.exp_sum)) {
+    GradientInLines<T>(problem, row, gradient);
+  }
 }
 
 template <class A>

@@ -38,8 +38,9 @@ MS_CE_INLINE void Convert(double value, double* out) { *out = value; }
 
 MS_CE_INLINE void Convert(float value, Brain* out) {
   const uint32_t bits = AsBits(value);
-  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  out->bits = static_cast<uint16_t>(value == value ? rounded : (bits >> 16) | 0x40u);
+  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const uint32_t quiet_nan = bits | 0x00400000u;
+  out->bits = static_cast<uint16_t>((value == value ? rounded : quiet_nan) >> 16);
 }
 
 MS_CE_INLINE void Convert(float value, Half* out) {
@@ -66,21 +67,27 @@ MS_CE_INLINE void Convert(double value, T* out) {
 }
 
 template <class T, class A>
-static inline void CopyRun(const T* source, int64_t count, A* out) {
+MS_CE_INLINE void CopyRun(const T* source, int64_t count, A* out) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) out[i] = static_cast<A>(ToFloat(source[i]));
 }
 
 template <class T>
-static inline void RoundRun(const float* source, int64_t count, T* out) {
+MS_CE_INLINE void RoundRun(const float* source, int64_t count, T* out) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
 }
 
 // Compilers do not find these instructions in the portable conversions; they take a third of the time.
 #if defined(__F16C__)
-static inline void CopyRun(const Half* source, int64_t count, float* out) {
+MS_CE_INLINE void CopyRun(const Half* source, int64_t count, float* out) {
   int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i));
+    _mm512_storeu_ps(out + i, _mm512_maskz_cvtph_ps(0xffff, half));
+  }
+#endif
   for (; i + 8 <= count; i += 8) {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
     _mm256_storeu_ps(out + i, _mm256_cvtph_ps(half));
@@ -88,8 +95,15 @@ static inline void CopyRun(const Half* source, int64_t count, float* out) {
   for (; i < count; ++i) out[i] = ToFloat(source[i]);
 }
 
-static inline void RoundRun(const float* source, int64_t count, Half* out) {
+MS_CE_INLINE void RoundRun(const float* source, int64_t count, Half* out) {
   int64_t i = 0;
+#if defined(__AVX512F__)
+  for (; i + 16 <= count; i += 16) {
+    const __m256i half =
+        _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), half);
+  }
+#endif
   for (; i + 8 <= count; i += 8) {
     const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
@@ -97,12 +111,12 @@ static inline void RoundRun(const float* source, int64_t count, Half* out) {
   for (; i < count; ++i) Convert(source[i], out + i);
 }
 #elif defined(__aarch64__)
-static inline void CopyRun(const Half* source, int64_t count, float* out) {
+MS_CE_INLINE void CopyRun(const Half* source, int64_t count, float* out) {
   const auto* native = reinterpret_cast<const __fp16*>(source);
   for (int64_t i = 0; i < count; ++i) out[i] = native[i];
 }
 
-static inline void RoundRun(const float* source, int64_t count, Half* out) {
+MS_CE_INLINE void RoundRun(const float* source, int64_t count, Half* out) {
   auto* native = reinterpret_cast<__fp16*>(out);
   for (int64_t i = 0; i < count; ++i) native[i] = static_cast<__fp16>(source[i]);
 }
@@ -185,21 +199,6 @@ static inline void StreamVector(const float* source, float* out) {
 }
 
 constexpr int64_t kCacheLine = 64;
-constexpr int64_t kPrefetchBytes = 2048;
-
-template <class T>
-constexpr int64_t kLine = kCacheLine / static_cast<int64_t>(sizeof(T));
-
-// Asks for what a loop over memory needs soon: the processor's own prefetching stops at a page's end.
-MS_CE_INLINE void PrefetchAhead(const void* here) {
-  __builtin_prefetch(static_cast<const char*>(here) + kPrefetchBytes);
-}
-
-template <class T>
-MS_CE_INLINE void StreamLine(const T* source, T* out) {
-  StreamVector(reinterpret_cast<const float*>(source), reinterpret_cast<float*>(out));
-}
-
 // Streamed stores are ordered with nothing; this makes them visible before whatever the caller does next.
 static inline void FinishStreaming() {
 #if defined(__SSE2__)
@@ -222,12 +221,12 @@ static inline void StreamBytes(const char* source, char* out, int64_t bytes) {
 constexpr int64_t kTile = 1024;  // elements converted at a time: 4 KB of fp32 stay in L1
 
 template <class T>
-static inline void RoundRun(const double* source, int64_t count, T* out) {
+MS_CE_INLINE void RoundRun(const double* source, int64_t count, T* out) {
   for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
 }
 
 template <class T>
-static inline void RoundRun(const T* source, int64_t count, T* out) {
+MS_CE_INLINE void RoundRun(const T* source, int64_t count, T* out) {
   memcpy(out, source, static_cast<size_t>(count) * sizeof(T));
 }
 

@@ -114,14 +114,21 @@ void TestMath(unsigned stride) {
   // -103.97 is where exp rounds to 0 rather than to the smallest subnormal.
   TestRange(isa, {"exp", kernels.exp, exp, -0.0f, -104.0f, 1.0}, stride);
   TestRange(isa, {"exp", kernels.exp, exp, 0.0f, 20.0f, 1.0}, stride);
+  // 2^-17.3 in units of the last of 24 bits.
+  TestRange(isa, {"coarse exp", kernels.coarse_exp, exp, -0.0f, -104.0f, 100.0}, stride);
+  TestRange(isa, {"coarse exp", kernels.coarse_exp, exp, 0.0f, 20.0f, 100.0}, stride);
   TestRange(isa, {"log", kernels.log, log, 0x1p-149f, std::numeric_limits<float>::max(), 1.0}, stride);
   TestRange(isa, {"tanh", kernels.tanh, tanh, 0.0f, 20.0f, 2.0}, stride);
   TestRange(isa, {"tanh", kernels.tanh, tanh, -0.0f, -20.0f, 2.0}, stride);
   for (const float x : {0.0f, -0.0f}) ExpectValue(isa, "exp", kernels.exp, x, 1.0f);
-  for (const float x : {-kInfinity, -105.0f, -3e38f}) ExpectValue(isa, "exp", kernels.exp, x, 0.0f);
+  for (const float x : {-kInfinity, -105.0f, -3e38f}) {
+    ExpectValue(isa, "exp", kernels.exp, x, 0.0f);
+    ExpectValue(isa, "coarse exp", kernels.coarse_exp, x, 0.0f);
+  }
   // A nan whose payload reaches the exponent's arithmetic must stay one.
   for (const float x : {kNan, -kNan, FromBits(0x7fc00001u), FromBits(0xffc000ffu)}) {
     ExpectValue(isa, "exp", kernels.exp, x, kNan);
+    ExpectValue(isa, "coarse exp", kernels.coarse_exp, x, kNan);
     ExpectValue(isa, "log", kernels.log, x, kNan);
     ExpectValue(isa, "tanh", kernels.tanh, x, kNan);
   }
