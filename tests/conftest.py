@@ -9,8 +9,10 @@ import pytest
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
 
 
-def pytest_collection_modifyitems(items):
-    """Under `--dist loadgroup` a module with costly fixtures stays on one worker; the integration tests spread."""
-    for item in items:
-        if item.path.parent.name != "integration" or item.path.stem == "test_examples":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+def pytest_itemcollected(item):
+    """Under `--dist loadgroup` a module with costly fixtures stays on one worker; the integration tests spread.
+
+    Not in pytest_collection_modifyitems: there xdist has read the groups before any conftest is asked.
+    """
+    if item.path.parent.name != "integration" or item.path.stem == "test_examples":
+        item.add_marker(pytest.mark.xdist_group(item.path.stem))

@@ -41,14 +41,12 @@ CASES = {
         for rows, classes in ((2, 2), (2, 4), (4, 2), (8, 1), (1, 8), (16, 8))
     },
     "every option": Case(loss=EVERYTHING),
-    "ignore_index in range": Case(loss={"ignore_index": 3}),
+    "ignore_index in range, bool mask": Case(loss={"ignore_index": 3}, mask_dtype=np.bool_),
     "probabilities": Case(probabilities=True),
     "probabilities, every option": Case(loss=EVERYTHING, probabilities=True),
-    "infinite logits": Case(infinite_logits=True),
+    "infinite logits, integer mask": Case(infinite_logits=True, mask_dtype=np.int32),
     "infinite logits, probabilities": Case(infinite_logits=True, probabilities=True),
     "float16": Case(dtype=np.float16),
-    "bool mask": Case(mask_dtype=np.bool_),
-    "integer mask": Case(mask_dtype=np.int32),
     "auto_parallel": Case(
         context={"parallel_mode": "auto_parallel", "search_mode": "sharding_propagation"}
     ),

@@ -24,6 +24,12 @@ def test_the_folder_ops_is_not_imported_by_that_name():
     assert "ms_ce.ops" in result.stderr
 
 
+def test_modules_stay_on_one_worker(request):
+    """Otherwise every worker makes every costly fixture: versions of pytest-xdist and pytest must fit."""
+    grouped = request.config.getoption("loadgroup", False)
+    assert request.node.nodeid.endswith("@test_layout") == grouped
+
+
 def test_one_version():
     assert library.load().MsCeVersion().decode() == ms_ce.__version__
 
