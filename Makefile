@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MINDFORMERS := .venv-mindformers
+TORCH := .venv-torch
 KERNEL := $(shell find ops/csrc -name '*.cc' -o -name '*.h' -o -name CMakeLists.txt)
 CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 
 # cmake and msrun come from .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-sharded test test-aarch64 test-mindformers test-every-float benchmark lint format clean
+.PHONY: demo demo-sharded test test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -40,6 +41,11 @@ test-mindformers: $(INSTALLED)
 	$(MINDFORMERS)/bin/pip install --quiet --no-deps -r tests/parallel/mindformers_requirements.txt
 	MS_CE_MINDFORMERS_PYTHON=$(CURDIR)/$(MINDFORMERS)/bin/python \
 	  python -m pytest tests/parallel/test_mindformers.py
+
+test-torch: $(INSTALLED)
+	test -d $(TORCH) || $(PYTHON) -m venv $(TORCH)
+	$(TORCH)/bin/pip install --quiet torch==2.13.0 numpy
+	MS_CE_TORCH_PYTHON=$(CURDIR)/$(TORCH)/bin/python python -m pytest tests/integration/test_torch.py
 
 benchmark: $(INSTALLED)
 	python benchmarks/run.py
