@@ -30,7 +30,7 @@ from linear_worker import IGNORE_INDEX, inputs
 WORKER = Path(__file__).resolve().with_name("linear_worker.py")
 RESULTS = Path(__file__).resolve().parent / "results"
 CHECKED_ROWS = 24
-CHECK_BOUND = 2e-5  # of the largest gradient: float32 sums of up to 128,256 products
+CHECK_BOUND = 3e-5  # of the largest gradient: float32 sums of up to 128,256 products
 TIMEOUT_SECONDS = 900.0
 
 

@@ -15,7 +15,7 @@ from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, world
 from ms_ce.parallel.local import holds_class_indices
-from ms_ce.parallel.mean import Divide, GlobalMean
+from ms_ce.parallel.mean import RowReduction
 from ms_ce.parallel.spmd import KERNELS, VocabParallelRows
 
 _OP = "VocabParallelLinearCrossEntropyLoss"
@@ -238,8 +238,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         self.rows = linear_sweep.ChunkedRows(*plan)
         self.sum = linear_sweep.ChunkedSum(*plan)
         self.parts = chosen.size if sequence_parallel else 1
-        self.divide = Divide(1)
-        self.row_mean = None if row_group is None else GlobalMean(row_group, gradients_mean)
+        self.reduced = RowReduction(reduction, row_group, gradients_mean)
+        self.over_ranks = row_group is not None
 
     def construct(self, input, linear_weight, target, linear_bias=None):
         weight = self.weight
@@ -261,20 +261,14 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             "chunked", self.gradient_in_forward, self.training, input.dtype
         )
         loss_sum = self.sum(*given)[0] if in_forward else ops.ReduceSum()(self.rows(*given)[0])
-        return self.reduced(loss_sum, labels, weight, hidden.shape[0] * self.parts, input.dtype)
-
-    def reduced(self, loss_sum, labels, weight, rows, dtype):
-        """The sum or the mean over the rows of this group, or of all ranks."""
-        if self.reduction == "sum":
-            if self.row_mean is None:
-                return ops.cast(loss_sum, dtype)
-            return self.row_mean(loss_sum, None, ops.OnesLike()(loss_sum))
-        total_weight = linear_chunked.total_weight(
-            labels, rows, weight, self.options.ignore_index, loss_sum.dtype
-        )
-        if self.row_mean is None:
-            return ops.cast(self.divide(loss_sum, total_weight, loss_sum, total_weight), dtype)
-        return self.row_mean(loss_sum, total_weight)
+        total_weight = None
+        if self.reduction == "mean":
+            rows = hidden.shape[0] * self.parts
+            total_weight = linear_chunked.total_weight(
+                labels, rows, weight, self.options.ignore_index, loss_sum.dtype
+            )
+        loss = self.reduced(loss_sum, total_weight)
+        return loss if self.over_ranks else ops.cast(loss, input.dtype)
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""

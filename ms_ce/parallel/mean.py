@@ -79,6 +79,28 @@ class Divide(nn.Cell):
         return gradient, of_weight, zeros(whole), zeros(weight)
 
 
+class RowReduction(nn.Cell):
+    """The sum or the mean over the rows of this rank, or over those of all ranks of a group.
+
+    Inputs: the sum of this rank's losses; the sum of its rows' weights, which a sum does not need.
+    """
+
+    def __init__(self, reduction: str, row_group: str | None, gradients_mean: bool):
+        super().__init__()
+        self.is_mean = reduction == "mean"
+        self.over_ranks = None if row_group is None else GlobalMean(row_group, gradients_mean)
+        self.divide, self.ones_like = Divide(1), ops.OnesLike()
+
+    def construct(self, loss_sum, total_weight):
+        if self.over_ranks is not None:
+            if self.is_mean:
+                return self.over_ranks(loss_sum, total_weight)
+            return self.over_ranks(loss_sum, None, self.ones_like(loss_sum))
+        if self.is_mean:
+            return self.divide(loss_sum, total_weight, loss_sum, total_weight)
+        return loss_sum
+
+
 def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, step_weight=None):
     """`GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)`, for code outside of Cells.
 

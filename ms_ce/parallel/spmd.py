@@ -15,7 +15,7 @@ from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
 from ms_ce.parallel.local import holds_class_indices
-from ms_ce.parallel.mean import Divide, GlobalMean
+from ms_ce.parallel.mean import RowReduction
 
 _OP = "VocabParallelCrossEntropyLoss"
 KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
@@ -232,8 +232,8 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             chosen, blocks, num_classes, self.options, backend, trains_weight
         )
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
-        self.divide = Divide(1)
-        self.row_mean = None if row_group is None else GlobalMean(row_group, gradients_mean)
+        self.reduced = RowReduction(reduction, row_group, gradients_mean)
+        self.over_ranks = row_group is not None
 
     def construct(self, logits, target):
         check_inputs(_OP, "logits", logits, target, None, self.options, True)
@@ -246,16 +246,9 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         row_loss, _, _ = self.rows(logits, target, weight)
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
-        loss_sum = ops.ReduceSum()(row_loss)
-        if self.reduction == "sum":
-            if self.row_mean is None:
-                return ops.cast(loss_sum, logits.dtype)
-            return self.row_mean(loss_sum, None, ops.OnesLike()(loss_sum))
-        total_weight = self.total_weight(target, row_loss)
-        if self.row_mean is None:
-            loss = self.divide(loss_sum, total_weight, loss_sum, total_weight)
-            return ops.cast(loss, logits.dtype)
-        return self.row_mean(loss_sum, total_weight)
+        total_weight = self.total_weight(target, row_loss) if self.reduction == "mean" else None
+        loss = self.reduced(ops.ReduceSum()(row_loss), total_weight)
+        return loss if self.over_ranks else ops.cast(loss, logits.dtype)
 
     def total_weight(self, target, row_loss):
         """The mean's divisor over the rows of this rank, as a scalar."""

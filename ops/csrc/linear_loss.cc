@@ -20,7 +20,7 @@ constexpr int64_t kFewestUnits = 16;  // work for that many threads, where there
 // By default a chunk and what the products pack beside it stay within a twentieth of the logits. Smaller
 // chunks read the weight more often than they use it (benchmarks/linear.py measures both).
 constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
-constexpr int64_t kDefaultShare = 20, kPackingBytes = int64_t{8} << 20;
+constexpr int64_t kDefaultShare = 20, kPackingBytes = int64_t{10} << 20;
 
 int64_t RoundUp(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 

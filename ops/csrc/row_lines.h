@@ -246,6 +246,8 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
   const auto single = [&](int64_t i) { return value(static_cast<A>(ToFloat(x[i]))); };
   const bool stream = problem.stream_stores && IsAligned(out);
   const Lines<T> lines(stream ? out : nullptr, problem.classes);
+  // Before anything is written: the gradient may take the logits' place.
+  const A at_target = row.target >= 0 ? single(row.target) - static_cast<A>(gradient.hot) : A(0);
   for (int64_t i = 0; i < lines.begin; ++i) Convert(single(i), out + i);
   for (int64_t first = lines.begin; first < lines.end; first += kLine<T>) {
     alignas(64) A scratch[kLine<T>];
@@ -261,7 +263,7 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
     }
   }
   for (int64_t i = lines.end; i < problem.classes; ++i) Convert(single(i), out + i);
-  if (row.target >= 0) Convert(single(row.target) - static_cast<A>(gradient.hot), out + row.target);
+  if (row.target >= 0) Convert(at_target, out + row.target);
 }
 
 template <class T>

@@ -111,6 +111,10 @@ def in_float64(call: Call, data: dict) -> dict[str, np.ndarray]:
     return {"loss": loss, "logits": gradients.logits}
 
 
+def root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
+
+
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 def test_as_torch(of_torch, call):
     data = call.case.inputs(call.dtype)
@@ -120,10 +124,14 @@ def test_as_torch(of_torch, call):
     assert set(results) == set(theirs)
     for name, value in results.items():
         expected = theirs[name].reshape(value.shape)
-        size = np.abs(exact[name]).max(initial=0.0)
         if call.dtype == "float32":
-            error, allowed = np.abs(value - expected).max(initial=0.0), RELATIVE * max(size, 1e-3)
-        else:  # no farther from the truth than the plain formula in the same dtype, or one rounding
-            error = np.abs(value - exact[name]).max(initial=0.0)
-            allowed = max(np.abs(expected - exact[name]).max(initial=0.0), 2.0**-8 * size)
+            size = np.abs(expected).max(initial=1e-3)
+            error, allowed = np.abs(value - expected).max(initial=0.0), RELATIVE * size
+        else:  # on the whole no farther from the truth than torch's plain formula, give or take the luck of
+            # few roundings (a row of seven numbers is the worst), or than one rounding
+            error = root_mean_square(value - exact[name])
+            allowed = max(
+                1.5 * root_mean_square(expected - exact[name]),
+                2.0**-9 * root_mean_square(exact[name]),
+            )
         assert error <= allowed, f"{name}: off by {error:.3g}, {allowed:.3g} allowed"

@@ -69,6 +69,7 @@ def test_streamed_gradient(
     loss, total, lse = outputs(len(x), dtype)
     isa_library.call("CrossEntropyForward", [x, target, PLACEHOLDER, opts], [loss, total, lse])
     bound = tolerance("cpu", dtype)
+    expected = gradient(x, target, smoothing, 1.0)
     # The last upstream is so small that its product with a probability is no normal float32.
     for upstream in (1.0,) if dtype == "float16" else (1.0, 2.0**-100):
         out = at_offset(empty(x.shape, dtype), offset)
@@ -76,7 +77,10 @@ def test_streamed_gradient(
         inputs = [grad_loss, PLACEHOLDER, x, target, PLACEHOLDER, lse, total, opts]
         isa_library.call("CrossEntropyBackward", inputs, [out])
         unit = to_float64(out) / upstream
-        check_close(unit, gradient(x, target, smoothing, 1.0), dtype, bound, f"upstream {upstream}")
+        check_close(unit, expected, dtype, bound, f"upstream {upstream}")
+    inputs = [cast(1.0, dtype), PLACEHOLDER, x, target, PLACEHOLDER, lse, total, opts]
+    isa_library.call("CrossEntropyBackward", inputs, [x])
+    check_close(to_float64(x), expected, dtype, bound, "in the logits' place")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
