@@ -127,11 +127,11 @@ def test_as_torch(of_torch, call):
         if call.dtype == "float32":
             size = np.abs(expected).max(initial=1e-3)
             error, allowed = np.abs(value - expected).max(initial=0.0), RELATIVE * size
-        else:  # on the whole no farther from the truth than torch's plain formula, give or take the luck of
+        else:  # on the whole no farther from the truth than torch's plain formula, up to a factor for the luck of
             # few roundings (a row of seven numbers is the worst), or than one rounding
             error = root_mean_square(value - exact[name])
             allowed = max(
-                1.5 * root_mean_square(expected - exact[name]),
+                2.0 * root_mean_square(expected - exact[name]),
                 2.0**-9 * root_mean_square(exact[name]),
             )
         assert error <= allowed, f"{name}: off by {error:.3g}, {allowed:.3g} allowed"
