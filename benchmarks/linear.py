@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import selectors
+import shlex
 import signal
 import statistics
 import subprocess
@@ -258,7 +259,7 @@ def table(result: dict[str, Any]) -> list[str]:
 def report(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = ["# Linear cross-entropy", ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
-    lines += ["", f"`python {' '.join(sys.argv)}` made this file.", ""]
+    lines += ["", f"`python {shlex.join(sys.argv)}` made this file.", ""]
     for result in results:
         lines += table(result)
     by_name = {result["case"]["name"]: result["entrants"] for result in results}

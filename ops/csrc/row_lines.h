@@ -37,6 +37,18 @@ MS_CE_INLINE WorkType<T> LineTerm(WorkType<T> x) {
   return Term<kScaled>(x);
 }
 
+template <class T>
+static inline WorkType<T> TileMax(const T* x, int64_t count) {
+  using A = WorkType<T>;
+  A maximum = -INFINITY;
+#pragma omp simd reduction(max : maximum)
+  for (int64_t i = 0; i < count; ++i) {
+    const A value = static_cast<A>(ToFloat(x[i]));
+    maximum = value > maximum ? value : maximum;
+  }
+  return maximum;
+}
+
 // Sums of a run of logits, relative to a reference.
 template <class A>
 struct RunSums {
@@ -179,16 +191,7 @@ class PlainTile {
     count_ = count;
   }
 
-  A Maximum() const {
-    const T* x = row_ + first_;
-    A maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
-    for (int64_t i = 0; i < count_; ++i) {
-      const A value = static_cast<A>(ToFloat(x[i]));
-      maximum = value > maximum ? value : maximum;
-    }
-    return maximum;
-  }
+  A Maximum() const { return TileMax(row_ + first_, count_); }
 
   double Sum(A reference, A* maximum) {
     const RunSums<A> sums = terms_ == nullptr ? Sums<false>(reference, [] {}) : SumsKept(reference);

@@ -8,14 +8,6 @@ namespace ms_ce {
 namespace MS_CE_ISA {
 
 template <class A>
-static inline A TileMax(const A* x, int64_t count) {
-  A maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t i = 0; i < count; ++i) maximum = x[i] > maximum ? x[i] : maximum;
-  return maximum;
-}
-
-template <class A>
 static inline A TileExpDistance(const A* x, int64_t count, A reference) {
   A sum = 0;
 #pragma omp simd reduction(+ : sum)
