@@ -129,7 +129,7 @@ MS_CE_OPERATION_ONE_OUTPUT(LinearCrossEntropyRescale);
 
 extern "C" {
 MS_CE_EXPORT const char* MsCeVersion();
-MS_CE_EXPORT const char* MsCeMatmulLibrary();  // of the linear loss: "oneDNN" or "portable"
+MS_CE_EXPORT const char* MsCeBfloat16Products();  // of the linear loss: "oneDNN" or "ms_ce"
 MS_CE_EXPORT const char* MsCeIsa();
 MS_CE_EXPORT const char* MsCeIsaList();         // those this CPU runs, best first, comma separated
 MS_CE_EXPORT int MsCeSetIsa(const char* name);  // "auto" restores the default; 0, or -1 if not usable

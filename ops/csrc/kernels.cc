@@ -4,6 +4,7 @@
 
 #include "column_kernel.h"
 #include "double_backward.h"
+#include "linear_products.h"
 #include "row_kernel.h"
 
 namespace ms_ce {
@@ -222,6 +223,12 @@ static constexpr Kernels MakeKernels(const char* name) {
           NllForward,
           NllBackward,
           WeightGradClasses<A>,
+          PackHidden<A>,
+          MakeLogits<A>,
+          MakeHiddenGradient<A>,
+          AddWeightGradient<A>,
+          ReadRun<A>,
+          WriteRun<A>,
           StoreScalar,
           LoadScalar,
           Sum,

@@ -5,7 +5,7 @@
 #include "cross_entropy.h"
 #include "dispatch.h"
 #include "linear_loss.h"
-#include "linear_matmul.h"
+#include "onednn.h"
 #include "run.h"
 #include "thread_pool.h"
 
@@ -265,4 +265,4 @@ MS_CE_ENTRY(LinearCrossEntropyBackward) { return ms_ce::RunBackward(MS_CE_CALL);
 MS_CE_ENTRY(LinearCrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL); }
 MS_CE_ENTRY(LinearCrossEntropyRescale) { return ms_ce::RunRescale(MS_CE_CALL); }
 
-const char* MsCeMatmulLibrary() { return ms_ce::MatmulLibrary(); }
+const char* MsCeBfloat16Products() { return ms_ce::MultipliesBfloat16() ? "oneDNN" : "ms_ce"; }

@@ -58,6 +58,27 @@ struct UnitSums {
   int64_t bad_row = kNoBadRow;  // first row whose target is out of range
 };
 
+// A chunk of rows of the linear loss, whose products Kernels makes. Matrices are row-major; what is not an
+// Array holds the accumulation type.
+constexpr int64_t kMostPanelRows = 96;  // a tile's depth that stays in the first-level cache
+constexpr int64_t kPanelStep = 16;      // panels have a multiple of so many rows,
+constexpr int64_t kFeatureStep = 64;    // and tiles divide so many features.
+constexpr int64_t kTileStep = 6;        // Rows of a tile of results
+
+struct LinearChunk {
+  int64_t rows = 0, features = 0, classes = 0;
+  const void* hidden = nullptr;  // (rows, features)
+  // The same as the products take it, panel_rows rows at a time: transposed, and in tiles of features.
+  int64_t panel_rows = 0;
+  void *panels = nullptr, *tiles = nullptr;
+  Array weight;                 // (classes, features)
+  const void* bias = nullptr;   // (classes,), null where there is none
+  void* logits = nullptr;       // (rows, classes), or their gradient
+  void* grad_hidden = nullptr;  // (rows, features)
+  Array grad_weight;            // (classes, features), of the accumulation type
+  bool accumulate = false;      // adds to grad_weight
+};
+
 // One instruction set's build of the kernels. Each works on rows [first, first + count).
 struct Kernels {
   using RowRange = void (*)(const Problem&, int64_t first, int64_t count, UnitSums*);
@@ -67,6 +88,12 @@ struct Kernels {
   // Adds upstream * d row loss / d weight of classes [first, first + count) over all rows to grad_weight,
   // and the rows whose target is the class to hits.
   void (*weight_grad)(const Problem&, int64_t first, int64_t count, double* grad_weight, double* hits);
+  // Of a chunk: each works on a range of its rows, classes or features.
+  using ChunkRange = void (*)(const LinearChunk&, int64_t first, int64_t count);
+  ChunkRange pack_hidden, logits_of_classes, gradient_of_features, add_gradient_of_classes;
+  // Runs of elements, as the accumulation type.
+  void (*read)(const Array& from, int64_t first, int64_t count, void* to);
+  void (*write)(const void* from, int64_t count, const Array& to, int64_t first);
   void (*store)(double value, const Array&, int64_t index);
   double (*load)(const Array&, int64_t index);
   double (*sum)(const Array&, int64_t count);

@@ -146,6 +146,8 @@ void ParallelFor(int64_t units, int64_t elements, const std::function<void(int64
   for (int64_t unit = 0; unit < units; ++unit) work(unit);
 }
 
+int Threads() { return ThreadsInForce(); }
+
 int SetThreads(int threads) {
   forced_threads.store(std::clamp(threads, 0, kMaxThreads));
   return ThreadsInForce();

@@ -13,6 +13,9 @@ namespace ms_ce {
 // is busy. `work` must not throw.
 void ParallelFor(int64_t units, int64_t elements, const std::function<void(int64_t)>& work);
 
+// Those that ParallelFor shares work among.
+int Threads();
+
 // 0 restores the default: OMP_NUM_THREADS, or the CPUs this process may run on. Returns the number in
 // force.
 int SetThreads(int threads);

@@ -27,6 +27,7 @@ int main(int argc, char** argv) {
     ms_ce_test::Check(MsCeSetIsa(isa.c_str()) == 0, "%s is listed but cannot be chosen", isa.c_str());
     ms_ce_test::TestMath(stride);
     ms_ce_test::TestOperations();
+    ms_ce_test::TestLinear();
     ++tested;
   }
   ms_ce_test::Check(tested > 0, "no instruction set was tested");
