@@ -239,7 +239,6 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         self.sum = linear_sweep.ChunkedSum(*plan)
         self.parts = chosen.size if sequence_parallel else 1
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
-        self.over_ranks = row_group is not None
 
     def construct(self, input, linear_weight, target, linear_bias=None):
         weight = self.weight
@@ -267,8 +266,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             total_weight = linear_chunked.total_weight(
                 labels, rows, weight, self.options.ignore_index, loss_sum.dtype
             )
-        loss = self.reduced(loss_sum, total_weight)
-        return loss if self.over_ranks else ops.cast(loss, input.dtype)
+        return self.reduced(loss_sum, total_weight, input.dtype)
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""

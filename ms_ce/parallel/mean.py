@@ -82,7 +82,8 @@ class Divide(nn.Cell):
 class RowReduction(nn.Cell):
     """The sum or the mean over the rows of this rank, or over those of all ranks of a group.
 
-    Inputs: the sum of this rank's losses; the sum of its rows' weights, which a sum does not need.
+    Inputs: the sum of this rank's losses; the sum of its rows' weights, which a sum does not need; the dtype of a loss
+    that is this rank's alone (over all ranks it is float32).
     """
 
     def __init__(self, reduction: str, row_group: str | None, gradients_mean: bool):
@@ -91,14 +92,14 @@ class RowReduction(nn.Cell):
         self.over_ranks = None if row_group is None else GlobalMean(row_group, gradients_mean)
         self.divide, self.ones_like = Divide(1), ops.OnesLike()
 
-    def construct(self, loss_sum, total_weight):
+    def construct(self, loss_sum, total_weight, dtype):
         if self.over_ranks is not None:
             if self.is_mean:
                 return self.over_ranks(loss_sum, total_weight)
             return self.over_ranks(loss_sum, None, self.ones_like(loss_sum))
         if self.is_mean:
-            return self.divide(loss_sum, total_weight, loss_sum, total_weight)
-        return loss_sum
+            loss_sum = self.divide(loss_sum, total_weight, loss_sum, total_weight)
+        return ops.cast(loss_sum, dtype)
 
 
 def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, step_weight=None):

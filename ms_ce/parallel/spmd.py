@@ -233,7 +233,6 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         )
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
-        self.over_ranks = row_group is not None
 
     def construct(self, logits, target):
         check_inputs(_OP, "logits", logits, target, None, self.options, True)
@@ -247,8 +246,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
         total_weight = self.total_weight(target, row_loss) if self.reduction == "mean" else None
-        loss = self.reduced(ops.ReduceSum()(row_loss), total_weight)
-        return loss if self.over_ranks else ops.cast(loss, logits.dtype)
+        return self.reduced(ops.ReduceSum()(row_loss), total_weight, logits.dtype)
 
     def total_weight(self, target, row_loss):
         """The mean's divisor over the rows of this rank, as a scalar."""

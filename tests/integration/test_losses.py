@@ -75,7 +75,7 @@ def _combinations(cases):
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype", "backend", "run"), _combinations(CASES), indirect=["run"]
+    ("case", "dtype", "backend", "run"), list(_combinations(CASES)), indirect=["run"]
 )
 def test_cross_entropy(case, dtype, backend, run):
     data = case.inputs(dtype)
@@ -92,7 +92,7 @@ def test_cross_entropy(case, dtype, backend, run):
 
 
 @pytest.mark.parametrize(
-    ("case", "dtype", "backend", "run"), _combinations(NLL_CASES), indirect=["run"]
+    ("case", "dtype", "backend", "run"), list(_combinations(NLL_CASES)), indirect=["run"]
 )
 def test_nll_loss(case, dtype, backend, run):
     data = case.inputs(dtype)
