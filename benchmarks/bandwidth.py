@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
 import subprocess
 from pathlib import Path
+
+import environment
 
 SOURCE = Path(__file__).resolve().with_name("bandwidth.cc")
 
@@ -15,13 +15,7 @@ class Bandwidth:
     """Samples of one case: a buffer as large as its logits, read and copied."""
 
     def __init__(self, folder: str) -> None:
-        program = Path(folder) / "bandwidth"
-        names = (os.environ.get("CXX", ""), "g++", "clang++")
-        compiler = next((found for name in names if name and (found := shutil.which(name))), None)
-        if compiler is None:
-            raise SystemExit("benchmarks/run.py: needs g++ or clang++ to measure the bandwidth")
-        options = ["-O3", "-march=native", "-pthread", "-std=c++17", "-o", str(program)]
-        subprocess.run([compiler, *options, str(SOURCE)], check=True)
+        program = environment.compiled(SOURCE, folder)
         self.process = subprocess.Popen(
             [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -46,6 +47,18 @@ def date() -> str:
 
 def load_average() -> float:
     return os.getloadavg()[0]
+
+
+def compiled(source: Path, folder: str) -> str:
+    """A program made of `source` for this processor."""
+    program = str(Path(folder) / source.stem)
+    names = (os.environ.get("CXX", ""), "g++", "clang++")
+    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    if compiler is None:
+        raise SystemExit(f"benchmarks: needs g++ or clang++ to compile {source.name}")
+    options = ["-O3", "-march=native", "-pthread", "-std=c++17", "-o", program]
+    subprocess.run([compiler, *options, str(source)], check=True)
+    return program
 
 
 def peer_python() -> str:

@@ -6,7 +6,8 @@
 
 Every entrant first computes the loss and all gradients of a few rows, which are compared with a float64 computation;
 one whose answer is wrong is not timed. Then all are timed in turn, round after round, in processes of their own of
-which only one runs. Peak memory is that of the first call in a fresh process. Torch is taken from .venv-benchmarks.
+which only one runs, and so are the processor's multiply-adds (arithmetic.cc). Peak memory is that of the first call in
+a fresh process. Torch is taken from .venv-benchmarks.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import numpy as np
 from linear_worker import IGNORE_INDEX, inputs
 
 WORKER = Path(__file__).resolve().with_name("linear_worker.py")
+ARITHMETIC = Path(__file__).resolve().with_name("arithmetic.cc")
 RESULTS = Path(__file__).resolve().parent / "results"
 CHECKED_ROWS = 24
 CHECK_BOUND = 3e-5  # of the largest gradient: float32 sums of up to 128,256 products
@@ -191,7 +193,7 @@ def growth(name: str, case: Case, folder: str) -> int | None:
 
 def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
     records: dict[str, dict[str, Any]] = {}
-    workers = {}
+    workers, arithmetic = {}, []
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             print(f"{case.name}: {name} …", flush=True)
@@ -200,7 +202,9 @@ def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
                 records[name]["loss"] = worker.ask(case.request("time"))["loss"]
                 records[name]["samples"] = []
                 workers[name] = worker
+        program = environment.compiled(ARITHMETIC, folder)
         for _ in range(rounds):
+            arithmetic.append(float(subprocess.check_output([program])))
             for name, worker in workers.items():
                 records[name]["samples"].append(worker.ask(case.request("time"))["seconds"])
         for worker in workers.values():
@@ -209,7 +213,8 @@ def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
             records[name]["growth"] = growth(name, case, folder)
     for name in workers:
         records[name]["seconds"] = statistics.median(records[name]["samples"])
-    return {"case": case._asdict(), "entrants": records}
+    peak = statistics.median(arithmetic)
+    return {"case": case._asdict(), "entrants": records, "peak": peak}
 
 
 def row(name: str, record: dict[str, Any], case: Case) -> str:
@@ -237,7 +242,7 @@ def table(result: dict[str, Any]) -> list[str]:
         f"{100 * case.ignored:.0f} % ignored",
         "",
         f"Logits {case.logits_bytes / 1e6:.0f} MB, gradients {case.gradient_bytes / 1e6:.0f} MB; one step needs "
-        f"{case.flops / 1e9:.0f} GFLOP.",
+        f"{case.flops / 1e9:.0f} GFLOP. Two threads' multiply-adds in registers: {result['peak']:.0f} GFLOP/s.",
         "",
         "| forward + backward | median s | range s | GFLOP/s | peak growth MB | beyond gradients, of the logits |",
         "|---|---|---|---|---|---|",

@@ -108,7 +108,9 @@ static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, U
     return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
   }
   A* terms = nullptr;
-  if (problem.classes <= kMostKeptTerms && problem.softcap == 0.0) {
+  // A gradient in the logits' place finds them in the cache.
+  const bool in_place = problem.grad_logits.data == problem.logits.data;
+  if (!in_place && problem.classes <= kMostKeptTerms && problem.softcap == 0.0) {
     terms = static_cast<A*>(KeptBuffer(static_cast<size_t>(problem.classes) * sizeof(A)));
   }
   if (terms != nullptr && IsPlain(problem)) {

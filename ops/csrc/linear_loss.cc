@@ -11,10 +11,10 @@
 namespace ms_ce {
 namespace {
 
-// By default a chunk and what lies beside it stay within a twentieth of the logits: copies of its hidden
-// states, and a row of exponentials for each thread.
+// By default a chunk, the copies of its hidden states and what a call needs besides stay within a twentieth
+// of the logits.
 constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
-constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{2700} << 10;
+constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kCopies = 2;
 
 size_t Bytes(const Array& array, int64_t count) {
   return static_cast<size_t>(count) * ElementSize(array.dtype);
@@ -35,12 +35,18 @@ int64_t Count(const std::vector<T>& values) {
   return static_cast<int64_t>(values.size());
 }
 
-int64_t ChunkRows(int64_t rows, int64_t row_bytes, int64_t chunk_bytes) {
-  if (chunk_bytes <= 0) {
-    chunk_bytes = std::clamp(rows * row_bytes / kDefaultShare - kBesideChunk, kSmallestDefaultChunk,
-                             kLargestDefaultChunk);
-  }
-  const int64_t most = std::max<int64_t>(1, chunk_bytes / row_bytes);
+int64_t DefaultChunkBytes(const LinearProblem& problem, int64_t element) {
+  const int64_t row_bytes = problem.loss.classes * element, copies = kCopies * problem.features * element;
+  const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk;
+  const double rows = static_cast<double>(share) / static_cast<double>(row_bytes + copies);
+  return std::clamp(static_cast<int64_t>(rows * static_cast<double>(row_bytes)), kSmallestDefaultChunk,
+                    kLargestDefaultChunk);
+}
+
+// Of `rows` that count.
+int64_t ChunkRows(const LinearProblem& problem, int64_t rows, int64_t element) {
+  const int64_t bytes = problem.chunk_bytes > 0 ? problem.chunk_bytes : DefaultChunkBytes(problem, element);
+  const int64_t most = std::max<int64_t>(1, bytes / (problem.loss.classes * element));
   if (most >= rows) return rows;
   // A vector of rows of which less than half counts is not worth its time.
   const int64_t spare = most % kPanelStep;
@@ -71,8 +77,7 @@ class ChunkLoop {
       if (gradients) ZeroGradients(problem_);
       return {};
     }
-    const int64_t row_bytes = problem_.loss.classes * static_cast<int64_t>(sizeof(A));
-    const int64_t most = ChunkRows(Count(rows_), row_bytes, problem_.chunk_bytes);
+    const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
     matrices_.emplace(problem_, most, gradients);
     for (auto* values : {&lse_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_, &grad_z_loss_}) {
       values->resize(static_cast<size_t>(most));

@@ -17,7 +17,7 @@ struct LinearProblem {
   Tensor position_shape;  // shape (lead[0], classes, lead[1], ...), for messages about a row
   Array hidden, linear_weight, linear_bias;  // linear_bias.data is null without one
   int64_t features = 0;
-  int64_t chunk_bytes = 0;  // for a chunk's logits; 0 leaves the choice to DefaultChunkBytes
+  int64_t chunk_bytes = 0;  // for a chunk's logits; 0 leaves the choice to the loss
   int64_t sequence = 0;     // under shift the length of the last leading axis, otherwise 0
 
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.

@@ -34,6 +34,7 @@ class LinearMatrices {
     chunk_.features = problem.features;
     chunk_.classes = problem.loss.classes;
     chunk_.weight = problem.linear_weight;
+    if (gradients) AllocateGradients();
     const int64_t elements = by_library_ ? kLibraryBlockElements : kBlockElements;
     const int64_t share = (chunk_.classes + kFewestUnits - 1) / kFewestUnits;
     block_ = RoundUp(std::min(std::max(elements / chunk_.features, kTileStep), share), kTileStep);
@@ -42,18 +43,13 @@ class LinearMatrices {
     if (by_library_) {
       bits_.resize(static_cast<size_t>(most_rows * chunk_.features));
     } else {
-      chunk_.panel_rows = std::min(kMostPanelRows, RoundUp(most_rows, kPanelStep));
-      panels_.Allocate(RoundUp(most_rows, chunk_.panel_rows) * chunk_.features);
-      tiles_.Allocate(RoundUp(most_rows, chunk_.panel_rows) * RoundUp(chunk_.features, kFeatureStep));
-      chunk_.panels = panels_.get();
-      chunk_.tiles = tiles_.get();
+      AllocatePanels();
     }
     if (problem.linear_bias.data != nullptr) {
       bias_.resize(static_cast<size_t>(chunk_.classes));
       kernels_.read(problem.linear_bias, 0, chunk_.classes, bias_.data());
       chunk_.bias = bias_.data();
     }
-    if (gradients) AllocateGradients();
   }
 
   A* logits() const { return logits_.get(); }
@@ -105,8 +101,23 @@ class LinearMatrices {
   static constexpr int64_t kBlockElements = int64_t{1} << 16, kLibraryBlockElements = int64_t{1} << 18;
   static constexpr int64_t kFewestUnits = 16;  // work for that many threads, where there is enough of it
   static constexpr int64_t kLibraryFeatures = 256;
+  static constexpr int64_t kLine = 64;
 
   A* WeightGradient() const { return static_cast<A*>(chunk_.grad_weight.data); }
+
+  void AllocatePanels() {
+    const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(WeightGradient()) % kLine);
+    const bool same = chunk_.features * static_cast<int64_t>(sizeof(A)) % kLine == 0;  // in every row
+    chunk_.shift = same ? past / static_cast<int64_t>(sizeof(A)) : 0;
+    chunk_.panel_rows = std::min(kMostPanelRows, RoundUp(most_rows_, kPanelStep));
+    chunk_.tile_features = RoundUp(chunk_.features + chunk_.shift, kFeatureStep);
+    const int64_t rows = RoundUp(most_rows_, chunk_.panel_rows);
+    panels_.Allocate(rows * chunk_.features);
+    tiles_.Allocate(rows * chunk_.tile_features +
+                    kFeatureStep);  // a shifted tile's vectors reach beyond it
+    chunk_.panels = panels_.get();
+    chunk_.tiles = tiles_.get();
+  }
 
   void AllocateGradients() {
     if (problem_.grad_linear_bias.data != nullptr) {

@@ -171,8 +171,18 @@ template <class A>
 MS_CE_INLINE A* TilesOf(const LinearChunk& chunk, int64_t row) {
   static_assert(kFeatureStep % kTileColumns<A> == 0,
                 "a tile must not reach beyond the features' last step");
-  return static_cast<A*>(chunk.tiles) +
-         row * ((chunk.features + kFeatureStep - 1) / kFeatureStep * kFeatureStep);
+  return static_cast<A*>(chunk.tiles) + row * chunk.tile_features;
+}
+
+// work(feature, features, offset) on the tiles of all features, the offset being that in the copies of a
+// panel. All but the first begin with a line of the weight's gradient.
+template <class A, class Work>
+MS_CE_INLINE void ForTiles(const LinearChunk& chunk, Work work) {
+  for (int64_t begin = -chunk.shift; begin < chunk.features; begin += kTileColumns<A>) {
+    const int64_t first = begin < 0 ? 0 : begin;
+    const int64_t end = Least(begin + kTileColumns<A>, chunk.features);
+    work(first, end - first, (begin + chunk.shift) * chunk.panel_rows + first - begin);
+  }
 }
 
 // Rows [first, first + count), all of one panel: MakeLogits takes vectors of rows, AddWeightGradient tiles.
@@ -184,10 +194,9 @@ static void PackHidden(const LinearChunk& chunk, int64_t first, int64_t count) {
     A* lane = PanelOf<A>(chunk, panel) + row - panel;
     for (int64_t k = 0; k < chunk.features; ++k) lane[k * chunk.panel_rows] = from[k];
     A* tile = TilesOf<A>(chunk, panel) + (row - panel) * kTileColumns<A>;
-    for (int64_t k = 0; k < chunk.features; k += kTileColumns<A>) {
-      memcpy(tile + k * chunk.panel_rows, from + k,
-             static_cast<size_t>(Least(kTileColumns<A>, chunk.features - k)) * sizeof(A));
-    }
+    ForTiles<A>(chunk, [&](int64_t feature, int64_t features, int64_t offset) MS_CE_LAMBDA_INLINE {
+      memcpy(tile + offset, from + feature, static_cast<size_t>(features) * sizeof(A));
+    });
   }
 }
 
@@ -288,13 +297,13 @@ static void AddWeightGradient(const LinearChunk& chunk, int64_t first, int64_t c
         const A* from = gradient + (row + k) * chunk.classes + c;
         for (int64_t i = 0; i < group; ++i) left[k * kTileRows + i] = from[i];
       }
-      for (int64_t f = 0; f < chunk.features; f += kTileColumns<A>) {
-        const int64_t columns = Least(kTileColumns<A>, chunk.features - f), at = c * chunk.features + f;
-        const Fetch next = FetchRows(chunk.grad_weight, at + kTileRows * chunk.features, kTileRows, columns,
-                                     chunk.features);
-        AddTile(group, columns, depth, left, 1, kTileRows, tiles + f * chunk.panel_rows, next,
+      ForTiles<A>(chunk, [&](int64_t feature, int64_t features, int64_t offset) MS_CE_LAMBDA_INLINE {
+        const int64_t at = c * chunk.features + feature;
+        const Fetch next = FetchRows(chunk.grad_weight, at + kTileRows * chunk.features, kTileRows,
+                                     features, chunk.features);
+        AddTile(group, features, depth, left, 1, kTileRows, tiles + offset, next,
                 chunk.accumulate || row != 0, out + at, chunk.features);
-      }
+      });
     }
   }
 }

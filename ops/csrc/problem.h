@@ -69,7 +69,8 @@ struct LinearChunk {
   int64_t rows = 0, features = 0, classes = 0;
   const void* hidden = nullptr;  // (rows, features)
   // The same as the products take it, panel_rows rows at a time: transposed, and in tiles of features.
-  int64_t panel_rows = 0;
+  int64_t panel_rows = 0, tile_features = 0;
+  int64_t shift = 0;  // elements by which a row of grad_weight begins behind a cache line
   void *panels = nullptr, *tiles = nullptr;
   Array weight;                 // (classes, features)
   const void* bias = nullptr;   // (classes,), null where there is none
