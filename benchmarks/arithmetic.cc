@@ -1,4 +1,4 @@
-// What the processor gives: single-precision multiply-adds of two threads, in registers. Answers with GFLOP/s.
+// What the processor gives: single-precision multiply-adds of two threads, in registers, in GFLOP/s.
 #include <chrono>
 #include <cstdio>
 #include <thread>
