@@ -122,7 +122,7 @@ MS_CE_INLINE TileFunction<A> TileFor(int64_t rows, int64_t columns) {
 MS_CE_INLINE int64_t Least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Sums over more than this many terms are made of sums over so many: it bounds their rounding.
-constexpr int64_t kDepth = 1024;
+constexpr int64_t kDepth = 256;
 constexpr int64_t kGradientDepth = 128;
 
 // The product into a matrix: what does not fill its last vector goes through a tile of its own.
@@ -222,7 +222,7 @@ static inline WeightRows<A> ViewWeight(const LinearChunk& chunk, int64_t row, in
 template <class A>
 static void MakeLogits(const LinearChunk& chunk, int64_t first, int64_t count) {
   alignas(kCacheLine) A scratch[kTileRows * kDepth];
-  alignas(kCacheLine) A tile[kTileElements<A>];
+  alignas(kCacheLine) A sums[kTileRows * kMostPanelRows];  // whole tiles: panels are multiples of vectors
   const A* bias = static_cast<const A*>(chunk.bias);
   for (int64_t row = 0; row < chunk.rows; row += chunk.panel_rows) {
     const A* panel = PanelOf<A>(chunk, row);
@@ -239,15 +239,14 @@ static void MakeLogits(const LinearChunk& chunk, int64_t first, int64_t count) {
           const int64_t columns = Least(kTileColumns<A>, rows - column);
           TileFor<A>(group, columns)(depth, left.data, left.stride, 1,
                                      panel + begin * chunk.panel_rows + column, chunk.panel_rows, fetch,
-                                     false, tile, kTileColumns<A>);
+                                     begin != 0, sums + column, kMostPanelRows);
           fetch.lines = 0;
-          for (int64_t j = 0; j < columns; ++j) {
-            A* out = logits + (column + j) * chunk.classes + c;
-            for (int64_t i = 0; i < group; ++i) {
-              const A before = begin != 0 ? out[i] : bias != nullptr ? bias[c + i] : A(0);
-              out[i] = before + tile[i * kTileColumns<A> + j];
-            }
-          }
+        }
+      }
+      for (int64_t j = 0; j < rows; ++j) {
+        A* out = logits + j * chunk.classes + c;
+        for (int64_t i = 0; i < group; ++i) {
+          out[i] = sums[i * kMostPanelRows + j] + (bias != nullptr ? bias[c + i] : A(0));
         }
       }
     }
