@@ -233,6 +233,7 @@ static constexpr Kernels MakeKernels(const char* name) {
           WriteRun<A>,
           StoreScalar,
           LoadScalar,
+          LoadInteger,
           Sum,
           Map<float, Exp>,
           Map<float, CoarseExp>,

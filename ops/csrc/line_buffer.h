@@ -10,6 +10,8 @@
 #include <memory>
 #include <new>
 
+#include "problem.h"
+
 namespace ms_ce {
 
 // It begins with a cache line, so that no vector lies across two; where it is large, it asks for huge
@@ -19,7 +21,7 @@ class LineBuffer {
  public:
   // Drops what was there.
   void Allocate(int64_t count) {
-    constexpr size_t kLine = 64, kHugePage = size_t{2} << 20;
+    constexpr size_t kLine = kCacheLine, kHugePage = size_t{2} << 20;
     const size_t bytes = static_cast<size_t>(count) * sizeof(A), huge = bytes / kHugePage * kHugePage;
     void* data = nullptr;
     if (posix_memalign(&data, huge == 0 ? kLine : kHugePage, std::max(bytes, kLine)) != 0) {

@@ -53,15 +53,6 @@ int64_t ChunkRows(const LinearProblem& problem, int64_t rows, int64_t element) {
   return most > kPanelStep && spare < kPanelStep / 2 ? most - spare : most;
 }
 
-void AddSums(const UnitSums& chunk, UnitSums* totals) {
-  totals->loss += chunk.loss;
-  totals->weight += chunk.weight;
-  totals->z_loss += chunk.z_loss;
-  totals->entropy += chunk.entropy;
-  totals->correct += chunk.correct;
-  totals->counted += chunk.counted;
-}
-
 template <class A>
 class ChunkLoop {
  public:
@@ -87,7 +78,7 @@ class ChunkLoop {
       count_ = std::min(most, Count(rows_) - first_);
       matrices_->Select(&rows_[static_cast<size_t>(first_)], count_);
       matrices_->MakeLogits();
-      AddSums(LossOfChunk(), &totals);
+      Add(LossOfChunk(), &totals);
       if (gradients) matrices_->AddGradients();
     }
     if (gradients) matrices_->Finish();
@@ -145,7 +136,7 @@ class ChunkLoop {
     }
     const size_t row_bytes = Bytes(chunk->target, chunk->classes);
     auto* base = static_cast<char*>(chunk->target.data);
-    if (Row(count_ - 1) - Row(0) == count_ - 1) {
+    if (AreConsecutive(&rows_[static_cast<size_t>(first_)], count_)) {
       chunk->target.data = base + static_cast<size_t>(Row(0)) * row_bytes;
       return;
     }

@@ -58,7 +58,7 @@ class LinearMatrices {
   void Select(const int64_t* rows, int64_t count) {
     rows_ = rows;
     chunk_.rows = count;
-    consecutive_ = rows[count - 1] - rows[0] == count - 1;
+    consecutive_ = AreConsecutive(rows, count);
     if (by_library_) return CopyBits();
     chunk_.hidden = GatherHidden();
     ForRows([this](int64_t first, int64_t step) { kernels_.pack_hidden(chunk_, first, step); });
@@ -101,21 +101,20 @@ class LinearMatrices {
   static constexpr int64_t kBlockElements = int64_t{1} << 16, kLibraryBlockElements = int64_t{1} << 18;
   static constexpr int64_t kFewestUnits = 16;  // work for that many threads, where there is enough of it
   static constexpr int64_t kLibraryFeatures = 256;
-  static constexpr int64_t kLine = 64;
 
   A* WeightGradient() const { return static_cast<A*>(chunk_.grad_weight.data); }
 
   void AllocatePanels() {
-    const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(WeightGradient()) % kLine);
-    const bool same = chunk_.features * static_cast<int64_t>(sizeof(A)) % kLine == 0;  // in every row
+    const auto past = static_cast<int64_t>(reinterpret_cast<uintptr_t>(WeightGradient()) % kCacheLine);
+    const bool same = chunk_.features * static_cast<int64_t>(sizeof(A)) % kCacheLine == 0;  // in every row
     chunk_.shift = same ? past / static_cast<int64_t>(sizeof(A)) : 0;
     chunk_.panel_rows = std::min(kMostPanelRows, RoundUp(most_rows_, kPanelStep));
     chunk_.tile_features = RoundUp(chunk_.features + chunk_.shift, kFeatureStep);
     const int64_t rows = RoundUp(most_rows_, chunk_.panel_rows);
     panels_.Allocate(rows * chunk_.features);
-    tiles_.Allocate(rows * chunk_.tile_features +
-                    kFeatureStep);  // a shifted tile's vectors reach beyond it
     chunk_.panels = panels_.get();
+    if (WeightGradient() == nullptr) return;
+    tiles_.Allocate(rows * chunk_.tile_features + kFeatureStep);  // a shifted tile's vectors reach beyond it
     chunk_.tiles = tiles_.get();
   }
 

@@ -160,8 +160,7 @@ static inline void PackRight(const Array& from, int64_t offset, int64_t rows, in
   }
 }
 
-// Where the copies of a panel of hidden states begin; `row` is its first. Tiles have whole lines of
-// features.
+// Where the copies of a panel of hidden states begin; `row` is its first.
 template <class A>
 MS_CE_INLINE A* PanelOf(const LinearChunk& chunk, int64_t row) {
   return static_cast<A*>(chunk.panels) + row * chunk.features;
@@ -185,7 +184,8 @@ MS_CE_INLINE void ForTiles(const LinearChunk& chunk, Work work) {
   }
 }
 
-// Rows [first, first + count), all of one panel: MakeLogits takes vectors of rows, AddWeightGradient tiles.
+// Rows [first, first + count), all of one panel: MakeLogits takes vectors of rows, AddWeightGradient, where
+// there are any, tiles.
 template <class A>
 static void PackHidden(const LinearChunk& chunk, int64_t first, int64_t count) {
   const int64_t panel = first / chunk.panel_rows * chunk.panel_rows;
@@ -193,6 +193,7 @@ static void PackHidden(const LinearChunk& chunk, int64_t first, int64_t count) {
     const A* from = static_cast<const A*>(chunk.hidden) + row * chunk.features;
     A* lane = PanelOf<A>(chunk, panel) + row - panel;
     for (int64_t k = 0; k < chunk.features; ++k) lane[k * chunk.panel_rows] = from[k];
+    if (chunk.tiles == nullptr) continue;
     A* tile = TilesOf<A>(chunk, panel) + (row - panel) * kTileColumns<A>;
     ForTiles<A>(chunk, [&](int64_t feature, int64_t features, int64_t offset) MS_CE_LAMBDA_INLINE {
       memcpy(tile + offset, from + feature, static_cast<size_t>(features) * sizeof(A));

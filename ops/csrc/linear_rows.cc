@@ -5,17 +5,6 @@
 namespace ms_ce {
 namespace {
 
-int64_t ReadIndex(const Array& array, int64_t index) {
-  switch (array.dtype) {
-    case Dtype::kInt32:
-      return static_cast<const int32_t*>(array.data)[index];
-    case Dtype::kUint8:
-      return static_cast<const uint8_t*>(array.data)[index];
-    default:
-      return static_cast<const int64_t*>(array.data)[index];
-  }
-}
-
 bool StartsSequence(const LinearProblem& problem, int64_t row) {
   return problem.sequence != 0 && row % problem.sequence == 0;
 }
@@ -23,10 +12,11 @@ bool StartsSequence(const LinearProblem& problem, int64_t row) {
 }  // namespace
 
 std::vector<int64_t> ReadTargets(const LinearProblem& problem) {
+  const Kernels& kernels = KernelsFor(problem.loss);
   std::vector<int64_t> targets(static_cast<size_t>(problem.loss.rows));
   for (int64_t row = 0; row < problem.loss.rows; ++row) {
     targets[static_cast<size_t>(row)] =
-        StartsSequence(problem, row) ? problem.loss.ignore_index : ReadIndex(problem.loss.target, row);
+        StartsSequence(problem, row) ? problem.loss.ignore_index : kernels.load_index(problem.loss.target, row);
   }
   return targets;
 }
@@ -41,6 +31,8 @@ std::vector<int64_t> RowsThatCount(const LinearProblem& problem, const std::vect
   }
   return rows;
 }
+
+bool AreConsecutive(const int64_t* rows, int64_t count) { return rows[count - 1] - rows[0] == count - 1; }
 
 int64_t HiddenRow(const LinearProblem& problem, int64_t row) {
   return problem.sequence != 0 ? row - 1 : row;

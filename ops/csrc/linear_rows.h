@@ -14,6 +14,9 @@ std::vector<int64_t> ReadTargets(const LinearProblem& problem);
 // Those whose target is not ignored, in order; of probabilities all but the starts of shifted sequences.
 std::vector<int64_t> RowsThatCount(const LinearProblem& problem, const std::vector<int64_t>& targets);
 
+// Of rows in ascending order.
+bool AreConsecutive(const int64_t* rows, int64_t count);
+
 // Where a row's hidden states lie.
 int64_t HiddenRow(const LinearProblem& problem, int64_t row);
 

@@ -8,6 +8,8 @@
 
 namespace ms_ce {
 
+constexpr int64_t kCacheLine = 64;
+
 enum class Dtype { kFloat16, kBfloat16, kFloat32, kFloat64, kInt32, kInt64, kUint8 };
 
 enum class Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
@@ -63,7 +65,7 @@ struct UnitSums {
 constexpr int64_t kMostPanelRows = 96;  // a tile's depth that stays in the first-level cache
 constexpr int64_t kPanelStep = 16;      // panels have a multiple of so many rows,
 constexpr int64_t kFeatureStep = 64;    // and tiles divide so many features.
-constexpr int64_t kTileStep = 6;        // Rows of a tile of results
+constexpr int64_t kTileStep = 6;        // A tile has so many rows of results.
 
 struct LinearChunk {
   int64_t rows = 0, features = 0, classes = 0;
@@ -97,6 +99,7 @@ struct Kernels {
   void (*write)(const void* from, int64_t count, const Array& to, int64_t first);
   void (*store)(double value, const Array&, int64_t index);
   double (*load)(const Array&, int64_t index);
+  int64_t (*load_index)(const Array&, int64_t index);
   double (*sum)(const Array&, int64_t count);
   void (*exp)(const float*, float*, int64_t);
   void (*coarse_exp)(const float*, float*, int64_t);

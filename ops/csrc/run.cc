@@ -30,18 +30,6 @@ int64_t RowsPerUnit(const Problem& problem) {
   return (rows + block - 1) / block * block;
 }
 
-void Add(const UnitSums& unit, UnitSums* totals) {
-  totals->loss += unit.loss;
-  totals->weight += unit.weight;
-  totals->z_loss += unit.z_loss;
-  totals->entropy += unit.entropy;
-  totals->grad_grad_loss += unit.grad_grad_loss;
-  totals->grad_grad_z_loss += unit.grad_grad_z_loss;
-  totals->correct += unit.correct;
-  totals->counted += unit.counted;
-  totals->bad_row = std::min(totals->bad_row, unit.bad_row);
-}
-
 // L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0.
 void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
   const Kernels& kernels = KernelsFor(problem);
@@ -60,6 +48,18 @@ void DivideByWeights(const Problem& problem, const std::vector<double>& hits, st
 }
 
 }  // namespace
+
+void Add(const UnitSums& unit, UnitSums* totals) {
+  totals->loss += unit.loss;
+  totals->weight += unit.weight;
+  totals->z_loss += unit.z_loss;
+  totals->entropy += unit.entropy;
+  totals->grad_grad_loss += unit.grad_grad_loss;
+  totals->grad_grad_z_loss += unit.grad_grad_z_loss;
+  totals->correct += unit.correct;
+  totals->counted += unit.counted;
+  totals->bad_row = std::min(totals->bad_row, unit.bad_row);
+}
 
 const Kernels& KernelsFor(const Problem& problem) {
   return SelectKernels(problem.logits.dtype == Dtype::kFloat64);

@@ -10,6 +10,8 @@ namespace ms_ce {
 // Throws if a target is out of range.
 UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor& logits);
 
+void Add(const UnitSums& unit, UnitSums* totals);
+
 const Kernels& KernelsFor(const Problem& problem);
 
 // d loss / d weight, summed over the rows, into `out`.

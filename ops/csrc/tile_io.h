@@ -198,7 +198,6 @@ static inline void StreamVector(const float* source, float* out) {
 #endif
 }
 
-constexpr int64_t kCacheLine = 64;
 // Streamed stores are ordered with nothing; this makes them visible before whatever the caller does next.
 static inline void FinishStreaming() {
 #if defined(__SSE2__)
