@@ -44,16 +44,20 @@ class Case:
 
     def bytes_moved(self, computation: str) -> int:
         """The least that each computation moves; `FORMULAS` says it in words."""
-        if computation == "forward":
-            return self.reads()
-        passes = 1 if computation == "value_and_grad" else 2
-        return passes * self.reads() + self.logits_bytes
+        reads, writes = PASSES[computation]
+        return reads * self.reads() + writes * self.logits_bytes
 
 
+PASSES = {
+    "forward": (1, 0),
+    "forward_backward": (2, 1),
+    "two_passes": (2, 1),
+    "value_and_grad": (1, 1),
+}
+TIMES = ("not", "once", "twice")
 FORMULAS = {
-    "forward": "logits and targets read once",
-    "forward_backward": "logits and targets read twice, gradient written once",
-    "value_and_grad": "logits and targets read once, gradient written once",
+    name: f"logits and targets read {TIMES[reads]}, gradient written {TIMES[writes]}"
+    for name, (reads, writes) in PASSES.items()
 }
 
 CASES = (

@@ -12,7 +12,7 @@ from typing import Any
 import inputs
 import numpy as np
 from bandwidth import Bandwidth
-from cases import IGNORE_INDEX, Case
+from cases import IGNORE_INDEX, PASSES, Case
 from peers import OURS, Peer, computations
 from pool import PeerError, Pool, Process
 
@@ -146,7 +146,7 @@ class CaseRun:
             if number >= MINIMUM_ROUNDS and time.monotonic() > end:
                 break
             bandwidth.sample(self.case.logits_bytes, 3)
-            for computation in ("forward", "forward_backward", "value_and_grad"):
+            for computation in PASSES:
                 for entrant in entrants:
                     if computation in entrant.seconds and number < entrant.rounds(computation):
                         self._time_or_record(entrant, computation)
@@ -203,8 +203,7 @@ def run_case(
     return {
         **dataclasses.asdict(case),
         "logits_bytes": case.logits_bytes,
-        "bytes_moved": {name: case.bytes_moved(name) for name in ("forward", "forward_backward")}
-        | {"value_and_grad": case.bytes_moved("value_and_grad")},
+        "bytes_moved": {name: case.bytes_moved(name) for name in PASSES},
         "bandwidth": bandwidth.result(case.logits_bytes),
         "peers": run.summary(),
     }

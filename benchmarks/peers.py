@@ -62,7 +62,7 @@ def takes_part(peer: Peer, case: Case) -> bool:
 
 
 def computations(peer: Peer) -> tuple[str, ...]:
-    """value_and_grad is the fused operator of the cpu backend; nobody else has one."""
+    """Only the cpu backend has several ways to make a gradient: unasked, in two passes, by the fused function."""
     if peer.implementation == "cpu":
-        return "forward", "forward_backward", "value_and_grad"
+        return "forward", "forward_backward", "two_passes", "value_and_grad"
     return "forward", "forward_backward"

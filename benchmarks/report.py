@@ -10,7 +10,8 @@ from cases import BEYOND_CACHES_BYTES, FORMULAS
 TITLES = {
     "forward": "forward",
     "forward_backward": "forward + backward",
-    "value_and_grad": "fused value and gradient",
+    "two_passes": "forward + backward, gradient_in_forward=False",
+    "value_and_grad": "cross_entropy_value_and_grad",
 }
 
 

@@ -187,6 +187,12 @@ def check_ignore_index(op: str, target, ignore_index: int) -> None:
 
 
 @constexpr
+def check_gradient_in_forward(op: str, value) -> None:
+    if value not in ("auto", True, False):
+        raise ValueError(f"{op}: gradient_in_forward must be 'auto', True or False, got {value!r}")
+
+
+@constexpr
 def check_reduced(op: str, reduction: str) -> None:
     if reduction == "none":
         raise ValueError(f"{op}: reduction must be 'mean' or 'sum', got 'none'")

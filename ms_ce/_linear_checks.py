@@ -23,10 +23,7 @@ def check_plan(op: str, chunk_bytes, shift, gradient_in_forward) -> int:
         )
     if not isinstance(shift, bool):
         raise TypeError(f"{op}: shift must be True or False, got {shift!r}")
-    if gradient_in_forward not in ("auto", True, False):
-        raise ValueError(
-            f"{op}: gradient_in_forward must be 'auto', True or False, got {gradient_in_forward!r}"
-        )
+    _checks.check_gradient_in_forward(op, gradient_in_forward)
     return 0 if chunk_bytes is None else int(chunk_bytes)
 
 

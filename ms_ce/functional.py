@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from mindspore import Tensor
 from mindspore import dtype as mstype
+from mindspore.ops import constexpr
 
 from ms_ce import _checks
 from ms_ce.backend import chosen
 from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.graph import compiling
+
+_LARGE = 1 << 20  # logits from which on their gradient may be made in the forward pass unasked
 
 
 class LossStats(NamedTuple):
@@ -50,11 +54,30 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
     _checks.check_ignore_index(op, target.dtype, options.ignore_index)
 
 
-def cross_entropy_on(op, backend, input, target, weight, options):
+@constexpr
+def _gradient_in_forward(choice, training, dtype, shape) -> bool:
+    """What `gradient_in_forward` means in a graph that is being compiled.
+
+    float64 lacks the operator that keeps the gradient from being vectorised.
+    """
+    if dtype == mstype.float64:
+        return False
+    if choice != "auto":
+        return choice
+    return training and shape is not None and math.prod(shape) >= _LARGE
+
+
+def cross_entropy_on(
+    op, backend, input, target, weight, options, gradient_in_forward=False, training=False
+):
     """`cross_entropy` with backend and options already chosen, as a Cell holds them."""
     check_inputs(op, "input", input, target, weight, options, True)
     if backend == "cpu":
-        return cpu.cross_entropy(input, target, weight, options)[0]
+        shape = _checks.known_shape(input)
+        in_forward = compiling() and _gradient_in_forward(
+            gradient_in_forward, training, input.dtype, shape
+        )
+        return cpu.cross_entropy(input, target, weight, options, in_forward)[0]
     if backend == "ascend":
         return ascend.cross_entropy(input, target, weight, options)[0]
     return composed.cross_entropy(input, target, weight, options)[0]
@@ -82,6 +105,7 @@ def cross_entropy(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    gradient_in_forward="auto",
 ):
     r"""Cross entropy between unnormalised logits and class indices or class probabilities.
 
@@ -108,6 +132,13 @@ def cross_entropy(
         z_loss (float): factor of lse², which keeps logits near 0 (PaLM uses 1e-4). Default 0.
         softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
         logit_scale (float): multiplies the logits first. Default 1.
+        gradient_in_forward (bool): inside a compiled graph, make the gradient of input in the forward pass, while a
+            row of logits is in the cache. It saves reading them again where the gradient is wanted for an upstream
+            gradient of 1, as of a loss that is minimised as it is; for another one (a loss scale) it is made again.
+            True allows one gradient of each loss: a second one of another size raises, and so do jacrev and vmap of
+            the gradient. 'auto' is False for this function, and in a `CrossEntropyLoss` goes by its `training`, from
+            2^20 logits on. Without effect in PyNative, where MindSpore would copy the gradient, for 'none' and
+            float64, and on other backends than 'cpu'. Default 'auto'.
 
     Returns:
         Tensor of input's dtype: a scalar, or with 'none' of input's shape without the class axis.
@@ -129,8 +160,11 @@ def cross_entropy(
     options = _checks.checked_options(
         "cross_entropy", ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
+    _checks.check_gradient_in_forward("cross_entropy", gradient_in_forward)
     name = chosen("cross_entropy", backend)
-    return cross_entropy_on("cross_entropy", name, input, target, weight, options)
+    return cross_entropy_on(
+        "cross_entropy", name, input, target, weight, options, gradient_in_forward
+    )
 
 
 def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean", *, backend="auto"):

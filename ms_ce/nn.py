@@ -25,6 +25,8 @@ class CrossEntropyLoss(nn.Cell):
     Keyword Args:
         backend (str): 'auto', or a name of `available_backends()`.
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
+        gradient_in_forward (bool): as there; 'auto' is True inside a compiled graph where this Cell is `training`
+            and has 2^20 logits or more: call `set_train()` on the network to read them once a step and not twice.
 
     Inputs:
         - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK).
@@ -51,6 +53,7 @@ class CrossEntropyLoss(nn.Cell):
         z_loss=0.0,
         softcap=None,
         logit_scale=1.0,
+        gradient_in_forward="auto",
     ):
         super().__init__()
         op = type(self).__name__
@@ -60,11 +63,20 @@ class CrossEntropyLoss(nn.Cell):
         self.options = _checks.make_options(
             op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
         )
+        _checks.check_gradient_in_forward(op, gradient_in_forward)
+        self.gradient_in_forward = gradient_in_forward
         self.backend = choose(op, backend)
 
     def construct(self, input, target):
         return functional.cross_entropy_on(
-            self.op, self.backend, input, target, self.weight, self.options
+            self.op,
+            self.backend,
+            input,
+            target,
+            self.weight,
+            self.options,
+            self.gradient_in_forward,
+            self.training,
         )
 
     def extend_repr(self):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore import nn, ops
+from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.cpu_operators import (
@@ -18,7 +19,14 @@ from ms_ce.ops.cpu_operators import (
     make_operator,
     no_weight,
     packed_options,
+    single,
     zeros_like,
+)
+from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
+    partial,
+    partial_backward,
+    partial_target_grad,
+    partial_weight_grad,
 )
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock
@@ -229,32 +237,68 @@ _forward, _forward_rows = map(_loss_operator, ("CrossEntropyForward", "CrossEntr
 _stats, _stats_rows = map(_stats_operator, ("CrossEntropyStats", "CrossEntropyStatsRows"))
 
 
-def cross_entropy(logits, target, weight, options):
-    """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, False)
-    if options.reduction == "none":
-        return _forward_rows(logits, target, weight, packed)
-    return _forward(logits, target, weight, packed)
+_rescale = make_operator(
+    "CrossEntropyRescale",
+    ("grad_loss", *_SAVED, "grad_logits", "applied"),
+    ("done",),
+    "FFTWDDIFD" + "D",
+    lambda *_: DOUBLE,
+)
+_depend = P.Depend()
 
 
-def cross_entropy_with_stats(logits, target, weight, options):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, True)
-    if options.reduction == "none":
-        return _stats_rows(logits, target, weight, packed)
-    return _stats(logits, target, weight, packed)
+class _GradientInForward(nn.Cell):
+    """What _backward returns for grad_loss, from the gradient that the forward pass has made for 1.
+
+    A compiled graph cannot look at grad_loss: the kernel does, and makes another gradient where that one lies. Second
+    derivatives are those of _backward, since the gradient is a constant to MindSpore.
+    """
+
+    def construct(
+        self, gradient, applied, grad_loss, logits, target, weight, lse, total_weight, options
+    ):
+        saved = (logits, target, weight, lse, total_weight, options)
+        return _depend(gradient, _rescale(single(grad_loss), *saved, gradient, applied))
+
+    def bprop(
+        self,
+        gradient,
+        applied,
+        grad_loss,
+        logits,
+        target,
+        weight,
+        lse,
+        total_weight,
+        options,
+        out,
+        dout,
+    ):
+        saved = (logits, target, weight, lse, total_weight, options)
+        second = _backward_bprop(grad_loss, grad_loss, *saved, out, dout)
+        grad_loss, grad_logits = second[0] + second[1], second[2]
+        nothing = zeros_like(gradient)
+        return (
+            nothing,
+            applied,
+            grad_loss,
+            grad_logits,
+            second[3],
+            second[4],
+            lse,
+            total_weight,
+            options,
+        )
 
 
-def _no_gradient_of_partial(logits, target, weight, options, out, dout):
-    raise NotImplementedError(
-        "statistics of a block of classes are differentiated by ms_ce.parallel"
-    )
+_gradient_in_forward = _GradientInForward()
+
+
+def _forward_with_gradient_bprop(logits, target, weight, options, out, dout):
+    saved = (logits, target, weight, out[2], out[1], options)
+    grad = _gradient_in_forward(out[3], out[4], dout[0], *saved)
+    data = _data_gradients(dout[0], logits, target, weight, out[2], out[1], options)
+    return grad, data[0], data[1], data[2]
 
 
 def _value_and_grad_bprop(logits, target, weight, options, out, dout):
@@ -264,6 +308,14 @@ def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     )
 
 
+_forward_with_gradient = make_operator(
+    "CrossEntropyForwardWithGradient",
+    ("logits", "target", "weight", "options"),
+    ("loss", "total_weight", "lse", "grad_logits", "applied"),
+    "FTWI" + "FDDFD",
+    lambda logits, *_: (logits, DOUBLE, DOUBLE, logits, DOUBLE),
+    _forward_with_gradient_bprop,
+)
 _value_and_grad = make_operator(
     "CrossEntropyValueAndGrad",
     ("logits", "target", "weight", "options"),
@@ -272,6 +324,19 @@ _value_and_grad = make_operator(
     lambda logits, *_: (logits, DOUBLE, DOUBLE, logits),
     _value_and_grad_bprop,
 )
+
+
+def cross_entropy(logits, target, weight, options, gradient_in_forward=False):
+    """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, ClassBlock(), has_weight, False)
+    if options.reduction == "none":
+        return _forward_rows(logits, target, weight, packed)
+    if gradient_in_forward:
+        return _forward_with_gradient(logits, target, weight, packed)[:3]
+    return _forward(logits, target, weight, packed)
 
 
 def cross_entropy_value_and_grad(logits, target, weight, options):
@@ -284,71 +349,15 @@ def cross_entropy_value_and_grad(logits, target, weight, options):
     )
 
 
-_partial = make_operator(
-    "CrossEntropyPartial",
-    ("logits", "target", "weight", "options"),
-    ("partial",),
-    "FTWI" + "D",
-    lambda *_: DOUBLE,
-    _no_gradient_of_partial,
-)
-_partial_backward = make_operator(
-    "CrossEntropyPartialBackward",
-    ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
-    ("grad_logits",),
-    "DDFTWDDI" + "F",
-    lambda grad_rows, grad_lse, logits, *_: logits,
-)
-_partial_target_grad = make_operator(
-    "CrossEntropyPartialTargetGrad",
-    ("grad_rows", *_SAVED),
-    ("grad_target",),
-    "DFTWDDI" + "T",
-    lambda grad_rows, logits, target, *_: target,
-    targets="probability",
-)
-_partial_weight_grad = make_operator(
-    "CrossEntropyPartialWeightGrad",
-    ("grad_rows", *_SAVED),
-    ("grad_weight",),
-    "DFTWDDI" + "W",
-    lambda grad_rows, logits, target, weight, *_: weight,
-)
-
-
-def partial(logits, target, weight, options, block):
-    """(rows, 3) float64 over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
+def cross_entropy_with_stats(logits, target, weight, options):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
     has_weight = weight is not None
     if weight is None:
         weight = no_weight(logits.dtype)
-    return _partial(logits, target, weight, packed_options(options, block, has_weight, False))
-
-
-def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, options, block):
-    """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, block, has_weight, False)
-    upstream, of_lse = grad_rows.astype(mstype.float64), grad_lse.astype(mstype.float64)
-    return _partial_backward(upstream, of_lse, logits, target, weight, lse, mass, packed)
-
-
-def partial_target_grad(grad_rows, logits, target, weight, lse, options, block):
-    """Gradient of this block's probabilities, from the whole rows' lse."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, block, has_weight, False)
-    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
-    return _partial_target_grad(upstream, logits, target, weight, lse, no_mean, packed)
-
-
-def partial_weight_grad(grad_rows, logits, target, weight, lse, options, block):
-    """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
-    packed = packed_options(options, block, True, False)
-    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
-    return _partial_weight_grad(upstream, logits, target, weight, lse, no_mean, packed)
+    packed = packed_options(options, ClassBlock(), has_weight, True)
+    if options.reduction == "none":
+        return _stats_rows(logits, target, weight, packed)
+    return _stats(logits, target, weight, packed)
 
 
 def _nll_like(grad_loss, log_prob, target, weight, options):

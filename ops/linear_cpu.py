@@ -10,16 +10,21 @@ import functools
 
 import numpy as np
 from mindspore import Tensor, nn
-from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops.cpu_operators import DOUBLE, INDEX, make_operator, no_weight, packed_options
+from ms_ce.ops.cpu_operators import (
+    DOUBLE,
+    INDEX,
+    make_operator,
+    no_weight,
+    packed_options,
+    single,
+)
 from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
-_one_hot = P.OneHot()
 
 _TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
 _TENSOR_DTYPES = "FFTFW"
@@ -53,18 +58,10 @@ def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, pl
     return _gradients(dout[0], dout[3], tensors, options, plan, out)
 
 
-def _single(grad_loss):
-    """grad_loss itself, by an operator that refuses to be vectorised (jacrev, vmap): gradients that are scaled where
-    they lie can follow one upstream only, and MindSpore drops the order of operators there."""
-    zero, index = Tensor(0, mstype.float32), Tensor([0], mstype.int32)
-    single = _one_hot(index, 1, grad_loss.astype(mstype.float32), zero)
-    return single.reshape(()).astype(grad_loss.dtype)
-
-
 def _value_and_grad_bprop(
     hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
 ):
-    done = _rescale(_single(dout[0]), out[3], out[4], out[5], out[6])
+    done = _rescale(single(dout[0]), out[3], out[4], out[5], out[6])
     grad_hidden, grad_linear_weight = _once(_depend(out[3], done)), _once(_depend(out[4], done))
     grad_linear_bias = _once(_depend(out[5], done))
     return grad_hidden, grad_linear_weight, target, grad_linear_bias, weight, options, plan

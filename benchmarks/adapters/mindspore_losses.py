@@ -66,16 +66,24 @@ class Losses:
             self.logits = self.logits.astype(ms.bfloat16)
             if case["target"] == "probability":
                 self.target = self.target.astype(ms.bfloat16)
-        if self.implementation == "mindspore":
-            loss = MindSporeLoss(case, ignore_index)
-        else:
-            loss = ms_ce.CrossEntropyLoss(
+
+        def make(**options: Any) -> nn.Cell:
+            if self.implementation == "mindspore":
+                return MindSporeLoss(case, ignore_index)
+            return ms_ce.CrossEntropyLoss(
                 ignore_index=ignore_index,
                 label_smoothing=case["label_smoothing"],
                 backend=self.implementation,
+                **options,
             )
-        self.computations = {"forward": loss, "forward_backward": ms.value_and_grad(loss)}
+
+        self.computations = {
+            "forward": make(),
+            "forward_backward": ms.value_and_grad(make().set_train()),
+        }
         if self.implementation == "cpu":
+            two_passes = make(gradient_in_forward=False).set_train()
+            self.computations["two_passes"] = ms.value_and_grad(two_passes)
             self.computations["value_and_grad"] = FusedValueAndGrad(case, ignore_index)
 
     def run(self, computation: str) -> Any:

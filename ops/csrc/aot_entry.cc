@@ -1,4 +1,5 @@
 // The exported operations: read the arguments, run the kernels, reduce, write the outputs.
+#include <cmath>
 #include <stdexcept>
 
 #include "cross_entropy.h"
@@ -11,17 +12,6 @@
 
 namespace ms_ce {
 namespace {
-
-Tensor NextAs(Call* call, const char* name, Dtype dtype, const char* dtype_name, const Shape& shape) {
-  const Tensor tensor = call->Next(name);
-  ExpectDtype(tensor, dtype, dtype_name);
-  ExpectShape(tensor, shape);
-  return tensor;
-}
-
-Tensor NextDouble(Call* call, const char* name, const Shape& shape) {
-  return NextAs(call, name, Dtype::kFloat64, "float64", shape);
-}
 
 Tensor NextLike(Call* call, const char* name, const Tensor& model, const Shape& shape) {
   const Tensor tensor = call->Next(name);
@@ -135,20 +125,35 @@ void ZeroTensor(const Tensor& tensor) {
   FillZeros(tensor.data, static_cast<size_t>(ElementCount(tensor.shape)) * ElementSize(tensor.dtype));
 }
 
-int RunBackward(Call call) {
-  BackwardInputs inputs = NextBackwardInputs(&call, true);
-  Problem& problem = inputs.problem;
-  const Tensor grad_logits = NextLike(&call, "grad_logits", inputs.logits, inputs.logits.shape);
-  call.ExpectEnd();
+void MakeGradient(BackwardInputs* inputs, const Tensor& grad_logits) {
+  Problem& problem = inputs->problem;
   const Kernels& kernels = KernelsFor(problem);
   if (GradientVanishes(problem)) {
-    RunRows(problem, kernels.count_weight, inputs.logits);
-    ZeroTensor(grad_logits);
-    return 0;
+    RunRows(problem, kernels.count_weight, inputs->logits);
+    return ZeroTensor(grad_logits);
   }
   problem.grad_logits = grad_logits.array();
   problem.stream_stores = StreamPays(grad_logits);
-  RunRows(problem, kernels.backward, inputs.logits);
+  RunRows(problem, kernels.backward, inputs->logits);
+}
+
+int RunBackward(Call call) {
+  BackwardInputs inputs = NextBackwardInputs(&call, true);
+  const Tensor grad_logits = NextLike(&call, "grad_logits", inputs.logits, inputs.logits.shape);
+  call.ExpectEnd();
+  MakeGradient(&inputs, grad_logits);
+  return 0;
+}
+
+int RunRescale(Call call) {
+  BackwardInputs inputs = NextBackwardInputs(&call, false);
+  ExpectReduction(inputs.problem, false);
+  const Tensor grad_logits = NextLike(&call, "grad_logits", inputs.logits, inputs.logits.shape);
+  auto* applied = static_cast<double*>(NextDouble(&call, "applied", {}).data);
+  auto* done = static_cast<double*>(NextDouble(&call, "done", {}).data);
+  call.ExpectEnd();
+  *done = KernelsFor(inputs.problem).load(inputs.problem.grad_loss, 0);
+  if (ApplyUpstream(*done, applied)) MakeGradient(&inputs, grad_logits);
   return 0;
 }
 
@@ -217,7 +222,7 @@ int RunWeightGradient(Call call) {
   return 0;
 }
 
-int RunValueAndGrad(Call call) {
+int RunValueAndGrad(Call call, bool changes) {
   const LossInputs inputs = NextLossInputs(&call);
   const Tensor& logits = inputs.logits;
   Problem problem = CheckLossInputs(inputs);
@@ -226,6 +231,7 @@ int RunValueAndGrad(Call call) {
   const Tensor total_weight = NextDouble(&call, "total_weight", {});
   problem.lse_out = static_cast<double*>(NextDouble(&call, "lse", RowsShape(logits.shape)).data);
   const Tensor grad_logits = NextLike(&call, "grad_logits", logits, logits.shape);
+  if (changes) *static_cast<double*>(NextDouble(&call, "applied", {}).data) = NAN;
   call.ExpectEnd();
   const Kernels& kernels = KernelsFor(problem);
   problem.total_weight = RunRows(problem, kernels.count_weight, logits).weight;
@@ -344,7 +350,9 @@ MS_CE_ENTRY(CrossEntropyBackward) { return ms_ce::RunBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyDoubleBackward) { return ms_ce::RunDoubleBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyTargetGrad) { return ms_ce::RunTargetGrad(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyWeightGrad) { return ms_ce::RunWeightGradient(MS_CE_CALL); }
-MS_CE_ENTRY(CrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL); }
+MS_CE_ENTRY(CrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL, false); }
+MS_CE_ENTRY(CrossEntropyForwardWithGradient) { return ms_ce::RunValueAndGrad(MS_CE_CALL, true); }
+MS_CE_ENTRY(CrossEntropyRescale) { return ms_ce::RunRescale(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartial) { return ms_ce::RunPartial(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartialBackward) { return ms_ce::RunPartialBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartialTargetGrad) { return ms_ce::RunTargetGrad(MS_CE_CALL); }

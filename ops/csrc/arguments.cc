@@ -1,5 +1,6 @@
 #include "arguments.h"
 
+#include <cmath>
 #include <cstring>
 #include <stdexcept>
 
@@ -156,6 +157,28 @@ void ExpectShape(const Tensor& tensor, const Shape& shape) {
 void ExpectDtype(const Tensor& tensor, Dtype dtype, const char* name) {
   if (tensor.dtype == dtype) return;
   Fail(std::string(tensor.name) + " must have dtype " + name + ", got " + DtypeName(tensor.dtype));
+}
+
+Tensor NextAs(Call* call, const char* name, Dtype dtype, const char* dtype_name, const Shape& shape) {
+  const Tensor tensor = call->Next(name);
+  ExpectDtype(tensor, dtype, dtype_name);
+  ExpectShape(tensor, shape);
+  return tensor;
+}
+
+Tensor NextDouble(Call* call, const char* name, const Shape& shape) {
+  return NextAs(call, name, Dtype::kFloat64, "float64", shape);
+}
+
+bool ApplyUpstream(double upstream, double* applied) {
+  if (upstream == *applied) return false;
+  if (!std::isnan(*applied)) {
+    Fail(
+        "gradient_in_forward must be False where one forward pass is differentiated more than once, got "
+        "another gradient of the loss after the first");
+  }
+  *applied = upstream;
+  return upstream != 1.0;
 }
 
 Problem CheckLossInputs(const LossInputs& inputs) {

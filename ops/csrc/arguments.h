@@ -48,6 +48,14 @@ Shape RowsShape(const Shape& logits);
 void ExpectShape(const Tensor& tensor, const Shape& shape);
 void ExpectDtype(const Tensor& tensor, Dtype dtype, const char* name);
 
+Tensor NextAs(Call* call, const char* name, Dtype dtype, const char* dtype_name, const Shape& shape);
+Tensor NextDouble(Call* call, const char* name, const Shape& shape);
+
+// Gradients made in the forward pass, for upstream 1, become those of an upstream where they lie. `applied`
+// is nan until one has come. Returns whether they have to change, and fails where they already follow
+// another.
+bool ApplyUpstream(double upstream, double* applied);
+
 // The loss's own inputs, checked against each other.
 struct LossInputs {
   Tensor logits, target, weight, options;

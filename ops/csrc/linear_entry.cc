@@ -1,5 +1,6 @@
 // The exported operations of the linear loss: read the arguments, run the chunks, write the results.
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "cross_entropy.h"
@@ -17,17 +18,6 @@ namespace {
 
 // Slots of `plan`, int64 of shape (2,).
 enum { kPlanChunkBytes = 0, kPlanShift = 1, kPlanCount = 2 };
-
-Tensor NextAs(Call* call, const char* name, Dtype dtype, const char* dtype_name, const Shape& shape) {
-  const Tensor tensor = call->Next(name);
-  ExpectDtype(tensor, dtype, dtype_name);
-  ExpectShape(tensor, shape);
-  return tensor;
-}
-
-Tensor NextDouble(Call* call, const char* name, const Shape& shape) {
-  return NextAs(call, name, Dtype::kFloat64, "float64", shape);
-}
 
 struct Inputs {
   Tensor hidden, linear_weight, target, linear_bias, weight;
@@ -177,7 +167,7 @@ int RunValueAndGrad(Call call) {
   Inputs inputs = NextInputs(&call, false);
   const Tensor loss = NextResults(&call, &inputs);
   NextGradients(&call, &inputs);
-  *static_cast<double*>(NextDouble(&call, "applied", {}).data) = 1.0;
+  *static_cast<double*>(NextDouble(&call, "applied", {}).data) = NAN;
   call.ExpectEnd();
   const UnitSums sums = RunLinear(inputs.problem, LinearTask::kValueAndGrad);
   StoreDouble(Reduced(inputs.problem.loss, sums.loss, inputs.problem.loss.total_weight), loss, 0);
@@ -229,8 +219,7 @@ void Scale(const Tensor& tensor, double factor) {
   });
 }
 
-// The gradients of an upstream 1 become those of grad_loss where they lie: a copy would double the
-// largest of them. `applied` remembers it, so that a second upstream cannot be applied on top.
+// In place: a copy would double the largest of the gradients.
 int RunRescale(Call call) {
   const Tensor grad_loss = call.Next("grad_loss");
   const Tensor grads[] = {call.Next("grad_input"), call.Next("grad_linear_weight"),
@@ -241,14 +230,8 @@ int RunRescale(Call call) {
   ExpectShape(grad_loss, {});
   const double upstream = SelectKernels(true).load(grad_loss.array(), 0);
   *done = upstream;
-  if (upstream == *applied) return 0;
-  if (*applied != 1.0) {
-    Fail(
-        "gradient_in_forward must be False where one forward pass is differentiated more than once, got "
-        "another gradient of the loss after the first");
-  }
+  if (!ApplyUpstream(upstream, applied)) return 0;
   for (const Tensor& grad : grads) Scale(grad, upstream);
-  *applied = upstream;
   return 0;
 }
 

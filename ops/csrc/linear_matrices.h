@@ -114,7 +114,8 @@ class LinearMatrices {
     panels_.Allocate(rows * chunk_.features);
     chunk_.panels = panels_.get();
     if (WeightGradient() == nullptr) return;
-    tiles_.Allocate(rows * chunk_.tile_features + kFeatureStep);  // a shifted tile's vectors reach beyond it
+    tiles_.Allocate(rows * chunk_.tile_features +
+                    kFeatureStep);  // a shifted tile's vectors reach beyond it
     chunk_.tiles = tiles_.get();
   }
 

@@ -15,8 +15,9 @@ std::vector<int64_t> ReadTargets(const LinearProblem& problem) {
   const Kernels& kernels = KernelsFor(problem.loss);
   std::vector<int64_t> targets(static_cast<size_t>(problem.loss.rows));
   for (int64_t row = 0; row < problem.loss.rows; ++row) {
-    targets[static_cast<size_t>(row)] =
-        StartsSequence(problem, row) ? problem.loss.ignore_index : kernels.load_index(problem.loss.target, row);
+    targets[static_cast<size_t>(row)] = StartsSequence(problem, row)
+                                            ? problem.loss.ignore_index
+                                            : kernels.load_index(problem.loss.target, row);
   }
   return targets;
 }

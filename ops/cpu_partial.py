@@ -1,0 +1,82 @@
+"""The `cpu` backend on a block of the classes: the statistics that ranks exchange, and the gradients from them."""
+
+from __future__ import annotations
+
+from mindspore import dtype as mstype
+
+from ms_ce.ops.cpu_operators import DOUBLE, make_operator, no_weight, packed_options
+
+_SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
+
+
+def _no_gradient_of_partial(logits, target, weight, options, out, dout):
+    raise NotImplementedError(
+        "statistics of a block of classes are differentiated by ms_ce.parallel"
+    )
+
+
+_partial = make_operator(
+    "CrossEntropyPartial",
+    ("logits", "target", "weight", "options"),
+    ("partial",),
+    "FTWI" + "D",
+    lambda *_: DOUBLE,
+    _no_gradient_of_partial,
+)
+_partial_backward = make_operator(
+    "CrossEntropyPartialBackward",
+    ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
+    ("grad_logits",),
+    "DDFTWDDI" + "F",
+    lambda grad_rows, grad_lse, logits, *_: logits,
+)
+_partial_target_grad = make_operator(
+    "CrossEntropyPartialTargetGrad",
+    ("grad_rows", *_SAVED),
+    ("grad_target",),
+    "DFTWDDI" + "T",
+    lambda grad_rows, logits, target, *_: target,
+    targets="probability",
+)
+_partial_weight_grad = make_operator(
+    "CrossEntropyPartialWeightGrad",
+    ("grad_rows", *_SAVED),
+    ("grad_weight",),
+    "DFTWDDI" + "W",
+    lambda grad_rows, logits, target, weight, *_: weight,
+)
+
+
+def partial(logits, target, weight, options, block):
+    """(rows, 3) float64 over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = no_weight(logits.dtype)
+    return _partial(logits, target, weight, packed_options(options, block, has_weight, False))
+
+
+def partial_backward(grad_rows, grad_lse, logits, target, weight, lse, mass, options, block):
+    """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, block, has_weight, False)
+    upstream, of_lse = grad_rows.astype(mstype.float64), grad_lse.astype(mstype.float64)
+    return _partial_backward(upstream, of_lse, logits, target, weight, lse, mass, packed)
+
+
+def partial_target_grad(grad_rows, logits, target, weight, lse, options, block):
+    """Gradient of this block's probabilities, from the whole rows' lse."""
+    has_weight = weight is not None
+    if weight is None:
+        weight = no_weight(logits.dtype)
+    packed = packed_options(options, block, has_weight, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
+    return _partial_target_grad(upstream, logits, target, weight, lse, no_mean, packed)
+
+
+def partial_weight_grad(grad_rows, logits, target, weight, lse, options, block):
+    """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
+    packed = packed_options(options, block, True, False)
+    upstream, no_mean = grad_rows.astype(mstype.float64), no_weight(mstype.float64)
+    return _partial_weight_grad(upstream, logits, target, weight, lse, no_mean, packed)

@@ -1,0 +1,239 @@
+"""The gradient that the forward pass makes: the values of the backward pass, whatever upstream arrives."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor, nn, ops
+
+import ms_ce
+from ms_ce import reference
+from ms_ce.ops import cpu
+from tests.cases import CASES
+from tests.integration.conftest import DTYPES, to_numpy, to_tensor
+from tests.tolerances import check_close, tolerance
+
+REDUCED = [case for case in CASES if case.options.get("reduction") != "none"]
+EVERY_DTYPE = (
+    "plain",
+    "weight",
+    "smoothing weight ignored",
+    "everything",
+    "everything probabilities",
+)
+SMALL, LARGE = (5, 7), (40, 30000)
+
+
+def _combinations():
+    for case in REDUCED:
+        for dtype in DTYPES:
+            for mode in ("jit", "graph"):
+                if dtype == "float32" or case.name in EVERY_DTYPE:
+                    yield pytest.param(case, dtype, mode, id=f"{case.name}-{dtype}-{mode}")
+
+
+@pytest.mark.parametrize(("case", "dtype", "run"), list(_combinations()), indirect=["run"])
+@pytest.mark.parametrize("upstream", (1.0, 3.0))
+def test_gradients(case, dtype, run, upstream):
+    data = case.inputs(dtype)
+    weight = to_tensor(data["weight"], dtype)
+    factor = Tensor(upstream, ms.float32)
+
+    def loss(logits, target):
+        value = ms_ce.cross_entropy(
+            logits, target, weight, backend="cpu", gradient_in_forward=True, **case.options
+        )
+        return value * factor.astype(value.dtype)
+
+    tensors = [to_tensor(data[name], dtype) for name in ("logits", "target")]
+    positions = (0,) if np.issubdtype(data["target"].dtype, np.integer) else (0, 1)
+    value, gradients = run(ms.value_and_grad(loss, positions), *tensors)
+    arguments = (data["logits"], data["target"], data["weight"])
+    expected = reference.cross_entropy(*arguments, **case.options).loss * upstream
+    bound = tolerance("cpu", dtype, "softcap" in case.options)
+    check_close(to_numpy(value), expected, dtype, bound, "loss")
+    references = reference.cross_entropy_grad(*arguments, **case.options, grad_loss=upstream)
+    bound = bound._replace(absolute=bound.absolute * upstream)
+    gradients = gradients if isinstance(gradients, tuple) else (gradients,)
+    for gradient, wanted in zip(gradients, references, strict=False):
+        check_close(to_numpy(gradient), wanted, dtype, bound, "gradient")
+
+
+@pytest.mark.parametrize("upstream", (1.0, 3.0))
+@pytest.mark.parametrize("name", ("plain", "everything", "probabilities smoothing weight"))
+def test_second_derivative(name, run, upstream):
+    """To MindSpore the gradient comes from the forward pass, and would be a constant."""
+    case = next(case for case in REDUCED if case.name == name)
+    data = case.inputs("float32")
+    weight = to_tensor(data["weight"], "float32")
+    direction = np.random.default_rng(1).normal(size=case.shape).astype(np.float32)
+
+    def loss(logits, target):
+        return upstream * ms_ce.cross_entropy(
+            logits, target, weight, gradient_in_forward=True, **case.options
+        )
+
+    def slope(logits, target, direction):
+        return (ms.grad(loss)(logits, target) * direction).sum()
+
+    arrays = (data["logits"], data["target"], direction)
+    actual = run(ms.grad(slope), *(to_tensor(array, "float32") for array in arrays))
+    arguments = (direction, data["logits"], data["target"], data["weight"])
+    expected = reference.cross_entropy_hvp(*arguments, **case.options, grad_loss=upstream)
+    bound = tolerance("cpu", "float32", "softcap" in case.options)
+    check_close(to_numpy(actual), expected, "float32", bound, name)
+
+
+def _tensors(shape):
+    random = np.random.default_rng(0)
+    return Tensor(random.normal(size=shape).astype(np.float32)), Tensor(
+        random.integers(0, shape[1], shape[0])
+    )
+
+
+def test_several_upstreams():
+    """They would overwrite each other."""
+    logits, target = _tensors(SMALL)
+
+    def losses(logits):
+        loss = ms_ce.cross_entropy(logits, target, gradient_in_forward=True)
+        return loss * Tensor([3.0, 5.0])
+
+    with pytest.raises(ValueError, match="OneHot"):
+        ms.jacrev(losses)(logits).asnumpy()
+
+    @ms.jit
+    def twice(logits):
+        def loss(logits):
+            return ms_ce.cross_entropy(logits, target, gradient_in_forward=True)
+
+        def larger(logits):
+            return 3.0 * loss(logits)
+
+        return ms.grad(loss)(logits) + ms.grad(larger)(logits)
+
+    with pytest.raises(RuntimeError, match="gradient_in_forward must be False"):
+        twice(logits).asnumpy()
+
+
+class _Loss(nn.Cell):
+    """The gradient of a loss in a compiled graph."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.loss = ms_ce.CrossEntropyLoss(backend="cpu", **options)
+
+    def construct(self, logits, target):
+        return self.loss(logits, target)
+
+
+@pytest.mark.parametrize("choice", ("auto", True))
+def test_not_in_pynative(choice, monkeypatch):
+    """MindSpore would copy the gradient there, which costs more than is saved."""
+    monkeypatch.setattr(cpu, "_forward_with_gradient", None)
+    logits, target = _tensors(LARGE)
+    loss = ms_ce.CrossEntropyLoss(gradient_in_forward=choice).set_train()
+    gradient = ms.grad(loss)(logits, target)
+    wanted = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
+    np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", (SMALL, LARGE))
+@pytest.mark.parametrize("training", (True, False))
+@pytest.mark.parametrize("choice", ("auto", True, False))
+def test_choice(shape, training, choice):
+    """Seen by what the graph refuses: the Jacobian of several losses that share one gradient."""
+    logits, target = _tensors(shape)
+    network = _Loss(gradient_in_forward=choice).set_train(training)
+
+    def losses(logits):
+        return network(logits, target) * Tensor([3.0, 5.0])
+
+    made = choice if choice != "auto" else training and shape == LARGE
+    if made:
+        with pytest.raises(ValueError, match="OneHot"):
+            ms.jacrev(losses)(logits).asnumpy()
+        return
+    once = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
+    wanted = np.stack([3 * once, 5 * once])
+    np.testing.assert_allclose(ms.jacrev(losses)(logits).asnumpy(), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("scale", (1.0, 1024.0))
+def test_training_step(scale):
+    """A network in training, with and without a loss scale, takes the step that it takes without this option."""
+    logits, target = _tensors(LARGE)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    steps = []
+    for choice in ("auto", False):
+        table = ms.Parameter(logits.copy(), name="logits")
+
+        class Network(nn.Cell):
+            def __init__(self, table, choice):
+                super().__init__()
+                self.table = table
+                self.loss = ms_ce.CrossEntropyLoss(gradient_in_forward=choice)
+
+            def construct(self, target):
+                return self.loss(self.table, target)
+
+        network = Network(table, choice)
+        optimizer = nn.SGD([table], learning_rate=4.0 / scale)
+        step = nn.TrainOneStepCell(network, optimizer, sens=scale).set_train()
+        for _ in range(2):
+            loss = step(target)
+        steps.append((float(loss), table.asnumpy()))
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    (loss, table), (expected_loss, expected_table) = steps
+    assert abs(loss - expected_loss) < 1e-6
+    np.testing.assert_allclose(table, expected_table, rtol=1e-6, atol=1e-7)
+    assert ops.abs(Tensor(table) - logits).max() > 0.01
+
+
+def test_not_shared():
+    """The gradient that follows an upstream is not the one that `cross_entropy_value_and_grad` returns."""
+    logits, target = _tensors(SMALL)
+
+    @ms.jit
+    def both(logits):
+        def loss(logits):
+            return 3.0 * ms_ce.cross_entropy(logits, target, gradient_in_forward=True)
+
+        return ms_ce.cross_entropy_value_and_grad(logits, target)[1], ms.grad(loss)(logits)
+
+    once = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
+    for gradient, upstream in zip(both(logits), (1.0, 3.0), strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), upstream * once, rtol=1e-5, atol=1e-7)
+
+
+class _Gradient(nn.Cell):
+    def __init__(self, network):
+        super().__init__()
+        self.gradient = ms.grad(network)
+
+    def construct(self, logits, target):
+        return self.gradient(logits, target)
+
+
+@pytest.mark.parametrize("choice", ("auto", True))
+def test_dynamic_shape(choice):
+    """A graph that does not know the number of logits goes by what it was told."""
+    ms.set_context(mode=ms.GRAPH_MODE)
+    network = _Gradient(_Loss(gradient_in_forward=choice).set_train())
+    network.set_inputs(
+        Tensor(shape=(None, 6), dtype=ms.float32), Tensor(shape=(None,), dtype=ms.int64)
+    )
+    for rows in (3, 8):
+        logits, target = _tensors((rows, 6))
+        gradient = network(logits, target)
+        wanted = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
+        np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=1e-5, atol=1e-7)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_error():
+    with pytest.raises(ValueError, match="gradient_in_forward must be 'auto', True or False"):
+        ms_ce.CrossEntropyLoss(gradient_in_forward="yes")
+    with pytest.raises(ValueError, match="gradient_in_forward must be 'auto', True or False"):
+        ms_ce.cross_entropy(*_tensors(SMALL), gradient_in_forward=2)
