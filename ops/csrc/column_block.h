@@ -9,9 +9,33 @@
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-constexpr int64_t kLanes = 64;      // 256 bytes of fp32 of each class: long enough runs for the memory
+constexpr int64_t kLanes = 128;     // 512 bytes of fp32 of each class: long enough runs for the memory
 constexpr int64_t kLaneGroup = 16;  // lanes are computed in whole groups, the surplus ones on zeros
 constexpr int64_t kChunk = 64;      // classes at a time: 16 KB of fp32 stay in L1
+
+// A sum over rows that does not depend on how they are cut into blocks.
+class PlaceSums {
+ public:
+  void Add(int64_t row, double value) { sums_[row % kPlaces] += value; }
+  void AddRun(int64_t first, const double* values, int64_t count) {
+    int64_t i = 0;
+    for (; i < count && (first + i) % kPlaces != 0; ++i) Add(first + i, values[i]);
+    for (; i + kPlaces <= count; i += kPlaces) {
+#pragma omp simd
+      for (int64_t k = 0; k < kPlaces; ++k) sums_[k] += values[i + k];
+    }
+    for (; i < count; ++i) Add(first + i, values[i]);
+  }
+  double Total() const {
+    double total = 0.0;
+    for (const double sum : sums_) total += sum;
+    return total;
+  }
+
+ private:
+  static constexpr int64_t kPlaces = 16;
+  double sums_[kPlaces] = {};
+};
 
 struct Block {
   int64_t first, count, lanes;  // rows [first, first + count) in `lanes` lanes
@@ -66,7 +90,8 @@ static inline void TargetWeights(const Problem& problem, const int64_t* target, 
 }
 
 // As MakeRow of row_terms.h, for all lanes at once.
-static inline void ResolveClasses(const Problem& problem, Block* block, UnitSums* totals) {
+static inline void ResolveClasses(const Problem& problem, Block* block, PlaceSums* weights,
+                                  UnitSums* totals) {
   alignas(64) int64_t target[kLanes];
   alignas(64) double weight[kLanes];
   LoadTargets(problem, block->first, block->count, target);
@@ -87,19 +112,17 @@ static inline void ResolveClasses(const Problem& problem, Block* block, UnitSums
     if (outside && block->first + l < totals->bad_row) totals->bad_row = block->first + l;
   }
   TargetWeights(problem, target, block->target, block->count, weight);
+  weights->AddRun(block->first, weight, block->count);
   const double keep = 1.0 - problem.label_smoothing;
-  double sum = 0.0;
   for (int64_t l = 0; l < block->count; ++l) {
-    sum += weight[l];
     block->hot[l] = block->target[l] < 0 ? 0.0 : keep * weight[l];
   }
-  totals->weight += sum;
   totals->counted += kept;
   block->any_kept = kept > 0;
 }
 
 static inline void MakeBlock(const Problem& problem, int64_t first, int64_t count, Block* block,
-                             UnitSums* totals) {
+                             PlaceSums* weights, UnitSums* totals) {
   block->first = first;
   block->count = count;
   block->lanes = (count + kLaneGroup - 1) / kLaneGroup * kLaneGroup;
@@ -107,12 +130,12 @@ static inline void MakeBlock(const Problem& problem, int64_t first, int64_t coun
     block->target[l] = kIgnored;
     block->hot[l] = 0.0;
   }
-  if (!problem.probability) return ResolveClasses(problem, block, totals);
+  if (!problem.probability) return ResolveClasses(problem, block, weights, totals);
   for (int64_t l = 0; l < count; ++l) {
     block->target[l] = kNoTarget;
     block->hot[l] = 0.0;
+    weights->Add(first + l, 1.0);
   }
-  totals->weight += static_cast<double>(count);
   totals->counted += count;
   block->any_kept = true;
 }
@@ -147,6 +170,7 @@ static inline void TransposeIn(const T* source, int64_t row, int64_t count, int6
 
 template <class A>
 static inline void TransposeIn(const A* source, int64_t row, int64_t count, int64_t classes, A* out) {
+  if (classes < 4) return TransposeEach(source, row, count, classes, out, kLanes);
   for (int64_t l = 0; l < count; l += 4) {
     Transpose(source + l * row, row, count - l < 4 ? count - l : 4, classes, out + l, kLanes);
   }
@@ -185,33 +209,54 @@ static inline void LoadChunk(const Problem& problem, const Array& array, const B
   }
 }
 
-// Memory's own [class][lane], where it holds A and the block's lanes lie side by side; else null.
+// Where the logits of a chunk are read, class after class. If they lie in memory, side by side and as they
+// are wanted, the processor's own prefetching does not follow classes that are apart: what is used later is
+// asked for while some classes before it are worked on.
 template <class A>
-static inline const A* ChunkInPlace(const Problem& problem, const Array& array, const Block& block,
-                                    int64_t begin) {
-  const A* kind = nullptr;
-  if (problem.inner == 1 || array.dtype != DtypeOf(kind) || block.count != block.lanes) return nullptr;
+struct ClassRuns {
+  const A* first;
+  int64_t stride, classes;
+  int64_t ahead = 0;  // classes
+
+  const A* Class(int64_t c) const { return first + c * stride; }
+
+  // In the order of use, where the next block's classes follow the last of this one.
+  const A* Later(int64_t c) const {
+    const int64_t later = c + ahead;
+    return later < classes ? Class(later) : Class((later - classes) % classes) + kLanes;
+  }
+};
+
+constexpr int64_t kClassesAhead = 7;
+
+// Those of memory, or of null.
+template <class A>
+static inline ClassRuns<A> RunsInMemory(const Problem& problem, const Block& block, int64_t begin,
+                                        int64_t classes) {
+  const A* data = nullptr;
   const int64_t outer = block.first / problem.inner, inner = block.first % problem.inner;
-  if (inner + block.count > problem.inner) return nullptr;
-  return At<A>(array, (outer * problem.classes + begin) * problem.inner + inner);
+  const bool together = block.count == block.lanes && inner + block.count <= problem.inner;
+  if (problem.inner > 1 && together && !TransformsLogits(problem) &&
+      problem.logits.dtype == DtypeOf(data)) {
+    data = At<A>(problem.logits, (outer * problem.classes + begin) * problem.inner + inner);
+  }
+  return {data, problem.inner, classes, kClassesAhead};
 }
 
 template <class A>
 static inline void StoreRows(const Problem& problem, const Array& array, const Block& block, int64_t begin,
                              int64_t classes, const A* source) {
-  alignas(64) A rows[kChunk * 4];
-  const bool whole = classes == problem.classes;
+  alignas(kCacheLine) A rows[kChunk * kLanes];
   for (int64_t l = 0; l < block.count; l += 4) {
     const int64_t count = block.count - l < 4 ? block.count - l : 4;
-    const int64_t offset = (block.first + l) * problem.classes + begin;
-    TransposeBack(source + l, kLanes, classes, count, rows, whole ? classes : kChunk);
-    if (whole) {
-      Store(rows, array, offset, 1, count * classes, false);
-      continue;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      Store(rows + i * kChunk, array, offset + i * problem.classes, 1, classes, false);
-    }
+    TransposeBack(source + l, kLanes, classes, count, rows + l * classes, classes);
+  }
+  const int64_t offset = block.first * problem.classes + begin;
+  if (classes == problem.classes) {
+    return Store(rows, array, offset, 1, block.count * classes, problem.stream_stores);
+  }
+  for (int64_t l = 0; l < block.count; ++l) {
+    Store(rows + l * classes, array, offset + l * problem.classes, 1, classes, false);
   }
 }
 

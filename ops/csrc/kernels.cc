@@ -10,44 +10,57 @@
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-// Sums the weights block by block, as ForBlocks does: both give the same total.
 template <class Work, class Skip>
 static inline void ForRows(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
                            Work work, Skip skip) {
-  double weight = 0.0;
+  PlaceSums weights;
   for (int64_t index = first; index < first + count; ++index) {
-    if ((index - first) % kLanes == 0) {
-      totals->weight += weight;
-      weight = 0.0;
-    }
     const Row row = MakeRow(problem, index, totals);
     if (row.target == kIgnored) {
       skip(row);
       continue;
     }
-    weight += row.target_weight;
+    weights.Add(index, row.target_weight);
     ++totals->counted;
     work(row);
   }
-  totals->weight += weight;
+  totals->weight += weights.Total();
 }
 
-using BlockWork = void (*)(const Problem&, const Block&, UnitSums*);
+// Rows up to the first whose gradients begin a cache line, where that is so of every class: blocks from
+// there on write whole lines.
+static inline int64_t RowsToLine(const Problem& problem, int64_t first) {
+  if (!problem.stream_stores || problem.inner == 1) return 0;
+  const int64_t bytes = FloatBytes(problem.grad_logits.dtype), line = kCacheLine / bytes;
+  if (problem.inner % line != 0) return 0;
+  const auto start =
+      static_cast<int64_t>(reinterpret_cast<uintptr_t>(problem.grad_logits.data) % kCacheLine);
+  return (line - (start / bytes + first) % line) % line;
+}
+
+template <class A>
+using BlockWork = void (*)(const Problem&, const Block&, Chunk<A>*, PlaceSums* losses);
 
 // Blocks none of whose rows counts are not read.
+template <class A>
 static inline void ForBlocks(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
-                             BlockWork work) {
+                             BlockWork<A> work) {
   Block block;
-  for (int64_t done = 0; done < count; done += kLanes) {
-    const int64_t step = count - done < kLanes ? count - done : kLanes;
-    MakeBlock(problem, first + done, step, &block, totals);
+  Chunk<A> chunk;
+  PlaceSums weights, losses;
+  int64_t step = RowsToLine(problem, first);
+  if (step == 0) step = kLanes;
+  for (int64_t done = 0; done < count; done += block.count, step = kLanes) {
+    MakeBlock(problem, first + done, count - done < step ? count - done : step, &block, &weights, totals);
     if (block.any_kept) {
-      work(problem, block, totals);
+      work(problem, block, &chunk, &losses);
       continue;
     }
-    for (int64_t l = 0; l < step; ++l) IgnoredForward(problem, block.first + l);
+    for (int64_t l = 0; l < block.count; ++l) IgnoredForward(problem, block.first + l);
     if (problem.grad_logits.data != nullptr) StoreBlockZeros(problem, block);
   }
+  totals->weight += weights.Total();
+  totals->loss += losses.Total();
   FinishStreaming();
 }
 
@@ -58,7 +71,7 @@ static inline void ZeroGradLogits(const Problem& problem, const Row& row) {
 template <class A>
 static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem) && !problem.statistics) {
-    return ForBlocks(problem, first, count, totals, ForwardBlock<A>);
+    return ForBlocks<A>(problem, first, count, totals, ForwardBlock<A>);
   }
   ForRows(
       problem, first, count, totals,
@@ -69,7 +82,7 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
 template <class A>
 static void Backward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
-    return ForBlocks(problem, first, count, totals, BackwardBlock<A>);
+    return ForBlocks<A>(problem, first, count, totals, BackwardBlock<A>);
   }
   ForRows(
       problem, first, count, totals, [&](const Row& row) { BackwardRow<A>(problem, row); },
@@ -105,7 +118,7 @@ static void ValueAndGradRows(const Problem& problem, int64_t first, int64_t coun
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
-    return ForBlocks(problem, first, count, totals, ValueAndGradBlock<A>);
+    return ForBlocks<A>(problem, first, count, totals, ValueAndGradBlock<A>);
   }
   A* terms = nullptr;
   // A gradient in the logits' place finds them in the cache.
@@ -140,7 +153,7 @@ static void Partial(const Problem& problem, int64_t first, int64_t count, UnitSu
 template <class A>
 static void PartialBackward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
-    return ForBlocks(problem, first, count, totals, PartialBackwardBlock<A>);
+    return ForBlocks<A>(problem, first, count, totals, PartialBackwardBlock<A>);
   }
   ForRows(
       problem, first, count, totals, [&](const Row& row) { PartialBackwardRow<A>(problem, row); },

@@ -49,8 +49,7 @@ struct Fetch {
 
 MS_CE_INLINE Fetch FetchRows(const Array& array, int64_t offset, int64_t rows, int64_t width,
                              int64_t stride) {
-  const bool narrow = array.dtype == Dtype::kFloat16 || array.dtype == Dtype::kBfloat16;
-  const int64_t bytes = narrow ? 2 : array.dtype == Dtype::kFloat64 ? 8 : 4;
+  const int64_t bytes = FloatBytes(array.dtype);
   const char* first = static_cast<const char*>(array.data) + offset * bytes;
   const auto before = static_cast<int64_t>(reinterpret_cast<uintptr_t>(first) % kCacheLine);
   const int64_t per_row = (before + width * bytes + kCacheLine - 1) / kCacheLine;

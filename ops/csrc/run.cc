@@ -12,8 +12,8 @@ namespace {
 // A unit is large enough to hide its bookkeeping and small enough to balance threads. Cut by shape
 // alone: the sums' order must not depend on the threads.
 constexpr int64_t kFewestUnitElements = 65536, kMostUnitElements = 524288;
-constexpr int64_t kUnits = 256;     // at least, before units grow
-constexpr int64_t kBlockRows = 64;  // what the kernels that take many rows at a time work on
+constexpr int64_t kUnits = 256;      // at least, before units grow
+constexpr int64_t kBlockRows = 128;  // what the kernels that take many rows at a time work on
 constexpr int64_t kWeightGradClasses = 1024;
 
 // From here on the gradient evicts what the caller could still use, and reading its lines before

@@ -156,6 +156,11 @@ static inline void Load(const Array& array, int64_t offset, int64_t stride, int6
   }
 }
 
+static inline int64_t FloatBytes(Dtype dtype) {
+  if (dtype == Dtype::kFloat64) return 8;
+  return dtype == Dtype::kFloat32 ? 4 : 2;
+}
+
 static inline Dtype DtypeOf(const float*) { return Dtype::kFloat32; }
 static inline Dtype DtypeOf(const double*) { return Dtype::kFloat64; }
 

@@ -36,8 +36,8 @@ static inline void TransposeQuads(const float* source, int64_t source_row, float
 template <class A>
 static inline void TransposeEach(const A* source, int64_t source_row, int64_t rows, int64_t columns, A* out,
                                  int64_t out_row) {
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < columns; ++j) out[j * out_row + i] = source[i * source_row + j];
+  for (int64_t j = 0; j < columns; ++j) {
+    for (int64_t i = 0; i < rows; ++i) out[j * out_row + i] = source[i * source_row + j];
   }
 }
 
