@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from ms_ce.ops import library
@@ -30,6 +30,8 @@ from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
 )
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock
+
+_depend, _gather = P.Depend(), P.Gather()
 
 
 def probe() -> str | None:
@@ -84,9 +86,14 @@ def _backward_bprop(
     return second[0], second[1], second[2], grad_target, grad_weight, lse, total_weight, options
 
 
+def _option(options, position):
+    """options[position]; the brackets refused a Python int once, in a thread of PyNative's backward pass."""
+    return _gather(options, Tensor(position, mstype.int32), 0)
+
+
 def _unless_softcap(value, options):
     """nan where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
-    plain = ops.logical_and(options[SOFTCAP] == 0, options[Z_LOSS] == 0)
+    plain = ops.logical_and(_option(options, SOFTCAP) == 0, _option(options, Z_LOSS) == 0)
     wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
@@ -126,7 +133,7 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
     grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, options)
     if is_class_index(target.dtype):
-        mean = options[REDUCTION] == REDUCTIONS["mean"]
+        mean = _option(options, REDUCTION) == REDUCTIONS["mean"]
         share = at_direction[1] / total_weight
         ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
@@ -244,7 +251,6 @@ _rescale = make_operator(
     "FFTWDDIFD" + "D",
     lambda *_: DOUBLE,
 )
-_depend = P.Depend()
 
 
 class _GradientInForward(nn.Cell):
