@@ -1,6 +1,6 @@
 """Cross-entropy losses for MindSpore: exact, fused, the same in PyNative and graph mode, alone or sharded."""
 
-from ms_ce import ops
+from ms_ce import ops, primitives
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
 from ms_ce.functional import (
@@ -16,6 +16,8 @@ from ms_ce.linear import (
     linear_cross_entropy_with_stats,
 )
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
+
+ops.NLLLoss = primitives.NLLLoss  # type: ignore[misc]
 
 __all__ = [
     "CrossEntropyLoss",

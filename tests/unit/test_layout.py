@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import ms_ce
 from ms_ce.ops import library
@@ -22,6 +25,53 @@ def test_the_folder_ops_is_not_imported_by_that_name():
     result = _python("import ops")
     assert result.returncode != 0
     assert "ms_ce.ops" in result.stderr
+
+
+def _lint_imports(folder: Path) -> subprocess.CompletedProcess:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copy(tmp_path) -> Path:
+    """The Python files of the package, where the contract of imports is read."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    kernels = shutil.ignore_patterns("csrc", "custom_aicore", "*.so", "__pycache__")
+    shutil.copytree(ROOT / "ms_ce", tmp_path / "ms_ce", ignore=kernels)
+    return tmp_path
+
+
+def test_imports_point_downwards(copy):
+    result = _lint_imports(copy)
+    assert result.returncode == 0, result.stdout
+    assert "0 broken" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("ops/graph.py", "from ms_ce import functional"),
+        ("ops/graph.py", "from ms_ce.ops import options"),
+        ("ops/options.py", "import ms_ce"),
+        ("ops/__init__.py", "from ms_ce.primitives import NLLLoss"),
+        ("_checks.py", "from ms_ce import backend"),
+        ("linear.py", "from ms_ce.parallel import mean"),
+        ("parallel/config.py", "from ms_ce.parallel import blocks"),
+        ("functional.py", "from ms_ce import reference"),
+        ("reference.py", "import mindspore"),
+        ("new_module.py", ""),
+        ("ops/new_module.py", ""),
+        ("parallel/new_module.py", ""),
+    ],
+)
+def test_a_wrong_import_is_refused(copy, module, line):
+    """Also what no layer names: a module without a place could import anything."""
+    with (copy / "ms_ce" / module).open("a") as file:
+        file.write(f"\n\ndef late():\n    {line}\n" if line else "\n")
+    result = _lint_imports(copy)
+    assert result.returncode == 1, result.stdout + result.stderr
+    name = module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    assert name in result.stdout.partition("Broken contracts")[2]
 
 
 def test_modules_stay_on_one_worker(request):
