@@ -16,7 +16,7 @@ import ms_ce
 from ms_ce.__main__ import support_table
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = ("ms_ce.functional", "ms_ce.nn", "ms_ce.backend", "ms_ce.ops.primitives")
+MODULES = ("ms_ce.functional", "ms_ce.nn", "ms_ce.backend", "ms_ce.primitives")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
