@@ -87,9 +87,14 @@ class SumGradient(nn.Cell):
         group (str): name of the communication group. Default: all ranks.
 
     Example:
-        >>> from ms_ce.parallel import SumGradient
-        >>> shared = SumGradient(group)         # doctest: +SKIP
-        >>> logits = shared(hidden) @ columns   # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import get_group_size, init
+        >>> init()  # each rank of msrun runs this
+        >>> shared = ms_ce.parallel.SumGradient()
+        >>> hidden = mindspore.ops.ones((1, 3))
+        >>> columns = mindspore.ops.ones((3, 12 // get_group_size()))  # this rank's of a projection to 12
+        >>> print(mindspore.grad(lambda hidden: (shared(hidden) @ columns).sum())(hidden))
+        [[12. 12. 12.]]
 
     Source: the "copy to tensor model parallel region" of Megatron-LM.
     """

@@ -186,8 +186,14 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         NotImplementedError: for a second derivative.
 
     Example:
-        >>> loss = ms_ce.parallel.VocabParallelLinearCrossEntropyLoss()   # doctest: +SKIP
-        >>> loss(hidden, my_block_of_the_table, target)                   # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import get_group_size, init
+        >>> init()  # each rank of msrun runs this
+        >>> loss = ms_ce.parallel.VocabParallelLinearCrossEntropyLoss()
+        >>> hidden = mindspore.ops.ones((2, 4))
+        >>> block = mindspore.ops.zeros((12 // get_group_size(), 4))  # this rank's rows of a table of 12
+        >>> print(f"{float(loss(hidden, block, mindspore.Tensor([0, 11]))):.3f}")  # log 12
+        2.485
 
     Source: Shoeybi et al. 2019 and Korthikanti et al. 2022 (Megatron-LM); Wijmans et al. 2024 (Cut Cross-Entropy).
     """

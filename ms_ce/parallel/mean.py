@@ -38,9 +38,14 @@ class GlobalMean(nn.Cell):
         ValueError: the group does not exist.
 
     Example:
-        >>> mean = ms_ce.parallel.GlobalMean(gradients_mean=True)                    # doctest: +SKIP
-        >>> stats = ms_ce.cross_entropy_with_stats(logits, target, reduction="sum")  # doctest: +SKIP
-        >>> loss = mean(stats[0], stats[1])                                          # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import init
+        >>> init()  # each rank of msrun runs this
+        >>> mean = ms_ce.parallel.GlobalMean(gradients_mean=True)
+        >>> logits, target = mindspore.ops.zeros((3, 12)), mindspore.Tensor([0, 11, -100])  # this rank's rows
+        >>> stats = ms_ce.cross_entropy_with_stats(logits, target, reduction="sum")
+        >>> print(f"{float(mean(stats[0], stats[1])):.3f}")  # log 12
+        2.485
     """
 
     def __init__(self, group: str | None = None, gradients_mean: bool = False):
@@ -106,7 +111,11 @@ def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, ste
     """`GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)`, for code outside of Cells.
 
     Example:
-        >>> loss = ms_ce.parallel.global_mean(loss_sum, total_weight)  # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import init
+        >>> init()  # each rank of msrun runs this
+        >>> print(ms_ce.parallel.global_mean(mindspore.Tensor(6.0), mindspore.Tensor(4.0)))
+        1.5
     """
     return GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)
 
@@ -119,8 +128,15 @@ def global_weight(total_weight, group=None):
         group (str): name of the communication group. Default: all ranks.
 
     Example:
-        >>> step_weight = ms_ce.parallel.global_weight(sum(weights))                     # doctest: +SKIP
-        >>> loss = ms_ce.parallel.global_mean(loss_sum, None, step_weight=step_weight)   # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import init
+        >>> init()  # each rank of msrun runs this
+        >>> loss_sums = mindspore.Tensor(4.0), mindspore.Tensor(2.0)  # of two micro-batches of this rank
+        >>> weights = mindspore.Tensor(3.0), mindspore.Tensor(1.0)
+        >>> step_weight = ms_ce.parallel.global_weight(sum(weights))
+        >>> shares = [ms_ce.parallel.global_mean(one, None, step_weight=step_weight) for one in loss_sums]
+        >>> print(sum(shares))
+        1.5
     """
     chosen = Group("global_weight", world() if group is None else group)
     return AllSum(chosen)(ops.cast(total_weight, ms.float32))

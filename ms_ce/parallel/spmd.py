@@ -187,10 +187,13 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             result is read, on every rank.
 
     Example:
-        >>> from mindspore.communication import init                     # doctest: +SKIP
-        >>> init()                                                       # doctest: +SKIP
-        >>> loss = ms_ce.parallel.VocabParallelCrossEntropyLoss()        # doctest: +SKIP
-        >>> loss(logits_of_my_classes, target)                           # doctest: +SKIP
+        >>> import mindspore, ms_ce.parallel
+        >>> from mindspore.communication import get_group_size, init
+        >>> init()  # each rank of msrun runs this
+        >>> loss = ms_ce.parallel.VocabParallelCrossEntropyLoss()
+        >>> block = mindspore.ops.zeros((2, 12 // get_group_size()))  # this rank's columns of 12 classes
+        >>> print(f"{float(loss(block, mindspore.Tensor([0, 11]))):.3f}")  # log 12
+        2.485
 
     Source: Shoeybi et al. 2019 (Megatron-LM), vocabulary-parallel cross entropy.
     """

@@ -16,6 +16,7 @@ from mindformers.modules.transformer.op_parallel_config import OpParallelConfig
 from mindspore import Tensor
 
 from ms_ce.parallel import CrossEntropyLoss as Ours
+from tests import docstrings
 
 ROWS, CLASSES = 8, 12
 
@@ -89,6 +90,7 @@ def where_theirs_fails() -> dict:
 
 def local() -> dict:
     ms.set_device("CPU")
+    docstrings.check(docstrings.NEEDS_MINDFORMERS)
     built = mindformers.core.build_loss({"type": "MsCeCrossEntropyLoss", "label_smoothing": 0.1})
     results = {"built": f"{type(built).__module__}.{type(built).__qualname__}"}
     for mode in ("pynative", "graph"):

@@ -17,6 +17,7 @@ from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw
 
 from ms_ce import reference
 from ms_ce.parallel import VocabParallelCrossEntropyLoss
+from tests import docstrings
 from tests.tolerances import check_close, tolerance
 
 REFERENCE_OPTIONS = (
@@ -157,6 +158,11 @@ def own_block(case: Case, place: Place, wanted: object, name: str) -> np.ndarray
     return whole[place.rows, place.classes]
 
 
+def example(name: str) -> None:
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    docstrings.check(name)
+
+
 def main(directory: Path) -> None:
     ms.set_device("CPU")
     init()
@@ -165,6 +171,7 @@ def main(directory: Path) -> None:
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= linear_checks.checks(ranks, Place)
     checks |= {name: spmd_programs.PROGRAMS[name] for name in PROGRAMS[ranks]}
+    checks |= {name: lambda name=name: example(name) for name in docstrings.NEED_RANKS}
     # PyNative may tell a kernel's error once more at a later call: nothing but the like follows those programs.
     checks |= linear_checks.checks_that_raise(ranks)
     for name, check in checks.items():

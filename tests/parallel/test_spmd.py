@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docstrings import NEED_RANKS
 from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
@@ -29,7 +30,8 @@ def verdicts(tmp_path_factory):
 
 
 def names(ranks: int) -> list[str]:
-    return [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
+    computed = [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
+    return computed + NEED_RANKS
 
 
 @pytest.mark.parametrize(
