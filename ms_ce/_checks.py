@@ -8,7 +8,6 @@ They are constant expressions: in graph mode they run while the graph is compile
 from __future__ import annotations
 
 import math
-import warnings
 from numbers import Integral, Real
 
 from mindspore import dtype as mstype
@@ -78,25 +77,6 @@ def _number(op: str, name: str, value) -> float:
 
 
 checked_options = constexpr(make_options)
-
-
-def legacy_reduction(op: str, size_average, reduce, reduction: str) -> str:
-    """torch's deprecated pair, which overrides reduction where either is given."""
-    if size_average is None and reduce is None:
-        return reduction
-    for name, value in (("size_average", size_average), ("reduce", reduce)):
-        if value is not None and not isinstance(value, bool):
-            raise TypeError(
-                f"{op}: {name} must be True, False or None, got {value!r}; after weight come "
-                "size_average, ignore_index, reduce, reduction: pass them by keyword"
-            )
-    chosen = "none" if reduce is False else "sum" if size_average is False else "mean"
-    warnings.warn(
-        f"{op}: size_average and reduce are deprecated; use reduction={chosen!r}",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return chosen
 
 
 @constexpr

@@ -9,7 +9,8 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from ms_ce import _checks
+from ms_ce import _arguments, _checks
+from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import chosen
 from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.graph import compiling
@@ -94,13 +95,17 @@ def nll_loss_on(op, backend, input, target, weight, options):
 
 
 def cross_entropy(
-    input,
-    target,
+    input=None,
+    target=None,
     weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    *,
+    *positional,
+    logits=None,
+    labels=None,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
     backend="auto",
     z_loss=0.0,
     softcap=None,
@@ -123,11 +128,16 @@ def cross_entropy(
         target (Tensor): class indices int32, int64 or uint8 of input's shape without the class axis, in [0, C) or
             `ignore_index`; or probabilities of input's shape, in input's dtype or float32.
         weight (Tensor): a factor for each class, shape (C), input's dtype or float32. Default: 1 each.
-        ignore_index (int): class index that does not count. Default -100.
-        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
-        label_smoothing (float): ε in [0, 1]. Default 0.
+        positional: ignore_index, reduction, label_smoothing in MindSpore's order, where the first is an int; or
+            size_average, ignore_index, reduce, reduction, label_smoothing in torch's, where it is a bool or None.
 
     Keyword Args:
+        logits (Tensor), labels (Tensor): other names of input and target.
+        size_average (bool): deprecated, as in torch; False with `reduce` not False means 'sum'.
+        ignore_index (int): class index that does not count. Default -100.
+        reduce (bool): deprecated, as in torch; False means 'none'. Either of the two overrides `reduction`.
+        reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
+        label_smoothing (float): ε in [0, 1]. Default 0.
         backend (str): 'auto', or a name of `available_backends()`.
         z_loss (float): factor of lse², which keeps logits near 0 (PaLM uses 1e-4). Default 0.
         softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
@@ -144,7 +154,7 @@ def cross_entropy(
         Tensor of input's dtype: a scalar, or with 'none' of input's shape without the class axis.
 
     Raises:
-        TypeError: for an argument of the wrong type or dtype.
+        TypeError: for an argument of the wrong type or dtype, or one that is given twice.
         ValueError: for a shape, range or option that does not fit; a class index outside [0, C) raises when the
             result is read (RuntimeError from the compiled kernel, ValueError from `composed`).
 
@@ -157,17 +167,41 @@ def cross_entropy(
 
     Source: torch.nn.functional.cross_entropy; label smoothing: Szegedy et al. 2015; z-loss: Chowdhery et al. 2022.
     """
-    options = _checks.checked_options(
-        "cross_entropy", ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    op = "cross_entropy"
+    input = _arguments.either(op, "input", input, "logits", logits)
+    target = _arguments.either(op, "target", target, "labels", labels)
+    options = _arguments.resolved(
+        op,
+        positional,
+        size_average,
+        ignore_index,
+        reduce,
+        reduction,
+        label_smoothing,
+        z_loss,
+        softcap,
+        logit_scale,
     )
-    _checks.check_gradient_in_forward("cross_entropy", gradient_in_forward)
-    name = chosen("cross_entropy", backend)
-    return cross_entropy_on(
-        "cross_entropy", name, input, target, weight, options, gradient_in_forward
-    )
+    _checks.check_gradient_in_forward(op, gradient_in_forward)
+    name = chosen(op, backend)
+    return cross_entropy_on(op, name, input, target, weight, options, gradient_in_forward)
 
 
-def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean", *, backend="auto"):
+def nll_loss(
+    input=None,
+    target=None,
+    weight=None,
+    *positional,
+    inputs=None,
+    logits=None,
+    labels=None,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
+    backend="auto",
+):
     r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
 
     Args:
@@ -176,10 +210,16 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean", *,
         target (Tensor): class indices int32, int64 or uint8 of input's shape without the class axis, in [0, C) or
             `ignore_index`.
         weight (Tensor): a factor for each class, shape (C), input's dtype or float32. Default: 1 each.
-        ignore_index (int): class index that does not count. Default -100.
-        reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
+        positional: ignore_index, reduction in MindSpore's order, where the first is an int; or size_average,
+            ignore_index, reduce, reduction in torch's, where it is a bool or None.
 
     Keyword Args:
+        inputs or logits (Tensor), labels (Tensor): other names of input and target.
+        size_average (bool), reduce (bool): deprecated, as in torch.
+        ignore_index (int): class index that does not count. Default -100.
+        reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
+        label_smoothing (float): for the line of mindspore.ops.nll_loss, and must be 0: `cross_entropy` smooths, and
+            takes log-probabilities as the logits that they are.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -196,19 +236,29 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean", *,
 
     Source: torch.nn.functional.nll_loss.
     """
-    options = _checks.checked_options("nll_loss", ignore_index, reduction)
-    name = chosen("nll_loss", backend)
-    return nll_loss_on("nll_loss", name, input, target, weight, options)[0]
+    op = "nll_loss"
+    input = _arguments.either(op, "input", input, "inputs", inputs)
+    input = _arguments.either(op, "input", input, "logits", logits)
+    target = _arguments.either(op, "target", target, "labels", labels)
+    options = _arguments.resolved_nll(
+        op, positional, size_average, ignore_index, reduce, reduction, label_smoothing
+    )
+    name = chosen(op, backend)
+    return nll_loss_on(op, name, input, target, weight, options)[0]
 
 
 def cross_entropy_with_stats(
-    input,
-    target,
+    input=None,
+    target=None,
     weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    *,
+    *positional,
+    logits=None,
+    labels=None,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
     backend="auto",
     z_loss=0.0,
     softcap=None,
@@ -233,8 +283,19 @@ def cross_entropy_with_stats(
         1 2.0
     """
     op = "cross_entropy_with_stats"
-    options = _checks.checked_options(
-        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    input = _arguments.either(op, "input", input, "logits", logits)
+    target = _arguments.either(op, "target", target, "labels", labels)
+    options = _arguments.resolved(
+        op,
+        positional,
+        size_average,
+        ignore_index,
+        reduce,
+        reduction,
+        label_smoothing,
+        z_loss,
+        softcap,
+        logit_scale,
     )
     name = chosen(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)
@@ -252,13 +313,17 @@ def cross_entropy_with_stats(
 
 
 def cross_entropy_value_and_grad(
-    input,
-    target,
+    input=None,
+    target=None,
     weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    *,
+    *positional,
+    logits=None,
+    labels=None,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
     backend="auto",
     z_loss=0.0,
     softcap=None,
@@ -281,10 +346,21 @@ def cross_entropy_value_and_grad(
         [[-0.5  0.5]]
     """
     op = "cross_entropy_value_and_grad"
-    options = _checks.checked_options(
-        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    input = _arguments.either(op, "input", input, "logits", logits)
+    target = _arguments.either(op, "target", target, "labels", labels)
+    options = _arguments.resolved(
+        op,
+        positional,
+        size_average,
+        ignore_index,
+        reduce,
+        reduction,
+        label_smoothing,
+        z_loss,
+        softcap,
+        logit_scale,
     )
-    _checks.check_reduced(op, reduction)
+    _checks.check_reduced(op, options.reduction)
     name = chosen(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)
     if name == "cpu":

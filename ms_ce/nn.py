@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from mindspore import nn
 
-from ms_ce import _checks, functional
+from ms_ce import _arguments, _checks, functional
+from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import choose
 
 
 class CrossEntropyLoss(nn.Cell):
     """Cross entropy between unnormalised logits and class indices or class probabilities, as a Cell.
 
-    Formula, shapes, dtypes and errors: `ms_ce.cross_entropy`. The arguments are those of torch.nn.CrossEntropyLoss,
-    in its order.
+    Formula, shapes, dtypes and errors: `ms_ce.cross_entropy`. Called by the line of mindspore.nn, mindspore.mint or
+    torch.nn, with all arguments by position or keyword.
 
     Args:
         weight (Tensor): a factor for each class, shape (C). Default: 1 each.
+        positional: ignore_index, reduction, label_smoothing in MindSpore's order, where the first is an int; or
+            size_average, ignore_index, reduce, reduction, label_smoothing in torch's, where it is a bool or None.
+
+    Keyword Args:
         size_average (bool): deprecated, as in torch; False with `reduce` not False means 'sum'.
         ignore_index (int): class index that does not count. Default -100.
         reduce (bool): deprecated, as in torch; False means 'none'. Either of the two overrides `reduction`.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1]. Default 0.
-
-    Keyword Args:
         backend (str): 'auto', or a name of `available_backends()`.
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
         gradient_in_forward (bool): as there; 'auto' is True inside a compiled graph where this Cell is `training`
             and has 2^20 logits or more: call `set_train()` on the network to read them once a step and not twice.
 
     Inputs:
-        - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK).
-        - **target** (Tensor): class indices without the class axis, or probabilities of input's shape.
+        - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK). As a keyword also logits.
+        - **target** (Tensor): class indices without the class axis, or probabilities of input's shape. As a keyword
+          also labels.
 
     Example:
         >>> import mindspore, ms_ce
@@ -43,12 +47,12 @@ class CrossEntropyLoss(nn.Cell):
     def __init__(
         self,
         weight=None,
-        size_average=None,
-        ignore_index=-100,
-        reduce=None,
-        reduction="mean",
-        label_smoothing=0.0,
-        *,
+        *positional,
+        size_average=NOT_GIVEN,
+        ignore_index=IGNORE_INDEX,
+        reduce=NOT_GIVEN,
+        reduction=REDUCTION,
+        label_smoothing=LABEL_SMOOTHING,
         backend="auto",
         z_loss=0.0,
         softcap=None,
@@ -57,17 +61,27 @@ class CrossEntropyLoss(nn.Cell):
     ):
         super().__init__()
         op = type(self).__name__
-        reduction = _checks.legacy_reduction(op, size_average, reduce, reduction)
         self.op = op
         self.weight = weight
-        self.options = _checks.make_options(
-            op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+        self.options = _arguments.resolve(
+            op,
+            positional,
+            size_average,
+            ignore_index,
+            reduce,
+            reduction,
+            label_smoothing,
+            z_loss,
+            softcap,
+            logit_scale,
         )
         _checks.check_gradient_in_forward(op, gradient_in_forward)
         self.gradient_in_forward = gradient_in_forward
         self.backend = choose(op, backend)
 
-    def construct(self, input, target):
+    def construct(self, input=None, target=None, *, logits=None, labels=None):
+        input = _arguments.either(self.op, "input", input, "logits", logits)
+        target = _arguments.either(self.op, "target", target, "labels", labels)
         return functional.cross_entropy_on(
             self.op,
             self.backend,
@@ -86,21 +100,23 @@ class CrossEntropyLoss(nn.Cell):
 class NLLLoss(nn.Cell):
     """Negative log likelihood of log-probabilities, as a Cell.
 
-    Formula, shapes, dtypes and errors: `ms_ce.nll_loss`. The arguments are those of torch.nn.NLLLoss, in its order.
-    The primitive that also returns the total weight is `ms_ce.ops.NLLLoss`.
+    Formula, shapes, dtypes and errors: `ms_ce.nll_loss`. Called by the line of mindspore.nn, mindspore.mint or
+    torch.nn. The primitive that also returns the total weight is `ms_ce.ops.NLLLoss`.
 
     Args:
         weight (Tensor): a factor for each class, shape (C). Default: 1 each.
+        positional: ignore_index, reduction in MindSpore's order, where the first is an int; or size_average,
+            ignore_index, reduce, reduction in torch's, where it is a bool or None.
+
+    Keyword Args:
         size_average (bool), reduce (bool): deprecated, as in torch.
         ignore_index (int): class index that does not count. Default -100.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
-
-    Keyword Args:
         backend (str): 'auto', or a name of `available_backends()`.
 
     Inputs:
-        - **input** (Tensor): log-probabilities (C), (N, C) or (N, C, d1…dK).
-        - **target** (Tensor): class indices without the class axis.
+        - **input** (Tensor): log-probabilities (C), (N, C) or (N, C, d1…dK). As a keyword also logits.
+        - **target** (Tensor): class indices without the class axis. As a keyword also labels.
 
     Example:
         >>> import mindspore, ms_ce
@@ -113,22 +129,25 @@ class NLLLoss(nn.Cell):
     def __init__(
         self,
         weight=None,
-        size_average=None,
-        ignore_index=-100,
-        reduce=None,
-        reduction="mean",
-        *,
+        *positional,
+        size_average=NOT_GIVEN,
+        ignore_index=IGNORE_INDEX,
+        reduce=NOT_GIVEN,
+        reduction=REDUCTION,
         backend="auto",
     ):
         super().__init__()
         op = type(self).__name__
-        reduction = _checks.legacy_reduction(op, size_average, reduce, reduction)
         self.op = op
         self.weight = weight
-        self.options = _checks.make_options(op, ignore_index, reduction)
+        self.options = _arguments.resolve_nll(
+            op, positional, size_average, ignore_index, reduce, reduction
+        )
         self.backend = choose(op, backend)
 
-    def construct(self, input, target):
+    def construct(self, input=None, target=None, *, logits=None, labels=None):
+        input = _arguments.either(self.op, "input", input, "logits", logits)
+        target = _arguments.either(self.op, "target", target, "labels", labels)
         loss, _ = functional.nll_loss_on(
             self.op, self.backend, input, target, self.weight, self.options
         )

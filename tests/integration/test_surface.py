@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import warnings
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -18,25 +15,6 @@ from tests.tolerances import check_close, tolerance
 
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
 LABELS = np.array([2, 0], np.int32)
-
-
-def test_first_arguments_are_those_of_torch():
-    cell = list(inspect.signature(ms_ce.CrossEntropyLoss).parameters)
-    assert cell[:6] == [
-        "weight",
-        "size_average",
-        "ignore_index",
-        "reduce",
-        "reduction",
-        "label_smoothing",
-    ]
-    nll = list(inspect.signature(ms_ce.NLLLoss).parameters)
-    assert nll[:5] == ["weight", "size_average", "ignore_index", "reduce", "reduction"]
-    primitive = inspect.signature(ms_ce.ops.NLLLoss).parameters
-    assert list(primitive)[:2] == ["reduction", "ignore_index"]
-    assert list(inspect.signature(ms_ce.cross_entropy).parameters)[:6] == (
-        ["input", "target", "weight", "ignore_index", "reduction", "label_smoothing"]
-    )
 
 
 @pytest.mark.parametrize("cell", [ms_ce.CrossEntropyLoss, ms_ce.NLLLoss])
@@ -57,12 +35,6 @@ def test_deprecated_pair_overrides_reduction(cell, size_average, reduce, expecte
     with pytest.warns(DeprecationWarning, match=f"use reduction='{expected}'"):
         made = cell(size_average=size_average, reduce=reduce, reduction=given)
     assert made.options.reduction == expected
-
-
-def test_no_warning_without_the_deprecated_pair():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ms_ce.CrossEntropyLoss(reduction="sum")
 
 
 class _Step(nn.Cell):

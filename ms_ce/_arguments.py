@@ -1,0 +1,162 @@
+"""The lines a loss is called by: torch's order of positional arguments, MindSpore's, and both sets of names.
+
+Behind weight stand, as torch.nn, torch.nn.functional and mindspore.nn, mindspore.mint, mindspore.ops take them,
+
+    torch       size_average, ignore_index, reduce, reduction, label_smoothing
+    MindSpore   ignore_index, reduction, label_smoothing
+
+The first of them tells the orders apart: a bool or None is torch's, an int MindSpore's.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from numbers import Integral
+from typing import Any, NamedTuple
+
+from mindspore.ops import constexpr
+
+from ms_ce._checks import make_options
+from ms_ce.ops.options import Options
+
+
+class Default(NamedTuple):
+    """The value of an argument that nobody gave: one that is given and equal to it can be told from it.
+
+    A tuple, since compiled graphs take one as a default; shown as its value.
+    """
+
+    value: Any
+
+    def __repr__(self):
+        return repr(self.value)
+
+
+NOT_GIVEN = Default(None)
+IGNORE_INDEX = Default(-100)
+REDUCTION = Default("mean")
+LABEL_SMOOTHING = Default(0.0)
+
+_TORCH = ("size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
+_MINDSPORE = ("ignore_index", "reduction", "label_smoothing")
+
+
+def _is_default(value) -> bool:
+    return isinstance(value, tuple)  # a graph knows Default as a plain one
+
+
+def _names(op: str, positional: tuple) -> tuple[str, ...]:
+    """What the positional arguments behind weight are, by the type of the first."""
+    first = positional[0]
+    names: tuple[str, ...] = _MINDSPORE
+    if first is None or isinstance(first, bool):
+        names = _TORCH
+    elif not isinstance(first, Integral):
+        raise TypeError(
+            f"{op}: behind weight stands ignore_index, an int, or torch's size_average, a bool or None; "
+            f"got {first!r}: pass it by keyword"
+        )
+    if len(positional) > len(names):
+        raise TypeError(
+            f"{op}: behind weight stand at most {len(names)} positional arguments, {', '.join(names)}; "
+            f"got {len(positional)}"
+        )
+    return names
+
+
+def _reduction(op: str, size_average, reduce, reduction):
+    """torch's deprecated pair overrides reduction where either is given."""
+    if size_average is None and reduce is None:
+        return reduction
+    for name, value in (("size_average", size_average), ("reduce", reduce)):
+        if value is not None and not isinstance(value, bool):
+            raise TypeError(f"{op}: {name} must be True, False or None, got {value!r}")
+    chosen = "none" if reduce is False else "sum" if size_average is False else "mean"
+    warnings.warn(
+        f"{op}: size_average and reduce are deprecated; use reduction={chosen!r}",
+        DeprecationWarning,
+        stacklevel=_callers_level(),
+    )
+    return chosen
+
+
+def _callers_level() -> int:
+    """The stacklevel, for a warning of the function that asks, of the line outside ms_ce and MindSpore."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("ms_ce", "mindspore"):
+            break
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+def resolve(
+    op: str,
+    positional: tuple,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
+    z_loss=0.0,
+    softcap=None,
+    logit_scale=1.0,
+) -> Options:
+    """Options from the positional arguments behind weight and from keywords, each checked."""
+    given = {
+        "size_average": size_average,
+        "ignore_index": ignore_index,
+        "reduce": reduce,
+        "reduction": reduction,
+        "label_smoothing": label_smoothing,
+    }
+    if positional:
+        for name, value in zip(_names(op, positional), positional, strict=False):
+            if not _is_default(given[name]):
+                raise TypeError(
+                    f"{op}: {name} is given twice: {value!r} by position and {name}={given[name]!r}"
+                )
+            given[name] = value
+    values = [value[0] if _is_default(value) else value for value in given.values()]
+    size_average, ignore_index, reduce, reduction, label_smoothing = values
+    reduction = _reduction(op, size_average, reduce, reduction)
+    return make_options(op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+
+
+def resolve_nll(
+    op: str,
+    positional: tuple,
+    size_average=NOT_GIVEN,
+    ignore_index=IGNORE_INDEX,
+    reduce=NOT_GIVEN,
+    reduction=REDUCTION,
+    label_smoothing=LABEL_SMOOTHING,
+) -> Options:
+    """Options of a negative log likelihood: mindspore.ops.nll_loss has a place for label smoothing."""
+    options = resolve(
+        op, positional, size_average, ignore_index, reduce, reduction, label_smoothing
+    )
+    if options.label_smoothing:
+        raise ValueError(
+            f"{op}: label_smoothing must be 0, got {options.label_smoothing}; cross_entropy smooths, and takes "
+            "log-probabilities as the logits that they are"
+        )
+    return options
+
+
+resolved, resolved_nll = constexpr(resolve), constexpr(resolve_nll)
+
+
+@constexpr
+def _refuse_twice(op: str, name: str, other: str) -> None:
+    raise TypeError(f"{op}: {name} and {other} are the same argument, and both are given")
+
+
+def either(op, name, value, other, other_value):
+    """The value of an argument that has two names; code that runs and code that is compiled call it."""
+    if other_value is None:
+        return value
+    if value is not None:
+        _refuse_twice(op, name, other)
+    return other_value
