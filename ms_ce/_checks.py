@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 
+from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import functional as F
+from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce.ops.options import Options
 
@@ -79,10 +81,34 @@ def _number(op: str, name: str, value) -> float:
 checked_options = constexpr(make_options)
 
 
-@constexpr
-def check_tensor(op: str, name: str, is_tensor: bool, got: str) -> None:
-    if not is_tensor:
-        raise TypeError(f"{op}: {name} must be a mindspore.Tensor, got {got}")
+class _RefuseNonTensor(PrimitiveWithInfer):
+    """Raises, wherever Python runs or a graph that holds it is compiled.
+
+    No constant expression, which takes no tuple of tensors; and graph code must not ask for `type(value)`, which strict
+    syntax (`jit(fullgraph=True)`, export) does not compile.
+    """
+
+    def __init__(self):
+        super().__init__("ms_ce_refuse_non_tensor")
+
+    def __call__(self, op, name, value):
+        raise TypeError(f"{op}: {name} must be a mindspore.Tensor, got {type(value).__name__}")
+
+    def __infer__(self, op, name, value):
+        known, dtype = value["value"], value["dtype"]
+        sequence = known is None and isinstance(dtype, (list, tuple))
+        got = type(dtype if sequence else known).__name__
+        if known is None and dtype is not None and not sequence:
+            got = str(dtype)
+        raise TypeError(f"{op['value']}: {name['value']} must be a mindspore.Tensor, got {got}")
+
+
+_refuse_non_tensor = _RefuseNonTensor()
+
+
+def check_tensor(op, name, value):
+    if not isinstance(value, Tensor):
+        _refuse_non_tensor(op, name, value)
 
 
 @constexpr

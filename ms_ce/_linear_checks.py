@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numbers import Integral
 
-from mindspore import Parameter, Tensor
+from mindspore import Parameter
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -126,19 +126,17 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
 
 def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
     """Everything that can be known of the tensors before the kernel runs."""
-    _checks.check_tensor(op, "input", isinstance(input, Tensor), type(input))
-    _checks.check_tensor(
-        op, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight)
-    )
-    _checks.check_tensor(op, "target", isinstance(target, Tensor), type(target))
+    _checks.check_tensor(op, "input", input)
+    _checks.check_tensor(op, "linear_weight", linear_weight)
+    _checks.check_tensor(op, "target", target)
     bias_dtype, bias_rank, bias_shape = None, None, None
     if linear_bias is not None:
-        _checks.check_tensor(op, "linear_bias", isinstance(linear_bias, Tensor), type(linear_bias))
+        _checks.check_tensor(op, "linear_bias", linear_bias)
         bias_dtype, bias_rank = linear_bias.dtype, linear_bias.ndim
         bias_shape = _checks.known_shape(linear_bias)
     weight_dtype, weight_rank, weight_shape = None, None, None
     if weight is not None:
-        _checks.check_tensor(op, "weight", isinstance(weight, Tensor), type(weight))
+        _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
         weight_shape = _checks.known_shape(weight)
     _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)

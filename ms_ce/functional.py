@@ -36,11 +36,11 @@ class LossStats(NamedTuple):
 
 def check_inputs(op, logits_name, logits, target, weight, options, probabilities):
     """Everything that can be known of the tensors before the kernel runs."""
-    _checks.check_tensor(op, logits_name, isinstance(logits, Tensor), type(logits))
-    _checks.check_tensor(op, "target", isinstance(target, Tensor), type(target))
+    _checks.check_tensor(op, logits_name, logits)
+    _checks.check_tensor(op, "target", target)
     weight_dtype, weight_rank, weight_shape = None, None, None
     if weight is not None:
-        _checks.check_tensor(op, "weight", isinstance(weight, Tensor), type(weight))
+        _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
         weight_shape = _checks.known_shape(weight)
     _checks.check_dtypes(op, logits_name, logits.dtype, target.dtype, weight_dtype, probabilities)

@@ -137,8 +137,9 @@ def _prepared(logits, target, weight):
     real = _real(logits)
     if weight is not None:
         weight = weight.astype(real)
-    if not is_class_index(target.dtype):
-        target = target.astype(real)
+    # A class index would get gradients through its masks, which are bool and which MindSpore cannot add.
+    indices = is_class_index(target.dtype)
+    target = ops.stop_gradient(target) if indices else target.astype(real)
     x = logits.astype(real)
     if logits.ndim == 1:
         return x.expand_dims(0), target.expand_dims(0), weight
@@ -308,10 +309,12 @@ def nll_loss(log_prob, target, weight, options: Options):
 def cross_entropy_value_and_grad(logits, target, weight, options: Options):
     """(loss, total_weight, lse, grad_logits); reduction mean or sum."""
 
-    def losses(logits, target):
+    def losses(logits, target, weight):
         return cross_entropy(logits, target, weight, options)
 
-    (loss, total_weight, lse), grad = ops.value_and_grad(losses, 0, None, True)(logits, target)
+    # weight is passed: a graph does not differentiate a function that holds a tensor of its caller's.
+    gradient = ops.value_and_grad(losses, 0, None, True)
+    (loss, total_weight, lse), grad = gradient(logits, target, weight)
     return loss, total_weight, lse, grad
 
 

@@ -276,16 +276,12 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""
-        _checks.check_tensor(_OP, "input", isinstance(input, Tensor), type(input))
-        _checks.check_tensor(
-            _OP, "linear_weight", isinstance(linear_weight, Tensor), type(linear_weight)
-        )
-        _checks.check_tensor(_OP, "target", isinstance(target, Tensor), type(target))
+        _checks.check_tensor(_OP, "input", input)
+        _checks.check_tensor(_OP, "linear_weight", linear_weight)
+        _checks.check_tensor(_OP, "target", target)
         bias_dtype, bias_shape = None, None
         if linear_bias is not None:
-            _checks.check_tensor(
-                _OP, "linear_bias", isinstance(linear_bias, Tensor), type(linear_bias)
-            )
+            _checks.check_tensor(_OP, "linear_bias", linear_bias)
             bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
         weight_dtype = None if self.weight is None else self.weight.dtype
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)

@@ -1,0 +1,72 @@
+"""Strict syntax: a graph of ours needs nothing that MindSpore runs outside of the graph."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import ms_ce
+from tests.integration.programs import PROGRAMS, Gradient, numpy_of
+from tests.tolerances import MODES_AGREE
+
+
+def agree(got, want):
+    for value, expected in zip(numpy_of(got), numpy_of(want), strict=True):
+        np.testing.assert_allclose(value, expected, **MODES_AGREE)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_fullgraph(name, backend):
+    program = PROGRAMS[name]
+    network, tensors = program.make(backend), program.tensors()
+    agree(ms.jit(network, fullgraph=True)(*tensors), network(*tensors))
+
+
+@pytest.mark.parametrize("name", [name for name in PROGRAMS if PROGRAMS[name].differentiable])
+def test_fullgraph_gradient(name, backend):
+    program = PROGRAMS[name]
+    network, tensors = Gradient(program.make(backend)), program.tensors()
+    agree(ms.jit(network, fullgraph=True)(*tensors), network(*tensors))
+
+
+@pytest.fixture
+def strict():
+    ms.set_context(mode=ms.GRAPH_MODE, jit_syntax_level=ms.STRICT)
+    yield
+    ms.set_context(mode=ms.PYNATIVE_MODE, jit_syntax_level=ms.LAX)
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_strict_context(name, backend, strict):
+    program = PROGRAMS[name]
+    network, tensors = program.make(backend), program.tensors()
+    got = network(*tensors)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    agree(got, network(*tensors))
+
+
+REFUSED = {
+    "number": (3, "int"),
+    "array": (np.zeros((2, 3)), "ndarray"),
+    "none": (None, "NoneType"),
+    "tuple": ((Tensor([[1.0, 2.0]]), Tensor([1.0])), "tuple"),
+    "list": ([Tensor([[1.0, 2.0]])], "list"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("fullgraph", (False, True))
+def test_refused(kind, fullgraph):
+    """What is no tensor is refused by name of its type, in the words of PyNative."""
+    value, name = REFUSED[kind]
+
+    def loss(input, target):
+        return ms_ce.cross_entropy(input, target)
+
+    message = f"cross_entropy: input must be a mindspore.Tensor, got {name}"
+    with pytest.raises(TypeError, match=message):
+        loss(value, Tensor([0]))
+    with pytest.raises(TypeError, match=message):
+        ms.jit(loss, fullgraph=fullgraph)(value, Tensor([0]))
