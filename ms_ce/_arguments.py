@@ -154,9 +154,45 @@ def _refuse_twice(op: str, name: str, other: str) -> None:
 
 
 def either(op, name, value, other, other_value):
-    """The value of an argument that has two names; code that runs and code that is compiled call it."""
+    """The value of a function's argument that has two names; code that runs and code that is compiled call it."""
     if other_value is None:
         return value
     if value is not None:
         _refuse_twice(op, name, other)
     return other_value
+
+
+_INPUTS = {"input": ("input", "logits"), "target": ("target", "labels")}
+
+
+@constexpr
+def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
+    """Each of a Cell's two inputs once, under one of its names."""
+    if by_position > len(_INPUTS):
+        raise TypeError(f"{op}: the inputs are input and target, got {by_position} by position")
+    known = [name for names in _INPUTS.values() for name in names]
+    for name in by_name:
+        if name not in known:
+            raise TypeError(f"{op}: the inputs are {', '.join(known)}, got {name}")
+    for position, (kind, names) in enumerate(_INPUTS.items()):
+        given = ["the one by position"] if position < by_position else []
+        given += [name for name in names if name in by_name]
+        if not given:
+            raise TypeError(f"{op}: {kind} is missing; it is also called {names[1]}")
+        if len(given) > 1:
+            raise TypeError(f"{op}: {kind} is given twice: {' and '.join(given)}")
+
+
+def input_and_target(op, tensors, names):
+    """The inputs of a Cell from its positional and its named ones.
+
+    A Cell takes them as `*tensors, **names`: inside a compiled graph MindSpore differentiates no Cell that has inputs
+    with defaults.
+    """
+    _check_inputs(op, len(tensors), tuple(names.keys()))
+    if len(tensors) == 2:
+        return tensors[0], tensors[1]
+    target = names["labels"] if "labels" in names else names["target"]
+    if len(tensors) == 1:
+        return tensors[0], target
+    return names["logits"] if "logits" in names else names["input"], target

@@ -79,9 +79,8 @@ class CrossEntropyLoss(nn.Cell):
         self.gradient_in_forward = gradient_in_forward
         self.backend = choose(op, backend)
 
-    def construct(self, input=None, target=None, *, logits=None, labels=None):
-        input = _arguments.either(self.op, "input", input, "logits", logits)
-        target = _arguments.either(self.op, "target", target, "labels", labels)
+    def construct(self, *tensors, **names):
+        input, target = _arguments.input_and_target(self.op, tensors, names)
         return functional.cross_entropy_on(
             self.op,
             self.backend,
@@ -145,9 +144,8 @@ class NLLLoss(nn.Cell):
         )
         self.backend = choose(op, backend)
 
-    def construct(self, input=None, target=None, *, logits=None, labels=None):
-        input = _arguments.either(self.op, "input", input, "logits", logits)
-        target = _arguments.either(self.op, "target", target, "labels", labels)
+    def construct(self, *tensors, **names):
+        input, target = _arguments.input_and_target(self.op, tensors, names)
         loss, _ = functional.nll_loss_on(
             self.op, self.backend, input, target, self.weight, self.options
         )

@@ -213,8 +213,27 @@ def test_cells_by_both_names(cell, options, expected, run):
     actual = [run(loss, x, y), run(by_name, x, y), loss(logits=x, labels=y), loss(x, labels=y)]
     for result in actual:
         np.testing.assert_allclose(to_numpy(result), expected, rtol=1e-6)
-    gradient = to_numpy(run(ms.grad(by_name), x, y))
-    np.testing.assert_array_equal(gradient, to_numpy(run(ms.grad(loss), x, y)))
+
+
+@pytest.mark.parametrize("cell", [ms_ce.CrossEntropyLoss, ms_ce.NLLLoss], ids=ids)
+def test_gradient_of_a_cell_by_both_names(cell, run):
+    """Taken outside of the compiled graph and inside, of the Cell itself and through names."""
+    loss = cell(ms.Tensor(WEIGHT), 1, "sum")
+    by_name = _Named(loss)
+
+    def inside(x, y):
+        return ms.grad(loss)(x, y)
+
+    def inside_by_name(x, y):
+        return ms.grad(by_name)(x, y)
+
+    function = (
+        reference.cross_entropy_grad if cell is ms_ce.CrossEntropyLoss else reference.nll_loss_grad
+    )
+    expected = function(LOGITS, LABELS, WEIGHT, 1, "sum").logits
+    for gradient in (ms.grad(loss), ms.grad(by_name), inside, inside_by_name):
+        actual = to_numpy(run(gradient, *TENSORS_GIVEN[:2]))
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)
 
 
 # options by position and by keyword, what the error names
@@ -289,14 +308,27 @@ def test_a_tensor_given_by_two_names(line, text, run):
         run(line, *TENSORS_GIVEN)
 
 
-def test_a_tensor_given_by_two_names_to_a_cell(run):
-    loss = ms_ce.CrossEntropyLoss()
+# what a Cell is called with, what the error says
+CELL_INPUTS = [
+    (lambda loss, x, y: loss(x, y, logits=x), "input is given twice: the one by position and logits"),
+    (lambda loss, x, y: loss(input=x, logits=x, labels=y), "input is given twice: input and logits"),
+    (lambda loss, x, y: loss(x, y, labels=y), "target is given twice: the one by position and labels"),
+    (lambda loss, x, y: loss(x), "target is missing; it is also called labels"),
+    (lambda loss, x, y: loss(labels=y), "input is missing; it is also called logits"),
+    (lambda loss, x, y: loss(x, label=y), "the inputs are input, logits, target, labels, got label"),
+    (lambda loss, x, y: loss(x, y, x), "the inputs are input and target, got 3 by position"),
+]  # fmt: skip
 
-    def twice(x, y):
-        return loss(x, y, logits=x)
 
-    with pytest.raises(TypeError, match="CrossEntropyLoss: input and logits are the same argument"):
-        run(twice, *TENSORS_GIVEN[:2])
+@pytest.mark.parametrize(("call", "text"), CELL_INPUTS)
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_inputs_of_a_cell_that_do_not_fit(call, text, mode):
+    ms.set_context(mode=mode)
+    try:
+        with pytest.raises(TypeError, match=f"CrossEntropyLoss: {text}"):
+            call(ms_ce.CrossEntropyLoss(), *TENSORS_GIVEN[:2])
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 def test_nll_loss_smooths_nothing():
