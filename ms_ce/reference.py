@@ -260,6 +260,14 @@ def cross_entropy_hvp(
     return from_rows(out, shape)
 
 
+def lse_grad(logits, *, softcap=None, logit_scale=1.0) -> Array:
+    """Derivative of each row's lse with respect to its logits: the softmax, without scale and cap."""
+    shape = np.shape(logits)
+    anything = np.zeros(rows_shape(shape), np.int64)
+    r = _prepare(logits, anything, None, -1, "none", 0.0, softcap, logit_scale)
+    return from_rows(r.p * r.slope, shape)
+
+
 def nll_loss(
     log_prob, target, weight=None, ignore_index=-100, reduction="mean"
 ) -> tuple[Array, Array]:

@@ -24,6 +24,7 @@ def load_reference() -> ModuleType:
 
 
 reference = load_reference()
+_OF_LSE = ("softcap", "logit_scale")
 
 
 class Loss:
@@ -154,6 +155,16 @@ class Loss:
         upstream = to_float64(grad_loss)
         arguments = self._reference_arguments()
         return reference.cross_entropy_grad(*arguments, **self.settings, grad_loss=upstream)
+
+    def reference_direction_mean(self, direction: np.ndarray) -> np.ndarray:
+        """Σ p·d of each row, the derivative of its lse along the direction; 0 where the row is ignored."""
+        logits, target, _ = self._reference_arguments()
+        softmax = {name: self.settings[name] for name in _OF_LSE if name in self.settings}
+        rows = reference.to_rows(reference.lse_grad(logits, **softmax) * to_float64(direction))
+        mean = rows.sum(1).reshape(self.rows)
+        if self.probability:
+            return mean
+        return np.where(target == self.settings.get("ignore_index", -100), 0.0, mean)
 
     def reference_hvp(self, direction: np.ndarray, grad_loss: np.ndarray) -> np.ndarray:
         return reference.cross_entropy_hvp(

@@ -83,21 +83,31 @@ def test_gradients(isa_library: Library, case: Case, dtype: str) -> None:
         check_close(to_float64(grad), expected.weight, name, wide, "grad_weight")
 
 
+def sum_of_rows(loss: Loss, direction: np.ndarray) -> np.ndarray:
+    """The derivative of the loss along a direction, for each loss that it has."""
+    unit = loss.reference_grad(cast(np.ones(loss.reduced), loss.dtype)).logits
+    rows = reference.to_rows(unit * to_float64(direction)).sum(1)
+    return rows.reshape(loss.rows) if loss.suffix else rows.sum()
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES + SIZES, ids=lambda case: case.name)
 def test_double_backward(isa_library: Library, case: Case, dtype: str) -> None:
     loss, grad_loss = make_loss(isa_library, case, dtype)
     bound = tolerance("cpu", dtype)
     direction = cast(np.random.default_rng(1).normal(size=loss.shape), dtype)
-    by_loss, _, by_logits, mean = loss.double_backward(direction, grad_loss)
+    by_loss, by_z, by_logits, mean = loss.double_backward(direction, grad_loss)
     expected = loss.reference_hvp(direction, grad_loss)
     check_close(to_float64(by_logits), expected, dtype, bound, "hessian times direction")
-    unit = loss.reference_grad(cast(np.ones(loss.reduced), dtype)).logits * to_float64(direction)
-    summed = reference.to_rows(unit).sum(1).reshape(loss.rows) if loss.suffix else unit.sum()
+    summed = sum_of_rows(loss, direction)
     wide = bound._replace(absolute=8 * bound.absolute, relative=4 * bound.relative)
     check_close(to_float64(by_loss), summed, dtype, wide, "derivative by grad_loss")
-    assert mean.shape == loss.rows
-    assert np.all(np.isfinite(mean))
+    expected = loss.reference_direction_mean(direction)
+    check_close(mean, expected, "float64", bound._replace(ulps=0), "direction_mean")
+    without = {**case.options, "z_loss": 0.0}
+    bare = make_loss(isa_library, case._replace(options=without), dtype)[0]
+    by_z_loss = summed - sum_of_rows(bare, direction)
+    check_close(to_float64(by_z), by_z_loss, dtype, wide, "derivative by grad_z_loss")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

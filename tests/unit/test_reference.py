@@ -118,6 +118,19 @@ def test_hessian_vector_product_by_finite_differences(case):
     np.testing.assert_allclose(actual, (upper - lower) / (2 * step), atol=1e-7)
 
 
+@pytest.mark.parametrize("options", [{}, {"logit_scale": 0.3}, {"softcap": 3.0, "logit_scale": 1.5}])
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 2)])
+def test_gradient_of_lse_by_finite_differences(shape, options):
+    logits = np.random.default_rng(0).normal(size=shape)
+    target = np.zeros(reference.rows_shape(shape), int)
+
+    def total(point):
+        return reference.cross_entropy(point, target, **options).lse.sum()
+
+    actual = reference.lse_grad(logits, **options)
+    np.testing.assert_allclose(actual, _central_differences(total, logits), atol=1e-8)
+
+
 @pytest.mark.parametrize("case", NLL_CASES[:8], ids=lambda case: case.name)
 def test_nll_gradients_by_finite_differences(case):
     data = case.inputs("float64")
