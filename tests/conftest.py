@@ -6,6 +6,8 @@ import os
 
 import pytest
 
+from tests import leaks
+
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
 
 
@@ -16,3 +18,12 @@ def pytest_itemcollected(item):
     """
     if item.path.parent.name != "integration" or item.path.stem == "test_examples":
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks():
+    """What a test changes in MindSpore's context or in the environment, it restores, also when it fails."""
+    before = leaks.settings()
+    yield
+    leaked = leaks.restore(before)
+    assert not leaked, f"left for the tests after this one: {leaked}"

@@ -50,11 +50,12 @@ def run_case(case, dtype, backend, run, gradient_in_forward="auto"):
         return function(*arguments) * upstream
 
     expected = reference_of(case, data)
-    actual = run(function, *arguments)
+    loop = backend == "composed"
+    actual = run(function, *arguments, composed_loop=loop)
     assert actual.dtype == getattr(ms, dtype)
     check(actual, expected[0], case, backend, dtype, "loss")
     positions = (1, 2, 4) if case.bias else (1, 2)
-    gradients = run(ms.grad(scaled, positions), upstream, *arguments)
+    gradients = run(ms.grad(scaled, positions), upstream, *arguments, composed_loop=loop)
     names = ("gradient of input", "gradient of linear_weight", "gradient of linear_bias")
     for name, gradient, value in zip(names, gradients, expected[1:], strict=False):
         check(gradient, value, case, backend, dtype, name)
@@ -109,7 +110,8 @@ def test_stats(name, backend, run):
         data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")
     ]
     expected = reference.linear_cross_entropy(*arguments, shift=case.shift, **case.options)
-    for field, actual in zip(expected._fields, run(stats, *tensors[:4]), strict=True):
+    results = run(stats, *tensors[:4], composed_loop=backend == "composed")
+    for field, actual in zip(expected._fields, results, strict=True):
         check(actual, getattr(expected, field), case, backend, "float32", field)
 
 
@@ -128,6 +130,7 @@ def test_gradients_of_stats_flow_through_loss_and_z_loss(backend, run):
     arguments = [data[name] for name in ("input", "linear_weight", "target", "linear_bias")]
     plain = reference.linear_cross_entropy_grad(*arguments)
     both = reference.linear_cross_entropy_grad(*arguments, **case.options)
-    computed = run(ms.grad(combined, (0, 1, 3)), *tensors[:4])
+    loop = backend == "composed"
+    computed = run(ms.grad(combined, (0, 1, 3)), *tensors[:4], composed_loop=loop)
     for actual, of_loss, of_both in zip(computed, plain, both, strict=True):
         check(actual, 5 * of_both - 3 * of_loss, case, backend, "float32", "gradient")

@@ -57,13 +57,6 @@ def check(computed, hidden, linear_weight, target) -> None:
         check_linear(actual.asnumpy(), wanted, "composed", "float32", what)
 
 
-@pytest.fixture
-def graph_mode():
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
 # What "auto" does not choose in test_linear.py: one sweep in a graph, two where Python runs.
 @pytest.mark.parametrize(
     ("name", "dtype", "run", "gradient_in_forward"),

@@ -118,7 +118,9 @@ def test_hessian_vector_product_by_finite_differences(case):
     np.testing.assert_allclose(actual, (upper - lower) / (2 * step), atol=1e-7)
 
 
-@pytest.mark.parametrize("options", [{}, {"logit_scale": 0.3}, {"softcap": 3.0, "logit_scale": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{}, {"logit_scale": 0.3}, {"softcap": 3.0, "logit_scale": 1.5}]
+)
 @pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 2)])
 def test_gradient_of_lse_by_finite_differences(shape, options):
     logits = np.random.default_rng(0).normal(size=shape)
