@@ -32,7 +32,6 @@ def build(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
         env={**base, "PYTHON": sys.executable, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
     )
 
 

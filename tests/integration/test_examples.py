@@ -42,7 +42,6 @@ def run_example(name: str, folder: Path, *options: object) -> str:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))},
         capture_output=True,
         text=True,
-        timeout=300,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
     return finished.stdout

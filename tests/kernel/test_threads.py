@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import multiprocessing.connection
 import os
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 
+from tests import progress
 from tests.kernel.library import PATH, ROOT, Library, cast
 from tests.kernel.operations import Loss
 
@@ -65,13 +66,22 @@ def test_callers_at_once(library: Library) -> None:
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join(timeout=120)
-        assert not caller.is_alive()
+        assert join(caller), "the callers wait for each other"
     assert not wrong
 
 
-def child(queue: multiprocessing.Queue) -> None:
-    queue.put(everything(Loss(Library(), *make(0))))
+def join(thread: threading.Thread) -> bool:
+    """Waits for the end; False where it does not come nearer."""
+
+    def ended(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
+    return progress.wait(ended, progress.Watch(lambda: [os.getpid()]))
+
+
+def child(answer: multiprocessing.connection.Connection) -> None:
+    answer.send(everything(Loss(Library(), *make(0))))
 
 
 def test_a_forked_child_computes_too(library: Library) -> None:
@@ -79,12 +89,16 @@ def test_a_forked_child_computes_too(library: Library) -> None:
     library.set_threads(3)
     expected = everything(Loss(library, *make(0)))
     context = multiprocessing.get_context("fork")
-    queue = context.Queue()
-    process = context.Process(target=child, args=(queue,))
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(sender,))
     process.start()
-    assert queue.get(timeout=120) == expected
-    process.join(timeout=120)
-    assert process.exitcode == 0
+    sender.close()
+    try:
+        assert progress.wait(receiver.poll, progress.Watch(lambda: [process.pid]))
+        assert receiver.recv() == expected
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("0", None), ("x", None)])

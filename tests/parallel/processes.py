@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-# With these a lost rank is noticed in seconds, not in half a minute. Only for tests of exactly that: on a busy machine
-# a living rank may answer late.
-EARLY_DETECTION = {"MS_NODE_TIMEOUT": "6", "MS_RECEIVE_MSG_TIMEOUT": "8"}
+from tests import progress
 
+HERE = Path(__file__).resolve().parent
+# On a busy machine a living rank may answer late; a standstill of the launch is noticed here.
+PATIENCE = {"MS_NODE_TIMEOUT": "600", "MS_RECEIVE_MSG_TIMEOUT": "600", "MS_TOPO_TIMEOUT": "1800"}
 
 JOB = "MS_CE_TEST_JOB"  # an environment variable that marks all processes of a launch
 _running: set[str] = set()
@@ -25,10 +25,9 @@ _running: set[str] = set()
 
 @dataclass(frozen=True)
 class Finished:
-    """How a launch ended: exit code (None when it had to be killed), seconds, everything it printed."""
+    """How a launch ended: exit code (None when it had to be killed), and everything it printed."""
 
     code: int | None
-    seconds: float
     output: str
     job: str
 
@@ -36,18 +35,16 @@ class Finished:
 def run(
     command: Sequence[str],
     directory: Path,
-    seconds: float,
     environment: Mapping[str, str],
     enough: Callable[[str], bool] | None = None,
 ) -> Finished:
-    """Run to the end, to `seconds`, or until what was printed is `enough`; then no process of the launch is left."""
+    """Run to the end, to a standstill, or until what was printed is `enough`; then no process of the launch is left."""
     search_path = os.pathsep.join(map(str, [package_parent(), HERE, HERE.parents[1]]))
     # msrun starts the first "python" that it finds.
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     job = uuid.uuid4().hex
     fixed = {JOB: job, "GLOG_v": "3", "PYTHONPATH": search_path, "PATH": programs}
     variables = {**os.environ, **fixed, **environment}
-    started = time.monotonic()
     log = directory / "launcher.log"
     with log.open("wb") as sink:
         process = subprocess.Popen(
@@ -60,24 +57,31 @@ def run(
         )
         _running.add(job)
         try:
-            code = _wait(process, started + seconds, directory, enough)
+            code = _wait(process, job, directory, enough)
         finally:
             kill_job(job)
             process.wait()
             _running.discard(job)
-    return Finished(code, time.monotonic() - started, _everything_printed(directory), job)
+    return Finished(code, _everything_printed(directory), job)
 
 
 def _wait(
-    process: subprocess.Popen, until: float, directory: Path, enough: Callable[[str], bool] | None
+    process: subprocess.Popen, job: str, directory: Path, enough: Callable[[str], bool] | None
 ) -> int | None:
-    """The exit code, or None where time was up or enough was printed."""
-    while (remaining := until - time.monotonic()) > 0:
+    """The exit code, or None where nothing moved any more or enough was printed."""
+
+    def ended(seconds: float) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(remaining if enough is None else 0.5)
-        if enough is not None and enough(_everything_printed(directory)):
-            break
-    return None
+            process.wait(seconds)
+        return process.returncode is not None or (
+            enough is not None and enough(_everything_printed(directory))
+        )
+
+    progress.wait(
+        ended,
+        progress.Watch(lambda: job_members(job), lambda: len(_everything_printed(directory))),
+    )
+    return process.returncode
 
 
 def kill_job(job: str) -> None:
@@ -123,9 +127,9 @@ def _everything_printed(directory: Path) -> str:
     )
 
 
-def run_script(script: str, arguments: Sequence[str], directory: Path, seconds: float) -> Finished:
+def run_script(script: str, arguments: Sequence[str], directory: Path) -> Finished:
     """A worker in one process."""
-    return run([sys.executable, str(HERE / script), *arguments], directory, seconds, {})
+    return run([sys.executable, str(HERE / script), *arguments], directory, {})
 
 
 def free_port() -> int:
@@ -139,8 +143,7 @@ def run_msrun(
     workers: int,
     arguments: Sequence[str],
     directory: Path,
-    seconds: float,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = PATIENCE,
     enough: Callable[[str], bool] | None = None,
 ) -> Finished:
     """A worker under msrun, with `workers` ranks on this machine."""
@@ -156,4 +159,4 @@ def run_msrun(
         *arguments,
     ]
     one_thread_each = {"OMP_NUM_THREADS": "1"}
-    return run(command, directory, seconds, {**one_thread_each, **(environment or {})}, enough)
+    return run(command, directory, {**one_thread_each, **environment}, enough)

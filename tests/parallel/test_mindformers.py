@@ -12,7 +12,6 @@ import pytest
 
 from tests.parallel.processes import HERE, run
 
-SECONDS = 200
 TOLERANCE = 2e-6
 # Their gradient comes from exp of MindSpore's CPU engine, which is good to about 1e-5 relative.
 GRADIENT_TOLERANCE = 1e-5
@@ -26,7 +25,7 @@ def results_of(part, directory):
         part,
         "results.json",
     ]
-    finished = run(command, directory, SECONDS, {"GLOG_v": "4"})
+    finished = run(command, directory, {"GLOG_v": "4"})
     assert finished.code == 0, finished.output
     return json.loads((directory / "results.json").read_text())
 

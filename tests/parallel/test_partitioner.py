@@ -12,8 +12,6 @@ import pytest
 from tests.parallel.partitioner_cases import CASES, CLASSES_PER_RANK, ROWS_PER_RANK
 from tests.parallel.processes import run_script
 
-# Against a hang; two idle cores take a minute or two, busy ones have taken ten.
-SECONDS = 1200
 LOSS_TOLERANCE = GRADIENT_TOLERANCE = 2e-6
 # The gradient of 16-bit logits is rounded to 16 bits: half a unit of the last of 11 bits, and gradients are below 0.5.
 HALF_GRADIENT_TOLERANCE = 0.5 * 2**-11
@@ -45,7 +43,7 @@ def results(tmp_path_factory):
     directories = [tmp_path_factory.mktemp("partitioner") for _ in halves]
 
     def compile_and_run(names, directory):
-        return run_script("partitioner_worker.py", ["results.json", *names], directory, SECONDS)
+        return run_script("partitioner_worker.py", ["results.json", *names], directory)
 
     with ThreadPoolExecutor() as pool:
         finished = list(pool.map(compile_and_run, halves, directories))
