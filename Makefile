@@ -10,7 +10,7 @@ CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 # cmake and msrun come from .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-sharded test test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
+.PHONY: demo demo-sharded test test-mutations test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -21,6 +21,10 @@ demo-sharded: $(INSTALLED)
 
 test: $(INSTALLED)
 	python -m pytest -n 2 --dist loadgroup
+
+# Faults planted in the Ascend C kernels, each of which a test must notice. PART=2/8 takes the second eighth of them.
+test-mutations: $(INSTALLED)
+	MS_CE_MUTATION_PART=$(PART) python -m pytest -n 2 --dist load tests/ascend/mutation_run.py
 
 # The same kernel for the processors of Ascend hosts, cross-compiled and run under qemu-user.
 test-aarch64: $(INSTALLED)

@@ -1,7 +1,7 @@
 """One-line faults of the kernels and their tiling, and the tests that must notice each of them.
 
-`python -m pytest tests/ascend/mutation_run.py` applies them one at a time to a copy of custom_aicore/ and runs the named
-tests against it; test_mutations.py, part of the suite, checks that the list still fits the sources.
+`make test-mutations` applies them one at a time to a copy of custom_aicore/ and runs the named tests against it, and CI an
+eighth of them for each commit; test_mutations.py, part of the suite, checks that the list still fits the sources.
 """
 
 # ruff: noqa: E501
@@ -19,6 +19,14 @@ class Mutation(NamedTuple):
     old: str
     new: str
     tests: tuple[str, ...]
+
+
+def part(mutations: tuple[Mutation, ...], which: str) -> tuple[Mutation, ...]:
+    """The mutations of "2/8", the second of eight parts, which take turns in the list."""
+    number, parts = map(int, which.split("/"))
+    if not 1 <= number <= parts:
+        raise ValueError(f"a part must be 1/{parts} to {parts}/{parts}, got {which}")
+    return mutations[number - 1 :: parts]
 
 
 TILING, VECTOR, ROWS = "ms_ce_tiling.h", "ms_ce_vector.h", "ms_ce_rows.h"
