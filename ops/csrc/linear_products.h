@@ -173,13 +173,15 @@ MS_CE_INLINE A* TilesOf(const LinearChunk& chunk, int64_t row) {
 }
 
 // work(feature, features, offset) on the tiles of all features, the offset being that in the copies of a
-// panel. All but the first begin with a line of the weight's gradient.
+// panel. All but the first begin with a line of the weight's gradient, or within it where tiles are
+// narrower.
 template <class A, class Work>
 MS_CE_INLINE void ForTiles(const LinearChunk& chunk, Work work) {
-  for (int64_t begin = -chunk.shift; begin < chunk.features; begin += kTileColumns<A>) {
+  const int64_t shift = chunk.shift % kTileColumns<A>;
+  for (int64_t begin = -shift; begin < chunk.features; begin += kTileColumns<A>) {
     const int64_t first = begin < 0 ? 0 : begin;
     const int64_t end = Least(begin + kTileColumns<A>, chunk.features);
-    work(first, end - first, (begin + chunk.shift) * chunk.panel_rows + first - begin);
+    work(first, end - first, (begin + shift) * chunk.panel_rows + first - begin);
   }
 }
 

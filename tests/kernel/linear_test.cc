@@ -11,7 +11,8 @@ namespace {
 struct Case {
   int64_t rows, features, classes, chunk_rows;
   const char* dtype;
-  bool biased, misaligned;
+  bool biased;
+  size_t past;  // elements behind a cache line
 };
 
 struct Inputs {
@@ -27,8 +28,8 @@ Inputs MakeInputs(const Case& test, unsigned seed) {
   std::normal_distribution<double> normal(0.0, 1.0);
   Options options;
   options.label_smoothing = seed % 3 == 0 ? 0.1 : 0.0;
-  Inputs in{Tensor(test.dtype, {test.rows, test.features}, test.misaligned),
-            Tensor(test.dtype, {test.classes, test.features}, test.misaligned),
+  Inputs in{Tensor(test.dtype, {test.rows, test.features}, test.past),
+            Tensor(test.dtype, {test.classes, test.features}, test.past),
             Tensor("int64", {test.rows}),
             Tensor(test.dtype, test.biased ? Shape{test.classes} : Shape{}),
             Tensor(test.dtype, {}),
@@ -53,8 +54,8 @@ Outputs RunOnce(const Case& test, Inputs* in) {
   Outputs out{Tensor(test.dtype, {}),
               Tensor("float64", {}),
               Tensor("float64", {test.rows}),
-              Tensor(test.dtype, in->hidden.shape(), test.misaligned),
-              Tensor(test.dtype, in->linear_weight.shape(), test.misaligned),
+              Tensor(test.dtype, in->hidden.shape(), test.past),
+              Tensor(test.dtype, in->linear_weight.shape(), test.past),
               Tensor(test.dtype, in->bias.shape()),
               Tensor("float64", {})};
   const std::string error = Run(LinearCrossEntropyValueAndGrad,
@@ -162,9 +163,13 @@ void TestLinear() {
   unsigned seed = 1;
   for (const auto& size : sizes) {
     for (const char* dtype : {"float32", "float16", "bfloat16", "float64"}) {
-      TestCase({size[0], size[1], size[2], size[3], dtype, seed % 2 == 0, seed % 5 < 2}, seed);
+      TestCase({size[0], size[1], size[2], size[3], dtype, seed % 2 == 0, seed % 5 < 2 ? 1u : 0u}, seed);
       ++seed;
     }
+  }
+  // Rows of the weight's gradient are whole cache lines, and begin anywhere behind one.
+  for (size_t past = 2; past < 16; ++past) {
+    for (const char* dtype : {"float32", "float64"}) TestCase({7, 16, 13, 3, dtype, true, past}, seed++);
   }
 }
 

@@ -72,12 +72,12 @@ inline double FromBrain(uint16_t bits) {
 
 class Tensor {
  public:
-  // `misaligned` moves the data by one element from a 64-byte boundary.
-  Tensor(const std::string& dtype, const Shape& shape, bool misaligned = false)
+  // The data begin `past` elements behind a 64-byte boundary.
+  Tensor(const std::string& dtype, const Shape& shape, size_t past = 0)
       : dtype_(dtype), shape_(shape), bytes_(static_cast<size_t>(Count(shape)) * SizeOf(dtype)) {
-    storage_.assign(bytes_ + 2 * kGuard + 128, kGuardByte);
+    storage_.assign(bytes_ + 2 * kGuard + 64 + past * SizeOf(dtype), kGuardByte);
     const auto start = reinterpret_cast<uintptr_t>(storage_.data() + kGuard);
-    offset_ = kGuard + (64 - start % 64) % 64 + (misaligned ? SizeOf(dtype) : 0);
+    offset_ = kGuard + (64 - start % 64) % 64 + past * SizeOf(dtype);
     std::memset(data(), 0xff, bytes_);  // nan in every floating dtype, and no valid index
   }
 
