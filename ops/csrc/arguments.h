@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "float_environment.h"
 #include "problem.h"
 
 namespace ms_ce {
@@ -21,7 +22,8 @@ struct Tensor {
   Array array() const { return {data, dtype}; }
 };
 
-// One AOT call, whose tensors are read in order.
+// One AOT call, whose tensors are read in order. Every operation has one from its first line to its last,
+// and computes in its environment.
 class Call {
  public:
   Call(int nparam, void** params, const int* ndims, int64_t** shapes, const char** dtypes)
@@ -30,6 +32,7 @@ class Call {
   void ExpectEnd() const;
 
  private:
+  FloatEnvironment environment_;
   int nparam_;
   void** params_;
   const int* ndims_;

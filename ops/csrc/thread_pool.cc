@@ -13,6 +13,8 @@
 #include <system_error>
 #include <thread>
 
+#include "float_environment.h"
+
 namespace ms_ce {
 namespace {
 
@@ -95,6 +97,7 @@ class ThreadPool {
   }
 
   void Serve() {
+    const FloatEnvironment environment;
     uint64_t served = 0;
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {

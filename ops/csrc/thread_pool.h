@@ -10,7 +10,7 @@ namespace ms_ce {
 
 // Calls work(unit) for every unit in [0, units), on the caller and on workers. Work that is too small
 // to repay waking a worker stays on the caller, and so does the work of a second caller while the pool
-// is busy. `work` must not throw.
+// is busy. Workers compute in a FloatEnvironment, the caller in what it has. `work` must not throw.
 void ParallelFor(int64_t units, int64_t elements, const std::function<void(int64_t)>& work);
 
 // Those that ParallelFor shares work among.

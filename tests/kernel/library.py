@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,9 @@ def options(
 class Library:
     """The operations of one libms_ce.so."""
 
+    # A context manager for nothing but the operation: what it does to its thread, Python does not see.
+    around: Callable[[], AbstractContextManager] = nullcontext
+
     def __init__(self, path: Path = PATH):
         self.handle = ctypes.CDLL(str(path))
         self.handle.MsCeTry.restype = ctypes.c_char_p
@@ -98,7 +103,7 @@ class Library:
         arrays = [*inputs, *outputs]
         count = len(arrays)
         shapes = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays]
-        message = self.handle.MsCeTry(
+        arguments = (
             getattr(self.handle, name),
             count,
             (ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
@@ -108,5 +113,7 @@ class Library:
             ),
             (ctypes.c_char_p * count)(*[dtype_name(a).encode() for a in arrays]),
         )
+        with self.around():
+            message = self.handle.MsCeTry(*arguments)
         if message is not None:
             raise RuntimeError(message.decode())

@@ -1,0 +1,269 @@
+"""The calling thread's floating-point environment: no operation's results depend on it, and none changes it."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from tests.kernel.float_environment import ENVIRONMENTS, UNMASKED, changed, registers
+from tests.kernel.library import ROOT, Library, cast, empty, options, to_float64
+from tests.kernel.operations import Loss
+from tests.tolerances import check_close, tolerance
+
+DTYPES = ("float32", "float16", "bfloat16", "float64")
+
+# A denormal of each dtype, some binary digits above the smallest.
+TINY = {"float32": 3e-40, "float16": 2e-5, "bfloat16": 3e-39, "float64": 3e-310}
+
+# Rows enough for three and for eight threads (kMinElementsPerThread in ops/csrc/thread_pool.cc).
+ROWS, MANY_ROWS = 420, 1110
+CLASSES, FEATURES = 950, 16
+
+# Every operation, as often as it has ways to reduce.
+BOTH = ("none", "mean")
+REDUCTIONS = {
+    "CrossEntropyForward": ("mean",),
+    "CrossEntropyForwardRows": ("none",),
+    "CrossEntropyStats": ("mean",),
+    "CrossEntropyStatsRows": ("none",),
+    "CrossEntropyBackward": BOTH,
+    "CrossEntropyDoubleBackward": BOTH,
+    "CrossEntropyTargetGrad": BOTH,
+    "CrossEntropyWeightGrad": BOTH,
+    "CrossEntropyValueAndGrad": ("mean",),
+    "CrossEntropyForwardWithGradient": ("mean",),
+    "CrossEntropyRescale": ("mean",),
+    "CrossEntropyPartial": ("none",),
+    "CrossEntropyPartialBackward": ("none",),
+    "CrossEntropyPartialTargetGrad": ("none",),
+    "CrossEntropyPartialWeightGrad": ("none",),
+    "NLLForward": ("mean",),
+    "NLLForwardRows": ("none",),
+    "NLLBackward": BOTH,
+    "LinearCrossEntropyForward": ("mean",),
+    "LinearCrossEntropyForwardRows": ("none",),
+    "LinearCrossEntropyStats": ("mean",),
+    "LinearCrossEntropyStatsRows": ("none",),
+    "LinearCrossEntropyBackward": BOTH,
+    "LinearCrossEntropyValueAndGrad": ("mean",),
+    "LinearCrossEntropyRescale": ("mean",),
+}
+
+
+@functools.lru_cache(maxsize=4)
+def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[str, np.ndarray]:
+    """Arguments by the names of ops/csrc/cross_entropy.h. A third of their numbers is denormal; of the weights and
+    the scalar upstream gradients, by which results are multiplied, all are."""
+    random = np.random.default_rng(11)
+
+    def draw(*shape: int, tiny: float = 1 / 3) -> np.ndarray:
+        size = np.where(random.random(shape) < tiny, TINY[dtype], 1.0)
+        return cast(random.normal(size=shape) * size, dtype)
+
+    def draw_upstream() -> np.ndarray:
+        return draw(rows) if reduction == "none" else draw(tiny=1.0)
+
+    target = draw(rows, CLASSES) if probabilities else random.integers(0, CLASSES, rows)
+    return {
+        "logits": draw(rows, CLASSES),
+        "target": target,
+        "weight": cast((random.random(CLASSES) + 0.5) * TINY[dtype], dtype),
+        "direction": draw(rows, CLASSES),
+        "grad_loss": draw_upstream(),
+        "grad_z_loss": draw_upstream(),
+        "lse": random.normal(size=rows) + 7.0,
+        "mass": random.random(rows),
+        "total_weight": np.array(1.7),
+        "applied": np.array(np.nan),
+        "options": options(
+            reduction=reduction,
+            label_smoothing=0.1,
+            z_loss=0.01,
+            has_weight=True,
+            has_grad_z_loss=True,
+        ),
+        "input": draw(rows, FEATURES),
+        "linear_weight": draw(CLASSES, FEATURES),
+        "linear_bias": draw(CLASSES),
+        "plan": np.zeros(2, np.int64),
+    }
+
+
+def arguments(
+    name: str, dtype: str, reduction: str, probabilities: bool = False, rows: int = ROWS
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Inputs and outputs of one call, in order."""
+    given = drawn(dtype, reduction, probabilities, rows)
+    loss = empty((rows,) if reduction == "none" else (), dtype)
+    total, lse = empty((), "float64"), empty((rows,), "float64")
+    statistics = [loss.copy(), empty((), "int64"), loss.copy()]
+
+    def like(*names: str) -> list[np.ndarray]:
+        return [empty(given[name].shape, dtype) for name in names]
+
+    base = "logits target weight"
+    saved = f"{base} lse total_weight options"
+    both = "grad_loss grad_z_loss"
+    linear = "input linear_weight target linear_bias weight"
+    grads = ("input", "linear_weight", "linear_bias")
+    inputs, outputs = {
+        "CrossEntropyForward": (f"{base} options", [loss, total, lse]),
+        "CrossEntropyStats": (f"{base} options", [loss, total, lse, *statistics]),
+        "CrossEntropyBackward": (f"{both} {saved}", like("logits")),
+        "CrossEntropyDoubleBackward": (
+            f"direction {both} {saved}",
+            [loss, loss.copy(), *like("logits"), lse],
+        ),
+        "CrossEntropyTargetGrad": (f"grad_loss {saved}", like("logits")),
+        "CrossEntropyWeightGrad": (f"grad_loss {saved}", like("weight")),
+        "CrossEntropyValueAndGrad": (f"{base} options", [loss, total, lse, *like("logits")]),
+        "CrossEntropyForwardWithGradient": (
+            f"{base} options",
+            [loss, total, lse, *like("logits"), empty((), "float64")],
+        ),
+        "CrossEntropyRescale": (f"grad_loss {saved} direction applied", [empty((), "float64")]),
+        "CrossEntropyPartial": (f"{base} options", [empty((rows, 3), "float64")]),
+        "CrossEntropyPartialBackward": (f"{both} {base} lse mass options", like("logits")),
+        "NLLForward": (f"{base} options", [loss, empty((), dtype)]),
+        "NLLBackward": ("grad_loss target weight logits options", like("logits")),
+        "LinearCrossEntropyForward": (f"{linear} options plan", [loss, total, lse]),
+        "LinearCrossEntropyStats": (f"{linear} options plan", [loss, total, lse, *statistics]),
+        "LinearCrossEntropyBackward": (
+            f"{both} {linear} lse total_weight options plan",
+            like(*grads),
+        ),
+        "LinearCrossEntropyValueAndGrad": (
+            f"{linear} options plan",
+            [loss, total, lse, *like(*grads), empty((), "float64")],
+        ),
+        "LinearCrossEntropyRescale": (
+            f"grad_loss {' '.join(grads)} applied",
+            [empty((), "float64")],
+        ),
+    }[re.sub("Rows$|Partial(?=TargetGrad|WeightGrad)", "", name)]
+    return [given[argument] for argument in inputs.split()], outputs
+
+
+def computed(library: Library, name: str, call: tuple[list, list]) -> list[bytes]:
+    """The results; some operations write to what they are given."""
+    inputs, outputs = ([array.copy() for array in arrays] for arrays in call)
+    library.call(name, inputs, outputs)
+    return [array.tobytes() for array in (*inputs, *outputs)]
+
+
+@contextmanager
+def within(library: Library, bits: int) -> Iterator[None]:
+    """Operations find these bits of the control register the other way round, and must leave all as they found it."""
+
+    @contextmanager
+    def around() -> Iterator[None]:
+        with changed(bits):
+            before = registers()
+            yield
+            assert registers() == before
+
+    library.around = around
+    try:
+        yield
+    finally:
+        del library.around
+
+
+def test_every_operation_is_tested() -> None:
+    header = (ROOT / "ops" / "csrc" / "cross_entropy.h").read_text()
+    declared = re.findall(r"^MS_CE_OPERATION(?:_ONE_OUTPUT)?\((\w+)\)", header, re.MULTILINE)
+    assert declared == list(REDUCTIONS)
+
+
+def calls() -> list[object]:
+    kinds = []
+    for name, reductions in REDUCTIONS.items():
+        for reduction in reductions:
+            if "TargetGrad" not in name:
+                kinds.append(pytest.param(name, reduction, False, id=f"{name}-{reduction}"))
+            if "NLL" not in name and name != "LinearCrossEntropyRescale":
+                kinds.append(
+                    pytest.param(name, reduction, True, id=f"{name}-{reduction}-probabilities")
+                )
+    return kinds
+
+
+# What a thread may have set, and on how many threads the operation then runs.
+MIXED = (("flushed down", 3), ("flushed up", 2), ("flushed to zero", 1))
+SINGLE = tuple((name, threads) for name in ENVIRONMENTS for threads in (1, 8))
+
+
+def bits_of(names: str) -> int:
+    return sum(bits for name, bits in ENVIRONMENTS.items() if name in names)
+
+
+def check_bits(library: Library, name: str, call: tuple[list, list], environments: tuple) -> None:
+    library.set_threads(1)
+    with within(library, 0):
+        expected = computed(library, name, call)
+    for environment, threads in environments:
+        library.set_threads(threads)
+        with within(library, bits_of(environment)):
+            results = computed(library, name, call)
+        assert results == expected, f"{environment}, {threads} threads"
+
+
+@pytest.mark.parametrize(("name", "reduction", "probabilities"), calls())
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_results_do_not_depend_on_it(
+    isa_library: Library, name: str, reduction: str, probabilities: bool, dtype: str
+) -> None:
+    check_bits(isa_library, name, arguments(name, dtype, reduction, probabilities), MIXED)
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_results_of_many_threads_do_not_depend_on_it(
+    library: Library, name: str, dtype: str
+) -> None:
+    probabilities = "TargetGrad" in name
+    call = arguments(name, dtype, REDUCTIONS[name][0], probabilities, MANY_ROWS)
+    check_bits(library, name, call, SINGLE)
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS)
+def test_an_error_leaves_it_alone(library: Library, environment: str) -> None:
+    logits, target = np.zeros((3, 5), np.float32), np.array([0, 5, 1])
+    with (
+        within(library, bits_of(environment)),
+        pytest.raises(RuntimeError, match=r"outside \[0, 5\)"),
+    ):
+        Loss(library, logits, target).forward()
+
+
+def test_unmasked_exceptions_do_not_end_the_process(library: Library) -> None:
+    """Nearly every result is inexact, which a thread may have asked to hear of."""
+    call = arguments("CrossEntropyForward", "float32", "mean")
+    expected = computed(library, "CrossEntropyForward", call)
+    with within(library, UNMASKED):
+        assert computed(library, "CrossEntropyForward", call) == expected
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("environment", ["", *ENVIRONMENTS])
+def test_denormal_logits_count(isa_library: Library, environment: str, dtype: str) -> None:
+    """Scaled up to ordinary size, they make an ordinary loss."""
+    random = np.random.default_rng(3)
+    scale = {"float16": 3e4, "float64": 1e308}.get(dtype, 1e38)
+    logits = cast(random.normal(size=(40, 70)) * TINY[dtype], dtype)
+    weight = cast(random.random(70), dtype)
+    loss = Loss(
+        isa_library, logits, random.integers(0, 70, 40), weight, logit_scale=scale, reduction="none"
+    )
+    upstream = cast(random.normal(size=40) * TINY[dtype], dtype)
+    bound = tolerance("cpu", dtype)
+    with within(isa_library, bits_of(environment)):
+        value, grad = loss.forward()[0], loss.backward(upstream)
+    check_close(to_float64(value), loss.reference().loss, dtype, bound, "loss")
+    expected = loss.reference_grad(upstream).logits
+    check_close(to_float64(grad), expected, dtype, bound, "grad_logits")
