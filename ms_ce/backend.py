@@ -6,10 +6,12 @@ by name either serves or says why it cannot; nothing falls back in silence.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import mindspore
+from mindspore import context
+from mindspore._c_expression import ms_ctx_param
 from mindspore.ops import constexpr
 
 from ms_ce.ops import ascend, composed, cpu
@@ -74,7 +76,8 @@ NAMES = tuple(row.name for row in TABLE)
 
 def device_target() -> str:
     """The device that MindSpore runs on: 'CPU', 'Ascend' or 'GPU'."""
-    return mindspore.get_context("device_target")
+    # get_context takes fifty times as long, and every call of a loss asks.
+    return context._context().get_param(ms_ctx_param.device_target)
 
 
 def _reason(row: Backend) -> str | None:
@@ -115,10 +118,15 @@ def partitioned() -> str:
     return f"'composed': {_PRIMITIVES}, since 'ascend' cannot be used: {reason}"
 
 
+@functools.lru_cache(maxsize=4)
+def _first_usable(device: str) -> str:
+    return next(row.name for row in TABLE if _reason(row) is None)
+
+
 def choose(op: str, backend: str = "auto") -> str:
     """The name of the backend that serves `backend`."""
     if backend == "auto":
-        return next(row.name for row in TABLE if _reason(row) is None)
+        return _first_usable(device_target())
     for row in TABLE:
         if row.name == backend:
             reason = _reason(row)
@@ -126,6 +134,12 @@ def choose(op: str, backend: str = "auto") -> str:
                 raise ValueError(f"{op}: backend {backend!r} cannot be used here: {reason}")
             return backend
     raise ValueError(f"{op}: backend must be 'auto' or one of {', '.join(NAMES)}, got {backend!r}")
+
+
+def requested(op: str, backend: str) -> str:
+    """What a Cell keeps of `backend`: a name that serves, or 'auto', which `chosen` answers at each call, since the
+    device may be set after the Cell is made."""
+    return backend if backend == "auto" else choose(op, backend)
 
 
 chosen = constexpr(choose)

@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.common.initializer import Uniform, initializer
 
 from ms_ce import _checks, _linear, _linear_checks
-from ms_ce.backend import choose, chosen
+from ms_ce.backend import chosen, requested
 from ms_ce.functional import LossStats
 from ms_ce.ops.graph import compiling
 
@@ -249,12 +249,13 @@ class LinearCrossEntropyLoss(nn.Cell):
         )
         self.chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
         self.shift, self.gradient_in_forward = shift, gradient_in_forward
-        self.backend = choose(op, backend)
+        self.backend = requested(op, backend)
 
     def construct(self, input, target):
+        backend = chosen(self.op, self.backend)
         return _linear.linear_cross_entropy_on(
             self.op,
-            self.backend,
+            backend,
             input,
             self.linear_weight,
             target,
@@ -263,9 +264,7 @@ class LinearCrossEntropyLoss(nn.Cell):
             self.options,
             self.chunk_bytes,
             self.shift,
-            _linear.gradient_wanted(
-                self.backend, self.gradient_in_forward, self.training, input.dtype
-            ),
+            _linear.gradient_wanted(backend, self.gradient_in_forward, self.training, input.dtype),
         )
 
     def extend_repr(self):

@@ -1,4 +1,4 @@
-"""The losses as Cells: arguments are checked and the backend is chosen once, when the Cell is made."""
+"""The losses as Cells: arguments are checked once, when the Cell is made."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mindspore import nn
 
 from ms_ce import _arguments, _checks, functional
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
-from ms_ce.backend import choose
+from ms_ce.backend import chosen, requested
 
 
 class CrossEntropyLoss(nn.Cell):
@@ -77,13 +77,13 @@ class CrossEntropyLoss(nn.Cell):
         )
         _checks.check_gradient_in_forward(op, gradient_in_forward)
         self.gradient_in_forward = gradient_in_forward
-        self.backend = choose(op, backend)
+        self.backend = requested(op, backend)
 
     def construct(self, *tensors, **names):
         input, target = _arguments.input_and_target(self.op, tensors, names)
         return functional.cross_entropy_on(
             self.op,
-            self.backend,
+            chosen(self.op, self.backend),
             input,
             target,
             self.weight,
@@ -142,12 +142,17 @@ class NLLLoss(nn.Cell):
         self.options = _arguments.resolve_nll(
             op, positional, size_average, ignore_index, reduce, reduction
         )
-        self.backend = choose(op, backend)
+        self.backend = requested(op, backend)
 
     def construct(self, *tensors, **names):
         input, target = _arguments.input_and_target(self.op, tensors, names)
         loss, _ = functional.nll_loss_on(
-            self.op, self.backend, input, target, self.weight, self.options
+            self.op,
+            chosen(self.op, self.backend),
+            input,
+            target,
+            self.weight,
+            self.options,
         )
         return loss
 

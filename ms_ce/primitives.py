@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import nn
 
 from ms_ce import _checks, functional
-from ms_ce.backend import choose
+from ms_ce.backend import chosen, requested
 
 
 class NLLLoss(nn.Cell):
@@ -47,9 +47,14 @@ class NLLLoss(nn.Cell):
     def __init__(self, reduction="mean", ignore_index=-100, *, backend="auto"):
         super().__init__()
         self.options = _checks.make_options("ops.NLLLoss", ignore_index, reduction)
-        self.backend = choose("ops.NLLLoss", backend)
+        self.backend = requested("ops.NLLLoss", backend)
 
     def construct(self, logits, labels, weight=None):
         return functional.nll_loss_on(
-            "ops.NLLLoss", self.backend, logits, labels, weight, self.options
+            "ops.NLLLoss",
+            chosen("ops.NLLLoss", self.backend),
+            logits,
+            labels,
+            weight,
+            self.options,
         )

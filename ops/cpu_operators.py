@@ -11,7 +11,7 @@ import itertools
 import struct
 
 import numpy as np
-from mindspore import Tensor, get_context
+from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
@@ -19,9 +19,6 @@ from mindspore.ops import operations as P
 from ms_ce.ops import library
 from ms_ce.ops.custom import FLOATS, LABELS, compiled
 from ms_ce.ops.options import ClassBlock, Options
-
-# Operators of the CPU can be made only while it is the device, so on others this module holds none.
-ON_CPU = get_context("device_target") == "CPU"
 
 # As tensor types: a bare dtype with shape () would make a graph see a Python number.
 DOUBLE, INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
@@ -83,7 +80,8 @@ def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
 
 
 def make_operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="both"):
-    if not ON_CPU:
+    """An operator of the library, made when ms_ce is imported, on whatever device; it runs on CPU only."""
+    if library.excluded() is not None:
         return None
     rows = _combinations(pattern, targets)
     return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)

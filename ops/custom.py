@@ -29,6 +29,21 @@ def registration(
     return info.target(target).get_op_info()
 
 
+class _CpuOperator(ops.Custom):
+    """A Custom that is made for the CPU whatever MindSpore's device is at that moment.
+
+    ops.Custom takes every ahead-of-time operator that is made while the device is Ascend for one of Ascend C.
+    """
+
+    @property
+    def is_ascend_c(self) -> bool:
+        return False
+
+    @is_ascend_c.setter
+    def is_ascend_c(self, value: bool) -> None:
+        """The constructor's answer, which goes by the device, is not taken."""
+
+
 def compiled(
     library: str,
     name: str,
@@ -39,7 +54,7 @@ def compiled(
     bprop: Callable | None = None,
 ) -> ops.Custom:
     """The CPU operator `name` of `library`; shapes are inferred by the library's `<name>InferShape`."""
-    return ops.Custom(
+    return _CpuOperator(
         f"{library}:{name}",
         out_shape=None,
         out_dtype=out_dtype,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from pathlib import Path
 
 PATH = Path(__file__).resolve().with_name("libms_ce.so")
@@ -19,8 +20,19 @@ def load() -> ctypes.CDLL:
 
 
 @functools.lru_cache(maxsize=1)
+def excluded() -> str | None:
+    """Why MindSpore would refuse to make operators of the library, or None."""
+    folder = os.environ.get("MS_CUSTOM_AOT_WHITE_LIST")
+    if folder is None or PATH.is_relative_to(os.path.realpath(folder)):
+        return None
+    return f"MS_CUSTOM_AOT_WHITE_LIST={folder} leaves out {PATH.parent}, where libms_ce.so is"
+
+
+@functools.lru_cache(maxsize=1)
 def problem() -> str | None:
     """Why the kernel cannot be used, or None."""
+    if excluded() is not None:
+        return excluded()
     if not PATH.exists():
         return (
             "libms_ce.so was not built: no C++ compiler was found when ms_ce was installed; "

@@ -7,7 +7,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
-from ms_ce.backend import choose
+from ms_ce.backend import chosen, requested
 from ms_ce.functional import cross_entropy_on
 from ms_ce.ops.options import Options
 
@@ -31,7 +31,7 @@ class LocalSums(nn.Cell):
 
     def __init__(self, op: str, options: Options, weight: tuple[float, ...] | None, backend: str):
         super().__init__()
-        self.op, self.backend = op, choose(op, backend)
+        self.op, self.backend = op, requested(op, backend)
         self.options = options._replace(reduction="none")
         self.ignore_index = options.ignore_index
         self.weight = None if weight is None else Tensor(weight, ms.float32)
@@ -51,6 +51,7 @@ class LocalSums(nn.Cell):
         else:
             logits = ops.masked_fill(logits, ops.expand_dims(left_out, 1), 0.0)
             row_weight = ops.cast(ops.logical_not(left_out), ms.float32)
-        rows = cross_entropy_on(self.op, self.backend, logits, target, self.weight, self.options)
+        backend = chosen(self.op, self.backend)
+        rows = cross_entropy_on(self.op, backend, logits, target, self.weight, self.options)
         rows = ops.masked_fill(rows, left_out, 0.0)
         return ops.sum(rows * mask), ops.sum(row_weight * mask)

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
+from ms_ce.backend import chosen
 from ms_ce.ops.options import Options
 from ms_ce.parallel.config import Mesh, refuse_copies_at_compile
 from ms_ce.parallel.fused import IGNORED, FusedClassIndexRows
@@ -255,7 +256,7 @@ class ClassIndexSums(_Rows):
 
     Args:
         op: name of the loss, for messages.
-        backend: "ascend" takes the fused kernel, any other name the primitives.
+        backend: "auto" or a name; "ascend" takes the fused kernel, any other name the primitives.
     """
 
     def __init__(
@@ -269,7 +270,7 @@ class ClassIndexSums(_Rows):
         super().__init__(mesh)
         column = (mesh.rows, 1)
         self.op, self.mesh_rows, self.mesh_classes = op, mesh.rows, mesh.classes
-        self.fused = backend == "ascend"
+        self.backend = backend
         self.ignore_index, self.label_smoothing = options.ignore_index, options.label_smoothing
         self.class_weight = weight
         self.weight = None if weight is None else Tensor(weight, ms.float32)
@@ -304,7 +305,7 @@ class ClassIndexSums(_Rows):
         if self.weight is not None:
             row_weight = self.multiply(self.gather(self.weight, known, 0), row_weight)
         hard = self.scale(row_weight, 1.0 - self.label_smoothing)
-        if self.fused and kernel_takes(logits.dtype):
+        if chosen(self.op, self.backend) == "ascend" and kernel_takes(logits.dtype):
             target = self.as_row(self.replace(label, unused, IGNORED))
             mass = self.shift(hard, self.soft_total)
             row_loss, _ = self.fused_rows(self.as_block(logits), target, mass)

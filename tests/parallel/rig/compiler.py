@@ -2,14 +2,12 @@
 
 The stock wheel refuses semi_auto_parallel on a CPU target, although its partitioner is complete.  Here a target named
 "Ascend" is registered whose start-up does nothing, and MindSpore is told to stop after the front end.  Importing this
-module changes the process for good: use a process of its own.  Verified with the MindSpore version below only.
+module changes the process for good: use a process of its own.
 """
 
-import ctypes
 import gc
 import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 os.environ["MS_DEV_PRECOMPILE_ONLY"] = "1"
 os.environ.setdefault("GLOG_v", "4")
@@ -25,34 +23,13 @@ from mindspore.graph.api import _cell_graph_executor
 from mindspore.parallel._auto_parallel_context import auto_parallel_context
 from mindspore.parallel._utils import _init_auto_parallel_context, _reset_op_id
 from rig.mindir import RankGraph
-
-SUPPORTED_MINDSPORE = "2.10.0"
-# The library is built with the pre-C++11 std::string, hence "Ss" in the mangled name and a string made by hand.
-REGISTER_INIT_FUNCTION = "_ZN9mindspore9MsContext16RegisterInitFuncERKSsPFvPS0_E"
-STRING_CONSTRUCTOR = "_ZNSsC1EPKcRKSaIcE"
-_kept_alive: list[object] = []
+from rig.target import pretend_ascend
 
 
 def register_pretended_ascend() -> None:
     """Register the target and make the two helpers that ask the communication library for sizes answer from context."""
-    if mindspore.__version__ != SUPPORTED_MINDSPORE:
-        raise RuntimeError(
-            f"the partitioner rig is verified with mindspore {SUPPORTED_MINDSPORE}, got {mindspore.__version__}"
-        )
-    core = ctypes.CDLL(str(Path(mindspore.__file__).parent / "lib" / "libmindspore_core.so"))
-    make_string = getattr(ctypes.CDLL("libstdc++.so.6"), STRING_CONSTRUCTOR)
-    make_string.argtypes, make_string.restype = (
-        [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
-        None,
-    )
-    target, allocator = ctypes.c_void_p(), ctypes.c_char()
-    make_string(ctypes.byref(target), b"Ascend", ctypes.byref(allocator))
-    register = getattr(core, REGISTER_INIT_FUNCTION)
-    register.argtypes, register.restype = [ctypes.c_void_p, ctypes.c_void_p], None
-    harmless = ctypes.CDLL(None).getpid
-    register(ctypes.byref(target), ctypes.cast(harmless, ctypes.c_void_p))
-    _kept_alive.append(target)
-    context.set_context(mode=mindspore.GRAPH_MODE, device_target="Ascend")
+    pretend_ascend()
+    context.set_context(mode=mindspore.GRAPH_MODE)
     gc.freeze()  # every compilation collects garbage, and would look through all of MindSpore each time
     communication_operators.get_group_size = _group_size
     parallel_tensor.get_rank = lambda *_: context.get_auto_parallel_context("global_rank")
