@@ -151,6 +151,7 @@ def within(actual, expected, bound, what: str) -> None:
     finite = np.isfinite(expected)
     np.testing.assert_array_equal(actual[~finite], expected[~finite], err_msg=what)
     bound = np.broadcast_to(np.asarray(bound, np.float64).ravel(), expected.shape)
+    assert np.isfinite(bound[finite]).all(), f"{what}: a bound that anything would keep"
     difference = np.abs(np.where(finite, actual, 0.0) - np.where(finite, expected, 0.0))
     excess = np.where(np.isnan(difference), np.inf, difference - bound)
     excess = np.where(finite, excess, -1.0)

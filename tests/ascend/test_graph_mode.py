@@ -5,17 +5,14 @@ MindSpore primitives stand for the operators here: a graph on CPU takes no opera
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn, ops
 
+from ms_ce.ops import ascend
+from ms_ce.ops.options import Options
 from tests.ascend.expected import reference, within
-
-ms = pytest.importorskip("mindspore")
-ascend = pytest.importorskip("ms_ce.ops.ascend")
-
-from mindspore import nn, ops  # noqa: E402
-
-from ms_ce.ops.options import Options  # noqa: E402
 
 ROWS, CLASSES = 6, 30
 

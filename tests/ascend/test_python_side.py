@@ -6,19 +6,17 @@ real ones.
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 import pytest
 
+from ms_ce.ops import ascend
+from ms_ce.ops import ascend_operators as table
+from ms_ce.ops.options import ClassBlock, Options
 from tests.ascend.expected import reference, within
+from tests.ascend.host_calls import run_on_host
 from tests.ascend.host_model import HostModel
 from tests.cases import round_to
-
-ms = pytest.importorskip("mindspore")
-ascend = pytest.importorskip("ms_ce.ops.ascend")
-table = pytest.importorskip("ms_ce.ops.ascend_operators")
-
-from ms_ce.ops.options import ClassBlock, Options  # noqa: E402
-from tests.ascend.host_calls import run_on_host  # noqa: E402
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 MODELS: dict[str, HostModel] = {}

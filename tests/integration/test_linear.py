@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import mindspore as ms
 import pytest
 
@@ -87,6 +89,15 @@ def test_loss_and_gradients(case, dtype, backend, run):
 def test_gradient_in_forward(name, dtype, gradient_in_forward, run):
     case = next(case for case in CASES if case.name == name)
     run_case(case, dtype, "cpu", run, gradient_in_forward)
+
+
+def test_cases_cover_every_option():
+    """Each keyword of the linear loss appears in the cases at a value that is not its default."""
+    parameters = inspect.signature(ms_ce.linear_cross_entropy).parameters
+    tensors = {"input", "linear_weight", "target", "linear_bias", "weight"}
+    for option in set(parameters) - tensors - {"backend", "gradient_in_forward"}:
+        values = {case.extras()[option] for case in CASES if option in case.extras()}
+        assert values - {parameters[option].default}, f"{option} is never off its default"
 
 
 STATS_CASES = ("ignored", "none", "shift none", "everything", "everything probabilities")

@@ -130,9 +130,13 @@ class Loss:
 
     def forward_with_gradient(self) -> tuple[np.ndarray, ...]:
         """loss, total_weight, lse, grad_logits, applied."""
-        out = (*self.value_and_grad(), empty((), "float64"))
-        for results in out:
-            results.fill(0)
+        out = (
+            empty((), self.dtype),
+            empty((), "float64"),
+            empty(self.rows, "float64"),
+            empty(self.shape, self.dtype),
+            empty((), "float64"),
+        )
         self.library.call("CrossEntropyForwardWithGradient", self._inputs(), list(out))
         return out
 

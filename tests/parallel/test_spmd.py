@@ -37,6 +37,11 @@ def names(ranks: int) -> list[str]:
     return computed + NEED_RANKS
 
 
+@pytest.mark.parametrize("ranks", (2, 4))
+def test_every_verdict_has_a_name_of_its_own(ranks):
+    assert len(set(names(ranks))) == len(names(ranks))
+
+
 @pytest.mark.parametrize(
     ("ranks", "name"), [(ranks, name) for ranks in (2, 4) for name in names(ranks)]
 )
