@@ -21,6 +21,10 @@ from ms_ce.ops.options import Options
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
 MAX_RANK = 7  # (N, C, d1…d5)
+_CLASSES_LAST = (
+    "; classes are axis 1: where they are the last axis of {logits} use "
+    "{logits}.reshape(-1, {logits}.shape[-1]) and target.reshape(-1)"
+)
 
 Shape = tuple[int, ...]
 
@@ -45,7 +49,9 @@ def make_options(
     softcap=None,
     logit_scale=1.0,
 ) -> Options:
-    """Options, each checked."""
+    """Options, each checked. None for ignore_index means the default, in every loss."""
+    if ignore_index is None:
+        ignore_index = -100
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
         raise TypeError(
             f"{op}: ignore_index must be an int, got {ignore_index!r} of type "
@@ -81,6 +87,18 @@ def _number(op: str, name: str, value) -> float:
 checked_options = constexpr(make_options)
 
 
+def _not_a_tensor(op: str, name: str, got) -> str:
+    remedy = ""
+    if got is type(None):
+        remedy = "; it is missing"
+    elif isinstance(got, type) and issubclass(got, tuple):
+        remedy = f"; of a network's several outputs pass {name} alone, for instance outputs[0]"
+    elif isinstance(got, type):
+        remedy = "; make it one with mindspore.Tensor"
+    got = got.__name__ if isinstance(got, type) else got
+    return f"{op}: {name} must be a mindspore.Tensor, got {got}{remedy}"
+
+
 class _RefuseNonTensor(PrimitiveWithInfer):
     """Raises, wherever Python runs or a graph that holds it is compiled.
 
@@ -92,23 +110,32 @@ class _RefuseNonTensor(PrimitiveWithInfer):
         super().__init__("ms_ce_refuse_non_tensor")
 
     def __call__(self, op, name, value):
-        raise TypeError(f"{op}: {name} must be a mindspore.Tensor, got {type(value).__name__}")
+        raise TypeError(_not_a_tensor(op, name, type(value)))
 
     def __infer__(self, op, name, value):
         known, dtype = value["value"], value["dtype"]
         sequence = known is None and isinstance(dtype, (list, tuple))
-        got = type(dtype if sequence else known).__name__
+        got = type(dtype if sequence else known)
         if known is None and dtype is not None and not sequence:
-            got = str(dtype)
-        raise TypeError(f"{op['value']}: {name['value']} must be a mindspore.Tensor, got {got}")
+            got = dtype
+        raise TypeError(_not_a_tensor(op["value"], name["value"], got))
 
 
 _refuse_non_tensor = _RefuseNonTensor()
 
 
 def check_tensor(op, name, value):
-    if not isinstance(value, Tensor):
-        _refuse_non_tensor(op, name, value)
+    """The value itself, on which whatever asks for its dtype then waits: a graph has no other order of evaluation."""
+    if isinstance(value, Tensor):
+        return value
+    return _refuse_non_tensor(op, name, value)
+
+
+def as_class_indices(target) -> str:
+    """The remedy where a target of another dtype may have been meant for class indices."""
+    if target in LABELS:
+        return ""
+    return "; class indices are integers: cast them with target.astype(mindspore.int32)"
 
 
 @constexpr
@@ -124,7 +151,9 @@ def check_dtypes(op: str, logits_name: str, logits, target, weight, probabilitie
         kinds = f"{_names(LABELS)} for class indices"
         if probabilities:
             kinds += f" or {_names(reals)} for probabilities"
-        raise TypeError(f"{op}: target must have dtype {kinds}, got {str(target).lower()}")
+        raise TypeError(
+            f"{op}: target must have dtype {kinds}, got {str(target).lower()}{as_class_indices(target)}"
+        )
     if weight is not None and weight not in reals:
         raise TypeError(
             f"{op}: weight must have dtype {_names(reals)} beside {logits_name} of "
@@ -144,14 +173,16 @@ def check_ranks(
         )
     expected = logits_rank - 1 if target in LABELS else logits_rank
     if target_rank != expected:
-        remedy = ""
+        remedy = as_class_indices(target) if target_rank == logits_rank - 1 else ""
+        if target in LABELS and logits_rank > 2 and target_rank == 1:
+            remedy = _CLASSES_LAST
         if target in LABELS and target_rank == logits_rank:
             remedy = "; class indices have no class axis: for probabilities pass a float target"
             if logits_rank == 2:
                 remedy += ", for a column of indices use target.squeeze(-1)"
         raise ValueError(
             f"{op}: target of dtype {str(target).lower()} must have {expected} dimensions to match "
-            f"{logits_name} of {logits_rank}, got {target_rank}{remedy}"
+            f"{logits_name} of {logits_rank}, got {target_rank}{remedy.format(logits=logits_name)}"
         )
     if weight_rank is not None and weight_rank != 1:
         raise ValueError(f"{op}: weight must have shape (C,), got {weight_rank} dimensions")
@@ -171,15 +202,30 @@ def check_shapes(
         rows = logits[:1] + logits[2:] if len(logits) > 1 else ()
         expected = logits if len(target) == len(logits) else rows
         if target != expected:
+            remedy = _CLASSES_LAST if len(logits) > 2 and target == logits[:-1] else ""
             raise ValueError(
                 f"{op}: target must have shape {expected} to match {logits_name} "
-                f"{logits}, got {target}"
+                f"{logits}, got {target}{remedy.format(logits=logits_name)}"
             )
     if weight is not None and weight[0] != classes:
         raise ValueError(
             f"{op}: weight must have shape ({classes},), one value a class of {logits_name} "
             f"{logits}, got {weight}"
         )
+
+
+def check_class_weight(op: str, weight):
+    """A Cell's class weight, as far as it is known when the Cell is made."""
+    if weight is None:
+        return None
+    weight = check_tensor(op, "weight", weight)
+    if weight.dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: weight must have dtype {_names(FLOATS)}, got {str(weight.dtype).lower()}"
+        )
+    if weight.ndim != 1:
+        raise ValueError(f"{op}: weight must have shape (C,), got {weight.shape}")
+    return weight
 
 
 @constexpr

@@ -65,6 +65,7 @@ def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, targe
         kind = "class indices" if indices else "class probabilities"
         raise ValueError(
             f"{op}: target of {kind} must have {expected} dimensions beside input of {hidden}, got {target}"
+            + (_checks.as_class_indices(target_dtype) if target == expected - 1 else "")
         )
     if linear_bias is not None and linear_bias != linear_weight - 1:
         raise ValueError(
@@ -126,17 +127,17 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
 
 def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
     """Everything that can be known of the tensors before the kernel runs."""
-    _checks.check_tensor(op, "input", input)
-    _checks.check_tensor(op, "linear_weight", linear_weight)
-    _checks.check_tensor(op, "target", target)
+    input = _checks.check_tensor(op, "input", input)
+    linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
+    target = _checks.check_tensor(op, "target", target)
     bias_dtype, bias_rank, bias_shape = None, None, None
     if linear_bias is not None:
-        _checks.check_tensor(op, "linear_bias", linear_bias)
+        linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
         bias_dtype, bias_rank = linear_bias.dtype, linear_bias.ndim
         bias_shape = _checks.known_shape(linear_bias)
     weight_dtype, weight_rank, weight_shape = None, None, None
     if weight is not None:
-        _checks.check_tensor(op, "weight", weight)
+        weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
         weight_shape = _checks.known_shape(weight)
     _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)

@@ -36,11 +36,11 @@ class LossStats(NamedTuple):
 
 def check_inputs(op, logits_name, logits, target, weight, options, probabilities):
     """Everything that can be known of the tensors before the kernel runs."""
-    _checks.check_tensor(op, logits_name, logits)
-    _checks.check_tensor(op, "target", target)
+    logits = _checks.check_tensor(op, logits_name, logits)
+    target = _checks.check_tensor(op, "target", target)
     weight_dtype, weight_rank, weight_shape = None, None, None
     if weight is not None:
-        _checks.check_tensor(op, "weight", weight)
+        weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
         weight_shape = _checks.known_shape(weight)
     _checks.check_dtypes(op, logits_name, logits.dtype, target.dtype, weight_dtype, probabilities)
@@ -134,7 +134,7 @@ def cross_entropy(
     Keyword Args:
         logits (Tensor), labels (Tensor): other names of input and target.
         size_average (bool): deprecated, as in torch; False with `reduce` not False means 'sum'.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduce (bool): deprecated, as in torch; False means 'none'. Either of the two overrides `reduction`.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1]. Default 0.
@@ -216,7 +216,7 @@ def nll_loss(
     Keyword Args:
         inputs or logits (Tensor), labels (Tensor): other names of input and target.
         size_average (bool), reduce (bool): deprecated, as in torch.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
         label_smoothing (float): for the line of mindspore.ops.nll_loss, and must be 0: `cross_entropy` smooths, and
             takes log-probabilities as the logits that they are.

@@ -49,7 +49,7 @@ def linear_cross_entropy(
             shape and a last axis of num_classes, in input's dtype or float32.
         linear_bias (Tensor): (num_classes,), input's dtype. Default: none.
         weight (Tensor): a factor for each class, shape (num_classes,), input's dtype or float32. Default: 1 each.
-        ignore_index (int): class index that does not count; None, as in torch, is -100. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1]. Default 0.
 
@@ -87,8 +87,6 @@ def linear_cross_entropy(
     Cross-Entropy).
     """
     op = "linear_cross_entropy"
-    if ignore_index is None:
-        ignore_index = -100
     options = _checks.checked_options(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
@@ -143,8 +141,6 @@ def linear_cross_entropy_with_stats(
         1 2.0
     """
     op = "linear_cross_entropy_with_stats"
-    if ignore_index is None:
-        ignore_index = -100
     options = _checks.checked_options(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
@@ -237,10 +233,10 @@ class LinearCrossEntropyLoss(nn.Cell):
                 initializer(Uniform(bound), shape[:1], dtype), name="linear_bias"
             )
         self.op = op
-        self.weight = weight
+        self.weight = _checks.check_class_weight(op, weight)
         self.options = _checks.make_options(
             op,
-            -100 if ignore_index is None else ignore_index,
+            ignore_index,
             reduction,
             label_smoothing,
             z_loss,

@@ -22,7 +22,7 @@ class CrossEntropyLoss(nn.Cell):
 
     Keyword Args:
         size_average (bool): deprecated, as in torch; False with `reduce` not False means 'sum'.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduce (bool): deprecated, as in torch; False means 'none'. Either of the two overrides `reduction`.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1]. Default 0.
@@ -62,7 +62,7 @@ class CrossEntropyLoss(nn.Cell):
         super().__init__()
         op = type(self).__name__
         self.op = op
-        self.weight = weight
+        self.weight = _checks.check_class_weight(op, weight)
         self.options = _arguments.resolve(
             op,
             positional,
@@ -109,7 +109,7 @@ class NLLLoss(nn.Cell):
 
     Keyword Args:
         size_average (bool), reduce (bool): deprecated, as in torch.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         backend (str): 'auto', or a name of `available_backends()`.
 
@@ -138,7 +138,7 @@ class NLLLoss(nn.Cell):
         super().__init__()
         op = type(self).__name__
         self.op = op
-        self.weight = weight
+        self.weight = _checks.check_class_weight(op, weight)
         self.options = _arguments.resolve_nll(
             op, positional, size_average, ignore_index, reduce, reduction
         )

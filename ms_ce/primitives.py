@@ -16,7 +16,7 @@ class NLLLoss(nn.Cell):
 
     Args:
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
 
     Keyword Args:
         backend (str): 'auto', or a name of `available_backends()`.

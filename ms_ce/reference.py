@@ -96,6 +96,8 @@ def _log_sum_exp(x: Array) -> tuple[Array, Array]:
 def _prepare(
     logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
 ) -> _Rows:
+    if ignore_index is None:
+        ignore_index = -100
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
     raw = to_rows(np.asarray(logits, np.float64))

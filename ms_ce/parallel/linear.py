@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
@@ -150,7 +150,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         group (str): name of the communication group whose ranks, in order, hold consecutive blocks of classes.
             Default: all ranks.
         weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A constant.
-        ignore_index (int): class index that does not count; such rows are left out before the product. Default -100.
+        ignore_index (int): class index that does not count; such rows are left out before the product. Default
+            -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1], over the whole vocabulary. Default 0.
 
@@ -223,16 +224,13 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
         )
         self.reduction = reduction
-        if weight is not None and not isinstance(weight, Tensor):
-            raise TypeError(
-                f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}"
-            )
         if not isinstance(sequence_parallel, bool):
             raise TypeError(
                 f"{_OP}: sequence_parallel must be True or False, got {sequence_parallel!r}"
             )
         self.chunk_bytes = _linear_checks.check_plan(_OP, chunk_bytes, False, gradient_in_forward)
-        self.weight, self.gradient_in_forward = weight, gradient_in_forward
+        self.weight = _checks.check_class_weight(_OP, weight)
+        self.gradient_in_forward = gradient_in_forward
         chosen = Group(_OP, world() if group is None else group)
         blocks = checked_blocks(_OP, class_blocks, chosen.size)
         if num_classes is not None:
@@ -276,12 +274,12 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""
-        _checks.check_tensor(_OP, "input", input)
-        _checks.check_tensor(_OP, "linear_weight", linear_weight)
-        _checks.check_tensor(_OP, "target", target)
+        input = _checks.check_tensor(_OP, "input", input)
+        linear_weight = _checks.check_tensor(_OP, "linear_weight", linear_weight)
+        target = _checks.check_tensor(_OP, "target", target)
         bias_dtype, bias_shape = None, None
         if linear_bias is not None:
-            _checks.check_tensor(_OP, "linear_bias", linear_bias)
+            linear_bias = _checks.check_tensor(_OP, "linear_bias", linear_bias)
             bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
         weight_dtype = None if self.weight is None else self.weight.dtype
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)

@@ -80,6 +80,7 @@ def _check_inputs(logits, label, mask, label_dtype, mask_dtype, weights: int | N
         raise ValueError(
             f"{_OP}: label of dtype {str(label_dtype).lower()} must have shape {expected} to match "
             f"logits {tuple(logits)}, got {tuple(label)}"
+            + (_checks.as_class_indices(label_dtype) if tuple(label) == rows else "")
         )
     if mask is not None and int(np.prod(mask)) != rows[0]:
         raise ValueError(
@@ -114,7 +115,7 @@ class CrossEntropyLoss(nn.Cell):
 
     Keyword Args:
         weight: a factor for each class, (C,). Default: 1 each.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         label_smoothing (float): ε in [0, 1]. Default 0.
         z_loss (float): factor of lse². Default 0.
         backend (str): 'auto', or a name of `available_backends()`; for graphs that are not partitioned.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -161,7 +161,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             Default: all ranks.
         weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A Parameter gets its whole
             gradient on every rank of the group, at the price of one more collective, of C numbers, backward.
-        ignore_index (int): class index that does not count. Default -100.
+        ignore_index (int): class index that does not count. Default -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
         label_smoothing (float): ε in [0, 1], over the whole vocabulary. Default 0.
 
@@ -220,11 +220,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
             _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
         )
         self.reduction, self.ignore_index = reduction, self.options.ignore_index
-        if weight is not None and not isinstance(weight, Tensor):
-            raise TypeError(
-                f"{_OP}: weight must be a mindspore.Tensor, got {type(weight).__name__}"
-            )
-        self.weight = weight
+        self.weight = _checks.check_class_weight(_OP, weight)
         chosen = Group(_OP, world() if group is None else group)
         blocks = checked_blocks(_OP, class_blocks, chosen.size)
         if num_classes is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ms_ce
+import ms_ce.parallel
 from ms_ce import reference
 from tests.integration.conftest import to_numpy
 
@@ -23,15 +24,21 @@ ERRORS = [
     ("input", (np.zeros((2, 3)), LABELS), {}, TypeError, r"input must be a mindspore.Tensor, got .*ndarray"),
     ("target", (LOGITS, [0, 2]), {}, TypeError, r"target must be a mindspore.Tensor, got .*list"),
     ("weight", (LOGITS, LABELS, [1.0] * 3), {}, TypeError, r"weight must be a mindspore.Tensor"),
+    ("several outputs", ((LOGITS, LOGITS), LABELS), {}, TypeError, r"input must be a mindspore.Tensor, got tuple; of a network's several outputs pass input alone, for instance outputs\[0\]"),
+    ("input missing", (None, LABELS), {}, TypeError, r"input must be a mindspore.Tensor, got NoneType; it is missing"),
     ("input dtype", (tensor((2, 3), "int32"), LABELS), {}, TypeError, r"input must have dtype float16, bfloat16, float32, float64, got int32"),
-    ("target dtype", (LOGITS, tensor(2, "int16")), {}, TypeError, r"target must have dtype int32, int64, uint8 for class indices or float32 for probabilities, got int16"),
+    ("target dtype", (LOGITS, tensor(2, "int16")), {}, TypeError, r"target must have dtype int32, int64, uint8 for class indices or float32 for probabilities, got int16; class indices are integers: cast them with target.astype\(mindspore.int32\)"),
     ("target float64 beside float32", (LOGITS, tensor((2, 3), "float64")), {}, TypeError, r".*or float32 for probabilities, got float64"),
     ("weight dtype", (LOGITS, LABELS, tensor(3, "float16")), {}, TypeError, r"weight must have dtype float32 beside input of float32, got float16"),
     ("scalar input", (tensor(()), LABELS), {}, ValueError, r"input must have shape \(C\), \(N, C\) or \(N, C, d1…dK\)"),
     ("six spatial dimensions", (tensor((1,) * 8), tensor((1,) * 7, "int32")), {}, ValueError, r".*with K up to 5, got 8 dimensions"),
     ("column of labels", (LOGITS, tensor((2, 1), "int32")), {}, ValueError, r"target of dtype int32 must have 1 dimensions to match input of 2, got 2; .*target.squeeze\(-1\)"),
     ("integer target of input's shape", (LOGITS, tensor((2, 3), "int32")), {}, ValueError, r".*for probabilities pass a float target"),
-    ("float target of rows' shape", (LOGITS, tensor(2)), {}, ValueError, r"target of dtype float32 must have 2 dimensions"),
+    ("float labels", (LOGITS, tensor(2)), {}, ValueError, r"target of dtype float32 must have 2 dimensions to match input of 2, got 1; class indices are integers: cast them with target.astype\(mindspore.int32\)"),
+    ("float label of one row", (tensor(3), tensor(())), {}, ValueError, r"target of dtype float32 must have 1 dimensions .*target.astype\(mindspore.int32\)"),
+    ("bool labels", (LOGITS, tensor(2, "bool")), {}, TypeError, r"target must have dtype .* got bool; .*target.astype\(mindspore.int32\)"),
+    ("classes last", (tensor((2, 4, 3)), tensor((2, 4), "int32")), {}, ValueError, r"target must have shape \(2, 3\) to match input \(2, 4, 3\), got \(2, 4\); classes are axis 1: where they are the last axis of input use input.reshape\(-1, input.shape\[-1\]\) and target.reshape\(-1\)"),
+    ("classes last, flat labels", (tensor((2, 4, 3)), tensor(8, "int32")), {}, ValueError, r"target of dtype int32 must have 2 dimensions .* got 1; classes are axis 1: .*input.reshape\(-1, input.shape\[-1\]\)"),
     ("rows differ", (LOGITS, tensor(3, "int32")), {}, ValueError, r"target must have shape \(2,\) to match input \(2, 3\), got \(3,\)"),
     ("spatial sizes differ", (tensor((2, 3, 4)), tensor((2, 5), "int32")), {}, ValueError, r"target must have shape \(2, 4\)"),
     ("probabilities differ", (LOGITS, tensor((2, 4))), {}, ValueError, r"target must have shape \(2, 3\) to match input \(2, 3\), got \(2, 4\)"),
@@ -63,8 +70,8 @@ def test_message(error):
         ms_ce.cross_entropy(*arguments, **keywords)
 
 
-# In a graph the first three are constants instead of tensors, and MindSpore itself refuses the last.
-NOT_COMPILED = {"input", "target", "weight", "ignore_index beyond 64 bits"}
+# MindSpore takes no ndarray into a graph, and itself refuses the last.
+NOT_COMPILED = {"input", "ignore_index beyond 64 bits"}
 
 
 @pytest.mark.parametrize(
@@ -86,7 +93,6 @@ def test_message_while_compiling(error):
 CELL_ERRORS = [
     ({"reduction": "avg"}, ValueError, "reduction must be"),
     ({"label_smoothing": 2}, ValueError, r"label_smoothing must be in \[0, 1\], got 2"),
-    ({"ignore_index": None}, TypeError, "ignore_index must be an int, got None"),
     ({"size_average": -100}, TypeError, "size_average must be True, False or None, got -100"),
     ({"reduce": "mean"}, TypeError, "reduce must be True, False or None, got 'mean'"),
     ({"backend": "gpu"}, ValueError, "backend must be 'auto' or one of"),
@@ -97,6 +103,50 @@ CELL_ERRORS = [
 def test_cells_check_their_options_when_made(keywords, kind, text):
     with pytest.raises(kind, match="CrossEntropyLoss: " + text):
         ms_ce.CrossEntropyLoss(**keywords)
+
+
+@pytest.mark.parametrize(
+    ("weight", "kind", "text"),
+    [
+        ([1.0, 2.0, 3.0], TypeError, "got list; make it one with mindspore.Tensor"),
+        ((1.0, 2.0, 3.0), TypeError, "got tuple"),
+        (np.ones(3), TypeError, "got ndarray; make it one with mindspore.Tensor"),
+        (tensor(3, "int32"), TypeError, "must have dtype float16, bfloat16, float32, float64, got int32"),
+        (tensor((1, 3)), ValueError, r"must have shape \(C,\), got \(1, 3\)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["CrossEntropyLoss", "NLLLoss", "LinearCrossEntropyLoss"])
+def test_cells_check_their_weight_when_made(name, weight, kind, text):
+    sizes = (4, 3) if name == "LinearCrossEntropyLoss" else ()
+    with pytest.raises(kind, match=f"{name}: weight .*{text}"):
+        getattr(ms_ce, name)(*sizes, weight=weight)
+
+
+WITH_IGNORE_INDEX = {
+    "cross_entropy": ms_ce.cross_entropy,
+    "nll_loss": ms_ce.nll_loss,
+    "with_stats": lambda *a, **k: ms_ce.cross_entropy_with_stats(*a, **k).loss,
+    "value_and_grad": lambda *a, **k: ms_ce.cross_entropy_value_and_grad(*a, **k)[0],
+    "CrossEntropyLoss": lambda *a, **k: ms_ce.CrossEntropyLoss(**k)(*a),
+    "NLLLoss": lambda *a, **k: ms_ce.NLLLoss(**k)(*a),
+    "ops.NLLLoss": lambda *a, **k: ms_ce.ops.NLLLoss(**k)(*a)[0],
+    "linear": lambda x, y, **k: ms_ce.linear_cross_entropy(x, tensor((5, 3)), y, **k),
+    "linear_with_stats": lambda x, y, **k: (
+        ms_ce.linear_cross_entropy_with_stats(x, tensor((5, 3)), y, **k).loss
+    ),
+    "parallel": lambda x, y, **k: ms_ce.parallel.CrossEntropyLoss(**k)(x, y, ms.ops.ones(2)),
+    "reference": lambda x, y, **k: reference.cross_entropy(x.asnumpy(), y.asnumpy(), **k).loss,
+    "reference.nll": lambda x, y, **k: reference.nll_loss(x.asnumpy(), y.asnumpy(), **k)[0],
+}
+
+
+@pytest.mark.parametrize("name", WITH_IGNORE_INDEX)
+def test_ignore_index_none_is_the_default_everywhere(name):
+    target = ms.Tensor(np.array([-100, 2], np.int32))
+    given = WITH_IGNORE_INDEX[name](LOGITS, target, ignore_index=None)
+    left_out = WITH_IGNORE_INDEX[name](LOGITS, target)
+    assert np.isfinite(float(given))
+    assert float(given) == float(left_out)
 
 
 BAD_TARGETS = [
@@ -152,3 +202,10 @@ def test_bad_target_in_the_gradient(backend):
 
     with pytest.raises((RuntimeError, ValueError), match="target 9 at"):
         to_numpy(ms.grad(loss)(LOGITS, ms.Tensor(np.array([0, 9], np.int32))))
+
+
+def test_float_labels_of_the_sharded_loss():
+    with pytest.raises(
+        ValueError, match=r"label of dtype float32 .*target.astype\(mindspore.int32\)"
+    ):
+        ms_ce.parallel.CrossEntropyLoss()(LOGITS, tensor(2), ms.ops.ones(2))

@@ -304,6 +304,12 @@ HIDDEN, TABLE, LABELS = (
         ),
         ((HIDDEN, TABLE, LABELS), {"backend": "gpu"}, ValueError, "backend must be 'auto'"),
         ((HIDDEN, "table", LABELS), {}, TypeError, "linear_weight must be a mindspore.Tensor"),
+        (
+            (HIDDEN, TABLE, LABELS.astype(np.float32)),
+            {},
+            ValueError,
+            r"got 1; class indices are integers: cast them with target.astype\(mindspore.int32\)",
+        ),
     ),
 )
 def test_errors(arguments, options, error, message):
