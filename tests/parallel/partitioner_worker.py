@@ -4,6 +4,7 @@ python partitioner_worker.py RESULT.json CASE [CASE ...]
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -124,8 +125,10 @@ def whole_gradient(case: Case, blocks: list[np.ndarray]) -> np.ndarray:
 
 
 def _error(actual: np.ndarray, wanted: np.ndarray) -> float:
-    """nan where the result is; entries whose true value is infinite are left out."""
+    """nan where the result is, or is not infinite where the true value is."""
     finite = np.isfinite(wanted)
+    if not np.array_equal(actual[~finite], wanted[~finite]):
+        return math.nan
     return float(np.abs(actual[finite] - wanted[finite]).max())
 
 
