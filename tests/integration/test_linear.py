@@ -59,7 +59,8 @@ def run_case(case, dtype, backend, run, gradient_in_forward="auto"):
     positions = (1, 2, 4) if case.bias else (1, 2)
     gradients = run(ms.grad(scaled, positions), upstream, *arguments, composed_loop=loop)
     names = ("gradient of input", "gradient of linear_weight", "gradient of linear_bias")
-    for name, gradient, value in zip(names, gradients, expected[1:], strict=False):
+    wanted = [value for value in expected[1:] if value is not None]
+    for name, gradient, value in zip(names[: len(positions)], gradients, wanted, strict=True):
         check(gradient, value, case, backend, dtype, name)
 
 

@@ -109,7 +109,7 @@ def test_dynamic_number_of_rows(gradient_in_forward):
         expected = reference.linear_cross_entropy_grad(hidden, linear_weight, target)
         value = reference.linear_cross_entropy(hidden, linear_weight, target).loss
         np.testing.assert_allclose(float(loss), value, rtol=1e-5)
-        for actual, wanted in zip(gradients, expected, strict=False):
+        for actual, wanted in zip(gradients, expected[:2], strict=True):
             np.testing.assert_allclose(actual.asnumpy(), wanted, rtol=1e-5, atol=1e-6)
 
 
@@ -238,8 +238,6 @@ def test_nothing_counts(rows, reduction, run):
     else:
         assert value.shape == ((rows,) if reduction == "none" else ())
         assert not value.any()
-    if rows == 0 and reduction == "none":
-        return  # MindSpore sums no empty tensor
     for gradient in run(ms.grad(total, (0, 1)), hidden, linear_weight, target):
         assert not gradient.asnumpy().any()
 

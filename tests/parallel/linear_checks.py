@@ -137,7 +137,10 @@ def run(case: LinearCase, place_of: Callable) -> None:
         check_linear(to_numpy(loss(*inputs)), expected[0], backend, loss_dtype, "loss")
     check_linear(to_numpy(value) / 2, expected[0].sum(), backend, loss_dtype, "loss in training")
     names = ("gradient of input", "gradient of linear_weight", "gradient of linear_bias")
-    for name, gradient, wanted in zip(names, gradients, expected[1:], strict=False):
+    count = len(positions)
+    for name, gradient, wanted in zip(
+        names[:count], gradients, expected[1 : count + 1], strict=True
+    ):
         check_linear(to_numpy(gradient) / 2, wanted, backend, case.dtype, name)
 
 
