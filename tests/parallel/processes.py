@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -133,9 +134,12 @@ def run_script(script: str, arguments: Sequence[str], directory: Path) -> Finish
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the ports that systems give to outgoing connections: none takes it while msrun starts."""
+    for port in random.SystemRandom().sample(range(20000, 32000), 1000):
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port from 20000 to 32000 is free")
 
 
 def run_msrun(
