@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from mindspore import dtype as mstype
 from mindspore import ops
-from mindspore.common.api import _pynative_executor
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear_checks
 from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, recording
 
 exact_dtype = linear_sweep.exact_dtype
 
@@ -20,15 +19,9 @@ def _may_scale_later(backend, dtype) -> bool:
     """Whether gradients for an upstream 1 can be multiplied by the true one afterwards.
 
     The kernel of backend 'cpu' keeps them in the inputs' dtype: not in float16, where they would be rounded before the
-    loss scale that is meant to save them; and float64 lacks the operator that keeps them from being vectorised.
+    loss scale that is meant to save them.
     """
-    return backend != "cpu" or dtype in (mstype.float32, mstype.bfloat16)
-
-
-@constexpr
-def _recording() -> bool:
-    """Whether PyNative records for a gradient at this moment."""
-    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+    return backend != "cpu" or dtype != mstype.float16
 
 
 def gradient_wanted(backend, gradient_in_forward, training, dtype):
@@ -39,7 +32,7 @@ def gradient_wanted(backend, gradient_in_forward, training, dtype):
         return gradient_in_forward
     if compiling():
         return training
-    return _recording()
+    return recording()
 
 
 def _logits(input, linear_weight, target, linear_bias, weight, shift):

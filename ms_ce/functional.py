@@ -13,7 +13,7 @@ from ms_ce import _arguments, _checks
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import chosen
 from ms_ce.ops import ascend, composed, cpu
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, recording
 
 _LARGE = 1 << 20  # logits from which on their gradient may be made in the forward pass unasked
 
@@ -56,16 +56,15 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
 
 
 @constexpr
-def _gradient_in_forward(choice, training, dtype, shape) -> bool:
+def _gradient_in_forward(choice, training, shape) -> bool:
     """What `gradient_in_forward` means in a graph that is being compiled.
 
-    float64 lacks the operator that keeps the gradient from being vectorised.
+    Where PyNative records, it will call the backward pass as a graph of its own, to which no upstream is known.
     """
-    if dtype == mstype.float64:
-        return False
     if choice != "auto":
         return choice
-    return training and shape is not None and math.prod(shape) >= _LARGE
+    large = shape is not None and math.prod(shape) >= _LARGE
+    return training and large and not recording()
 
 
 def cross_entropy_on(
@@ -75,9 +74,7 @@ def cross_entropy_on(
     check_inputs(op, "input", input, target, weight, options, True)
     if backend == "cpu":
         shape = _checks.known_shape(input)
-        in_forward = compiling() and _gradient_in_forward(
-            gradient_in_forward, training, input.dtype, shape
-        )
+        in_forward = compiling() and _gradient_in_forward(gradient_in_forward, training, shape)
         return cpu.cross_entropy(input, target, weight, options, in_forward)[0]
     if backend == "ascend":
         return ascend.cross_entropy(input, target, weight, options)[0]
@@ -143,12 +140,12 @@ def cross_entropy(
         softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
         logit_scale (float): multiplies the logits first. Default 1.
         gradient_in_forward (bool): inside a compiled graph, make the gradient of input in the forward pass, while a
-            row of logits is in the cache. It saves reading them again where the gradient is wanted for an upstream
-            gradient of 1, as of a loss that is minimised as it is; for another one (a loss scale) it is made again.
-            True allows one gradient of each loss: a second one of another size raises, and so do jacrev and vmap of
-            the gradient. 'auto' is False for this function, and in a `CrossEntropyLoss` goes by its `training`, from
-            2^20 logits on. Without effect in PyNative, where MindSpore would copy the gradient, for 'none' and
-            float64, and on other backends than 'cpu'. Default 'auto'.
+            row of logits is in the cache. It saves reading them again where the compiler sees that the upstream
+            gradient is 1, as of a loss that is minimised as it is. For any other (a loss scale, a weighted sum of
+            losses) the gradient is made by the backward pass as well, and what the forward pass made is not used.
+            Results are the same either way. 'auto' is False for this function, and in a `CrossEntropyLoss` goes by
+            its `training`, from 2^20 logits on. Without effect in PyNative, where MindSpore would copy the gradient,
+            for 'none', and on other backends than 'cpu'. Default 'auto'.
 
     Returns:
         Tensor of input's dtype: a scalar, or with 'none' of input's shape without the class axis.

@@ -62,10 +62,9 @@ def linear_cross_entropy(
         gradient_in_forward (bool): make the gradients in the forward pass, which saves one of four matrix
             products where they are wanted and wastes two where they are not. 'auto' sees whether PyNative records
             a gradient; inside a compiled graph that cannot be seen and 'auto' is False for this function (a
-            `LinearCrossEntropyLoss` goes by its `training`). Without effect for 'none'. On backend 'cpu', True allows
-            one gradient of each loss: a second one of another size raises, and so do jacrev and vmap of the
-            gradient; and it is without effect for float16, whose gradients would be rounded before the loss
-            scale, and for float64. Default 'auto'.
+            `LinearCrossEntropyLoss` goes by its `training`). For an upstream gradient other than 1 they are
+            multiplied by it, in a compiled graph into memory of their own. Without effect for 'none', and on
+            backend 'cpu' for float16, whose gradients would be rounded before the loss scale. Default 'auto'.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:

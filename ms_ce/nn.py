@@ -30,6 +30,7 @@ class CrossEntropyLoss(nn.Cell):
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
         gradient_in_forward (bool): as there; 'auto' is True inside a compiled graph where this Cell is `training`
             and has 2^20 logits or more: call `set_train()` on the network to read them once a step and not twice.
+            The graph has to hold the gradient too: `jit` the training step, not the loss alone.
 
     Inputs:
         - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK). As a keyword also logits.

@@ -18,7 +18,6 @@ from ms_ce.ops.cpu_operators import (
     make_operator,
     no_weight,
     packed_options,
-    single,
     zeros_like,
 )
 from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
@@ -27,10 +26,10 @@ from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
     partial_target_grad,
     partial_weight_grad,
 )
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.options import ClassBlock
 
-_depend, _gather = P.Depend(), P.Gather()
+_gather = P.Gather()
 
 
 probe = library.problem
@@ -239,32 +238,15 @@ _forward, _forward_rows = map(_loss_operator, ("CrossEntropyForward", "CrossEntr
 _stats, _stats_rows = map(_stats_operator, ("CrossEntropyStats", "CrossEntropyStatsRows"))
 
 
-_rescale = make_operator(
-    "CrossEntropyRescale",
-    ("grad_loss", *_SAVED, "grad_logits", "applied"),
-    ("done",),
-    "FFTWDDIFD" + "D",
-    lambda *_: DOUBLE,
-)
+class _MadeInForward(nn.Cell):
+    """The gradient that the forward pass has made, to MindSpore a constant; its derivative is that of _backward."""
 
-
-class _GradientInForward(nn.Cell):
-    """What _backward returns for grad_loss, from the gradient that the forward pass has made for 1.
-
-    A compiled graph cannot look at grad_loss: the kernel does, and makes another gradient where that one lies. Second
-    derivatives are those of _backward, since the gradient is a constant to MindSpore.
-    """
-
-    def construct(
-        self, gradient, applied, grad_loss, logits, target, weight, lse, total_weight, options
-    ):
-        saved = (logits, target, weight, lse, total_weight, options)
-        return _depend(gradient, _rescale(single(grad_loss), *saved, gradient, applied))
+    def construct(self, gradient, grad_loss, logits, target, weight, lse, total_weight, options):
+        return gradient
 
     def bprop(
         self,
         gradient,
-        applied,
         grad_loss,
         logits,
         target,
@@ -277,13 +259,10 @@ class _GradientInForward(nn.Cell):
     ):
         saved = (logits, target, weight, lse, total_weight, options)
         second = _backward_bprop(grad_loss, grad_loss, *saved, out, dout)
-        grad_loss, grad_logits = second[0] + second[1], second[2]
-        nothing = zeros_like(gradient)
         return (
-            nothing,
-            applied,
-            grad_loss,
-            grad_logits,
+            zeros_like(gradient),
+            second[0] + second[1],
+            second[2],
             second[3],
             second[4],
             lse,
@@ -292,12 +271,18 @@ class _GradientInForward(nn.Cell):
         )
 
 
-_gradient_in_forward = _GradientInForward()
+_made_in_forward = _MadeInForward()
+
+
+def _gradient_for(grad_loss, gradient, *saved):
+    if known_one(grad_loss):
+        return _made_in_forward(gradient, grad_loss, *saved)
+    return _backward(grad_loss, grad_loss, *saved)
 
 
 def _forward_with_gradient_bprop(logits, target, weight, options, out, dout):
     saved = (logits, target, weight, out[2], out[1], options)
-    grad = _gradient_in_forward(out[3], out[4], dout[0], *saved)
+    grad = _gradient_for(dout[0], out[3], *saved)
     data = _data_gradients(dout[0], logits, target, weight, out[2], out[1], options)
     return grad, data[0], data[1], data[2]
 
@@ -309,22 +294,22 @@ def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     )
 
 
-_forward_with_gradient = make_operator(
-    "CrossEntropyForwardWithGradient",
-    ("logits", "target", "weight", "options"),
-    ("loss", "total_weight", "lse", "grad_logits", "applied"),
-    "FTWI" + "FDDFD",
-    lambda logits, *_: (logits, DOUBLE, DOUBLE, logits, DOUBLE),
-    _forward_with_gradient_bprop,
-)
-_value_and_grad = make_operator(
-    "CrossEntropyValueAndGrad",
-    ("logits", "target", "weight", "options"),
-    ("loss", "total_weight", "lse", "grad_logits"),
-    "FTWI" + "FDDF",
-    lambda logits, *_: (logits, DOUBLE, DOUBLE, logits),
-    _value_and_grad_bprop,
-)
+def _gradient_operator(bprop):
+    return make_operator(
+        "CrossEntropyValueAndGrad",
+        ("logits", "target", "weight", "options"),
+        ("loss", "total_weight", "lse", "grad_logits"),
+        "FTWI" + "FDDF",
+        lambda logits, *_: (logits, DOUBLE, DOUBLE, logits),
+        bprop,
+    )
+
+
+_forward_with_gradient = _gradient_operator(_forward_with_gradient_bprop)
+_value_and_grad = _gradient_operator(_value_and_grad_bprop)
+if _forward_with_gradient is not None:
+    # Else MindSpore takes the two for one, with one derivative.
+    _forward_with_gradient.add_prim_attr("differentiable", True)
 
 
 def cross_entropy(logits, target, weight, options, gradient_in_forward=False):

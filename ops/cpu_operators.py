@@ -25,7 +25,6 @@ DOUBLE, INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int6
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 _HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
 REDUCTION, Z_LOSS, SOFTCAP = 1, 4, 5  # positions in the options; the bits of 0.0 are 0
-_one_hot = P.OneHot()
 zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
@@ -56,14 +55,6 @@ def packed_options(
 def no_weight(dtype) -> Tensor:
     """The scalar that stands for an absent weight, in logits' dtype."""
     return Tensor(0, dtype)
-
-
-def single(grad_loss):
-    """grad_loss itself, by an operator that refuses to be vectorised (jacrev, vmap): gradients that are changed where
-    they lie can follow one upstream only, and MindSpore drops the order of operators there."""
-    zero, index = Tensor(0, mstype.float32), Tensor([0], mstype.int32)
-    only = _one_hot(index, 1, grad_loss.astype(mstype.float32), zero)
-    return only.reshape(()).astype(grad_loss.dtype)
 
 
 def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:

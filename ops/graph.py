@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from mindspore import Tensor, ops
 from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore.common.api import _pynative_executor
 from mindspore.ops import constexpr
 from mindspore.ops.primitive import PrimitiveWithInfer
 
@@ -23,6 +24,30 @@ class _Compiling(PrimitiveWithInfer):
 
 
 compiling = _Compiling()
+
+
+@constexpr
+def recording() -> bool:
+    """Whether PyNative records for a gradient at this moment."""
+    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+
+
+class _KnownOne(PrimitiveWithInfer):
+    """True where a graph that is being compiled holds its argument as the constant 1."""
+
+    def __init__(self):
+        super().__init__("ms_ce_known_one")
+
+    def __call__(self, value):
+        return False
+
+    def __infer__(self, value):
+        constant = value["value"]
+        known = isinstance(constant, Tensor) and constant.shape == ()
+        return {"shape": (), "dtype": mstype.bool_, "value": known and constant.item() == 1}
+
+
+known_one = _KnownOne()
 
 
 @constexpr

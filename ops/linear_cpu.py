@@ -19,9 +19,8 @@ from ms_ce.ops.cpu_operators import (
     make_operator,
     no_weight,
     packed_options,
-    single,
 )
-from ms_ce.ops.graph import compiling, nan_if_any
+from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
@@ -61,10 +60,14 @@ def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, pl
 def _value_and_grad_bprop(
     hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
 ):
-    done = _rescale(single(dout[0]), out[3], out[4], out[5], out[6])
-    grad_hidden, grad_linear_weight = _once(_depend(out[3], done)), _once(_depend(out[4], done))
-    grad_linear_bias = _once(_depend(out[5], done))
-    return grad_hidden, grad_linear_weight, target, grad_linear_bias, weight, options, plan
+    grads = (out[3], out[4], out[5])
+    if not compiling():
+        done = _rescale(dout[0], out[3], out[4], out[5], out[6])
+        grads = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
+    elif not known_one(dout[0]):
+        grads = (out[3] * dout[0], out[4] * dout[0], out[5] * dout[0])
+    grads = (_once(grads[0]), _once(grads[1]), _once(grads[2]))
+    return grads[0], grads[1], target, grads[2], weight, options, plan
 
 
 def _backward_bprop(

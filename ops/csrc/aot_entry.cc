@@ -145,18 +145,6 @@ int RunBackward(Call call) {
   return 0;
 }
 
-int RunRescale(Call call) {
-  BackwardInputs inputs = NextBackwardInputs(&call, false);
-  ExpectReduction(inputs.problem, false);
-  const Tensor grad_logits = NextLike(&call, "grad_logits", inputs.logits, inputs.logits.shape);
-  auto* applied = static_cast<double*>(NextDouble(&call, "applied", {}).data);
-  auto* done = static_cast<double*>(NextDouble(&call, "done", {}).data);
-  call.ExpectEnd();
-  *done = KernelsFor(inputs.problem).load(inputs.problem.grad_loss, 0);
-  if (ApplyUpstream(*done, applied)) MakeGradient(&inputs, grad_logits);
-  return 0;
-}
-
 int RunDoubleBackward(Call call) {
   const Tensor direction = call.Next("direction");
   BackwardInputs inputs = NextBackwardInputs(&call, true);
@@ -222,7 +210,7 @@ int RunWeightGradient(Call call) {
   return 0;
 }
 
-int RunValueAndGrad(Call call, bool changes) {
+int RunValueAndGrad(Call call) {
   const LossInputs inputs = NextLossInputs(&call);
   const Tensor& logits = inputs.logits;
   Problem problem = CheckLossInputs(inputs);
@@ -231,7 +219,6 @@ int RunValueAndGrad(Call call, bool changes) {
   const Tensor total_weight = NextDouble(&call, "total_weight", {});
   problem.lse_out = static_cast<double*>(NextDouble(&call, "lse", RowsShape(logits.shape)).data);
   const Tensor grad_logits = NextLike(&call, "grad_logits", logits, logits.shape);
-  if (changes) *static_cast<double*>(NextDouble(&call, "applied", {}).data) = NAN;
   call.ExpectEnd();
   const Kernels& kernels = KernelsFor(problem);
   problem.total_weight = RunRows(problem, kernels.count_weight, logits).weight;
@@ -350,9 +337,7 @@ MS_CE_ENTRY(CrossEntropyBackward) { return ms_ce::RunBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyDoubleBackward) { return ms_ce::RunDoubleBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyTargetGrad) { return ms_ce::RunTargetGrad(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyWeightGrad) { return ms_ce::RunWeightGradient(MS_CE_CALL); }
-MS_CE_ENTRY(CrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL, false); }
-MS_CE_ENTRY(CrossEntropyForwardWithGradient) { return ms_ce::RunValueAndGrad(MS_CE_CALL, true); }
-MS_CE_ENTRY(CrossEntropyRescale) { return ms_ce::RunRescale(MS_CE_CALL); }
+MS_CE_ENTRY(CrossEntropyValueAndGrad) { return ms_ce::RunValueAndGrad(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartial) { return ms_ce::RunPartial(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartialBackward) { return ms_ce::RunPartialBackward(MS_CE_CALL); }
 MS_CE_ENTRY(CrossEntropyPartialTargetGrad) { return ms_ce::RunTargetGrad(MS_CE_CALL); }

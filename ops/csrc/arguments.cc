@@ -174,8 +174,8 @@ bool ApplyUpstream(double upstream, double* applied) {
   if (upstream == *applied) return false;
   if (!std::isnan(*applied)) {
     Fail(
-        "gradient_in_forward must be False where one forward pass is differentiated more than once, got "
-        "another gradient of the loss after the first");
+        "linear_cross_entropy, LinearCrossEntropyLoss: gradient_in_forward must be False where one forward "
+        "pass is differentiated more than once, got another gradient of the loss after the first");
   }
   *applied = upstream;
   return upstream != 1.0;

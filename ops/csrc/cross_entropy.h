@@ -89,14 +89,6 @@ MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyWeightGrad);
 // The gradient for upstream 1; each row is read from memory once and written once.
 MS_CE_OPERATION(CrossEntropyValueAndGrad);
 
-// The same, then: applied f64 (). A gradient that is to change where it lies needs an operation of its own,
-// or a graph compiler shares it with whoever wants the value and gradient of the same logits.
-MS_CE_OPERATION(CrossEntropyForwardWithGradient);
-
-// (grad_loss, logits, target, weight, lse, total_weight, options, grad_logits, applied) -> done f64 ()
-// grad_logits becomes what CrossEntropyBackward returns, where it lies: it is left alone for upstream 1.
-MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyRescale);
-
 // One shard of the classes. (logits, target, weight, options) -> f64 rows + (3,): lse, dot, mass, with
 // row loss = mass * (lse of all shards) - dot once dot and mass are summed over the shards.
 MS_CE_OPERATION_ONE_OUTPUT(CrossEntropyPartial);

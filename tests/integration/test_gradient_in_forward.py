@@ -6,6 +6,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
+from mindspore.ops import constexpr
 
 import ms_ce
 from ms_ce import reference
@@ -92,31 +93,6 @@ def _tensors(shape):
     )
 
 
-def test_several_upstreams():
-    """They would overwrite each other."""
-    logits, target = _tensors(SMALL)
-
-    def losses(logits):
-        loss = ms_ce.cross_entropy(logits, target, gradient_in_forward=True)
-        return loss * Tensor([3.0, 5.0])
-
-    with pytest.raises(ValueError, match="OneHot"):
-        ms.jacrev(losses)(logits).asnumpy()
-
-    @ms.jit
-    def twice(logits):
-        def loss(logits):
-            return ms_ce.cross_entropy(logits, target, gradient_in_forward=True)
-
-        def larger(logits):
-            return 3.0 * loss(logits)
-
-        return ms.grad(loss)(logits) + ms.grad(larger)(logits)
-
-    with pytest.raises(RuntimeError, match="gradient_in_forward must be False"):
-        twice(logits).asnumpy()
-
-
 class _Loss(nn.Cell):
     """The gradient of a loss in a compiled graph."""
 
@@ -142,29 +118,60 @@ def test_not_in_pynative(choice, monkeypatch):
 @pytest.mark.parametrize("shape", (SMALL, LARGE))
 @pytest.mark.parametrize("training", (True, False))
 @pytest.mark.parametrize("choice", ("auto", True, False))
-def test_choice(shape, training, choice):
-    """Seen by what the graph refuses: the Jacobian of several losses that share one gradient."""
+def test_choice(shape, training, choice, monkeypatch):
     logits, target = _tensors(shape)
     network = _Loss(gradient_in_forward=choice).set_train(training)
+    seen, original = [], cpu.cross_entropy
 
-    def losses(logits):
-        return network(logits, target) * Tensor([3.0, 5.0])
+    @constexpr
+    def noted(in_forward):
+        seen.append(in_forward)
+        return in_forward
 
-    made = choice if choice != "auto" else training and shape == LARGE
-    if made:
-        with pytest.raises(ValueError, match="OneHot"):
-            ms.jacrev(losses)(logits).asnumpy()
-        return
-    once = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
-    wanted = np.stack([3 * once, 5 * once])
-    np.testing.assert_allclose(ms.jacrev(losses)(logits).asnumpy(), wanted, rtol=1e-4, atol=1e-7)
+    def cross_entropy(logits, target, weight, options, in_forward):
+        return original(logits, target, weight, options, noted(in_forward))
+
+    monkeypatch.setattr(cpu, "cross_entropy", cross_entropy)
+    ms.jit(ms.grad(network))(logits, target)
+    assert set(seen) == {choice if choice != "auto" else training and shape == LARGE}
+
+
+def _alone(loss):
+    return loss
+
+
+def _beside_another(loss):
+    def total(logits, target):
+        return loss(logits, target) + 2.0
+
+    return total
+
+
+def _in_float32(loss):
+    def widened(logits, target):
+        return loss(logits.astype(ms.float16), target).astype(ms.float32)
+
+    return widened
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", (_alone, _beside_another, _in_float32))
+def test_made_once(dtype, place, monkeypatch):
+    """A loss that is minimised as it is needs no backward operation."""
+    monkeypatch.setattr(cpu, "_backward", None)
+    logits, target = _tensors(SMALL)
+    loss = place(ms_ce.CrossEntropyLoss(backend="cpu", gradient_in_forward=True))
+    gradient = ms.jit(ms.value_and_grad(loss))(to_tensor(logits.asnumpy(), dtype), target)[1]
+    rounded = to_numpy(to_tensor(logits.asnumpy(), dtype))
+    wanted = reference.cross_entropy_grad(rounded, target.asnumpy()).logits
+    narrow = dtype if place is not _in_float32 or dtype == "bfloat16" else "float16"
+    check_close(to_numpy(gradient), wanted, narrow, tolerance("cpu", narrow, False), "gradient")
 
 
 @pytest.mark.parametrize("scale", (1.0, 1024.0))
-def test_training_step(scale):
+def test_training_step(scale, graph_mode):
     """A network in training, with and without a loss scale, takes the step that it takes without this option."""
     logits, target = _tensors(LARGE)
-    ms.set_context(mode=ms.GRAPH_MODE)
     steps = []
     for choice in ("auto", False):
         table = ms.Parameter(logits.copy(), name="logits")
@@ -184,7 +191,6 @@ def test_training_step(scale):
         for _ in range(2):
             loss = step(target)
         steps.append((float(loss), table.asnumpy()))
-    ms.set_context(mode=ms.PYNATIVE_MODE)
     (loss, table), (expected_loss, expected_table) = steps
     assert abs(loss - expected_loss) < 1e-6
     np.testing.assert_allclose(table, expected_table, rtol=1e-6, atol=1e-7)
@@ -192,7 +198,7 @@ def test_training_step(scale):
 
 
 def test_not_shared():
-    """The gradient that follows an upstream is not the one that `cross_entropy_value_and_grad` returns."""
+    """`cross_entropy_value_and_grad` is the same operation on the same logits, and is not differentiated."""
     logits, target = _tensors(SMALL)
 
     @ms.jit
@@ -217,9 +223,8 @@ class _Gradient(nn.Cell):
 
 
 @pytest.mark.parametrize("choice", ("auto", True))
-def test_dynamic_shape(choice):
+def test_dynamic_shape(choice, graph_mode):
     """A graph that does not know the number of logits goes by what it was told."""
-    ms.set_context(mode=ms.GRAPH_MODE)
     network = _Gradient(_Loss(gradient_in_forward=choice).set_train())
     network.set_inputs(
         Tensor(shape=(None, 6), dtype=ms.float32), Tensor(shape=(None,), dtype=ms.int64)
@@ -229,7 +234,6 @@ def test_dynamic_shape(choice):
         gradient = network(logits, target)
         wanted = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
         np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=1e-5, atol=1e-7)
-    ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 def test_error():

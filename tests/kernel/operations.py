@@ -128,25 +128,6 @@ class Loss:
         self.library.call("CrossEntropyValueAndGrad", self._inputs(), list(out))
         return out
 
-    def forward_with_gradient(self) -> tuple[np.ndarray, ...]:
-        """loss, total_weight, lse, grad_logits, applied."""
-        out = (
-            empty((), self.dtype),
-            empty((), "float64"),
-            empty(self.rows, "float64"),
-            empty(self.shape, self.dtype),
-            empty((), "float64"),
-        )
-        self.library.call("CrossEntropyForwardWithGradient", self._inputs(), list(out))
-        return out
-
-    def rescale(self, grad_loss: np.ndarray, grad: np.ndarray, applied: np.ndarray) -> None:
-        """Makes the gradient of forward_with_gradient() that of grad_loss, where it lies."""
-        first, _, *rest = self._saved(grad_loss)
-        done = empty((), "float64")
-        self.library.call("CrossEntropyRescale", [first, *rest, grad, applied], [done])
-        assert done == to_float64(grad_loss)
-
     def _reference_arguments(self) -> tuple[Any, Any, Any]:
         target = to_float64(self.target) if self.probability else self.target
         weight = None if self.weight is None else to_float64(self.weight)

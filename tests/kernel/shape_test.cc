@@ -47,10 +47,6 @@ void TestInference() {
                {scalar, x, rows, {5}, rows, scalar, slots}, {5});
   ExpectShapes("CrossEntropyValueAndGrad", CrossEntropyValueAndGradInferShape, {x, rows, one, slots},
                {scalar, scalar, rows, x});
-  ExpectShapes("CrossEntropyForwardWithGradient", CrossEntropyForwardWithGradientInferShape,
-               {x, rows, one, slots}, {scalar, scalar, rows, x, scalar});
-  ExpectShapes("CrossEntropyRescale", CrossEntropyRescaleInferShape,
-               {scalar, x, rows, one, rows, scalar, slots, x, scalar}, scalar);
   ExpectShapes("CrossEntropyPartial", CrossEntropyPartialInferShape, {x, rows, one, slots}, {8, 3, 3});
   ExpectShapes("CrossEntropyPartialBackward", CrossEntropyPartialBackwardInferShape,
                {rows, rows, x, rows, one, rows, rows, slots}, x);

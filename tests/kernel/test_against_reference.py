@@ -126,28 +126,6 @@ def test_value_and_grad(isa_library: Library, case: Case, dtype: str) -> None:
     check_close(to_float64(grad), expected, dtype, tolerance("cpu", dtype), "grad_logits")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(
-    "case",
-    [case for case in CASES if case.options.get("reduction") != "none"],
-    ids=lambda case: case.name,
-)
-def test_gradient_in_forward(isa_library: Library, case: Case, dtype: str) -> None:
-    """Upstream 1 gets the gradient as it is, another one the bits of the backward operation, a second one nothing."""
-    loss, _ = make_loss(isa_library, case, dtype)
-    one, three = (cast(np.full((), upstream), dtype) for upstream in (1.0, 3.0))
-    own = loss.value_and_grad()
-    for upstream, other, expected in ((one, three, own[3]), (three, one, loss.backward(three))):
-        *results, applied = loss.forward_with_gradient()
-        for got, wanted in zip(results, own, strict=True):
-            assert got.tobytes() == wanted.tobytes()
-        for _ in range(2):
-            loss.rescale(upstream, results[3], applied)
-            assert results[3].tobytes() == expected.tobytes()
-        with pytest.raises(RuntimeError, match="gradient_in_forward must be False"):
-            loss.rescale(other, results[3], applied)
-
-
 def test_upstream_gradient_of_z_loss(isa_library: Library) -> None:
     """The z part of the gradient scales with grad_loss + grad_z_loss, the rest with grad_loss alone."""
     random = np.random.default_rng(0)
