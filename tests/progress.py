@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 QUIET_SECONDS = 600.0
-QUIET_SHARE = 0.005  # of one processor: what heartbeats and waiting loops take
+QUIET_SHARE = 0.002  # of one processor: what heartbeats and waiting loops take
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
