@@ -29,6 +29,7 @@ bool Check(bool held, const char* format, Values... values) {
 }
 
 void TestMath(unsigned stride);  // every `stride`-th float
+void TestEnvironment();
 void TestLinear();
 void TestOperations();
 void TestShapes();

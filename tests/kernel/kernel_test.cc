@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
     ms_ce_test::TestMath(stride);
     ms_ce_test::TestOperations();
     ms_ce_test::TestLinear();
+    ms_ce_test::TestEnvironment();
     ++tested;
   }
   ms_ce_test::Check(tested > 0, "no instruction set was tested");
