@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from tests.cases import CASES, NONE, SUM, Case
-from tests.kernel.library import Library, cast, dtype_name, options, to_float64
+from tests.kernel.library import Library, cast, dtype_name, empty, options, to_float64
 from tests.kernel.operations import Loss, reference
 from tests.tolerances import check_close, tolerance
 
@@ -36,20 +38,46 @@ SIZES = (
 )
 
 
-def make_loss(library: Library, case: Case, dtype: str) -> tuple[Loss, np.ndarray]:
-    drawn = case.inputs(dtype)
-    logits = cast(drawn["logits"], dtype)
-    # Probabilities and weights may come in the logits' dtype or in float32: the even cases take the other.
-    other = "float32" if len(case.name) % 2 == 0 else dtype
-    target = cast(drawn["target"], other) if case.probabilities else drawn["target"]
-    weight = None if drawn["weight"] is None else cast(drawn["weight"], other)
-    return Loss(library, logits, target, weight, **case.options), cast(drawn["grad_loss"], dtype)
+class Dtypes(NamedTuple):
+    """Of a call's tensors. Probabilities and weights have the logits' dtype or float32, None where there are none."""
+
+    logits: str
+    target: str | None
+    weight: str | None
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES + SIZES, ids=lambda case: case.name)
-def test_forward_and_statistics(isa_library: Library, case: Case, dtype: str) -> None:
-    loss, _ = make_loss(isa_library, case, dtype)
+def calls(cases: Iterable[Case]) -> list[object]:
+    """Every case in every combination of dtypes that the kernel takes."""
+    parameters = []
+    for case, dtype in itertools.product(cases, DTYPES):
+        either = tuple(dict.fromkeys((dtype, "float32")))
+        targets = either if case.probabilities else (None,)
+        weights = either if case.weight else (None,)
+        for target, weight in itertools.product(targets, weights):
+            dtypes = Dtypes(dtype, target, weight)
+            parameters.append(
+                pytest.param(case, dtypes, id="-".join(filter(None, (case.name, *dtypes))))
+            )
+    return parameters
+
+
+def make_loss(library: Library, case: Case, dtypes: Dtypes) -> tuple[Loss, np.ndarray]:
+    drawn = case.inputs(dtypes.logits)
+    logits, target, weight = drawn["logits"], drawn["target"], drawn["weight"]
+    loss = Loss(
+        library,
+        cast(logits, dtypes.logits),
+        target if dtypes.target is None else cast(target, dtypes.target),
+        None if dtypes.weight is None else cast(weight, dtypes.weight),
+        **case.options,
+    )
+    return loss, cast(drawn["grad_loss"], dtypes.logits)
+
+
+@pytest.mark.parametrize(("case", "dtypes"), calls(CASES + SIZES))
+def test_forward_and_statistics(isa_library: Library, case: Case, dtypes: Dtypes) -> None:
+    dtype = dtypes.logits
+    loss, _ = make_loss(isa_library, case, dtypes)
     expected, bound = loss.reference(), tolerance("cpu", dtype)
     value, total_weight, lse = loss.forward()
     check_close(to_float64(value), expected.loss, dtype, bound, "loss")
@@ -64,10 +92,10 @@ def test_forward_and_statistics(isa_library: Library, case: Case, dtype: str) ->
     assert correct == expected.num_correct
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES + SIZES, ids=lambda case: case.name)
-def test_gradients(isa_library: Library, case: Case, dtype: str) -> None:
-    loss, grad_loss = make_loss(isa_library, case, dtype)
+@pytest.mark.parametrize(("case", "dtypes"), calls(CASES + SIZES))
+def test_gradients(isa_library: Library, case: Case, dtypes: Dtypes) -> None:
+    dtype = dtypes.logits
+    loss, grad_loss = make_loss(isa_library, case, dtypes)
     expected, bound = loss.reference_grad(grad_loss), tolerance("cpu", dtype)
     check_close(to_float64(loss.backward(grad_loss)), expected.logits, dtype, bound, "grad_logits")
     if loss.probability:
@@ -90,10 +118,10 @@ def sum_of_rows(loss: Loss, direction: np.ndarray) -> np.ndarray:
     return rows.reshape(loss.rows) if loss.suffix else rows.sum()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("case", CASES + SIZES, ids=lambda case: case.name)
-def test_double_backward(isa_library: Library, case: Case, dtype: str) -> None:
-    loss, grad_loss = make_loss(isa_library, case, dtype)
+@pytest.mark.parametrize(("case", "dtypes"), calls(CASES + SIZES))
+def test_double_backward(isa_library: Library, case: Case, dtypes: Dtypes) -> None:
+    dtype = dtypes.logits
+    loss, grad_loss = make_loss(isa_library, case, dtypes)
     bound = tolerance("cpu", dtype)
     direction = cast(np.random.default_rng(1).normal(size=loss.shape), dtype)
     by_loss, by_z, by_logits, mean = loss.double_backward(direction, grad_loss)
@@ -105,19 +133,18 @@ def test_double_backward(isa_library: Library, case: Case, dtype: str) -> None:
     expected = loss.reference_direction_mean(direction)
     check_close(mean, expected, "float64", bound._replace(ulps=0), "direction_mean")
     without = {**case.options, "z_loss": 0.0}
-    bare = make_loss(isa_library, case._replace(options=without), dtype)[0]
+    bare = make_loss(isa_library, case._replace(options=without), dtypes)[0]
     by_z_loss = summed - sum_of_rows(bare, direction)
     check_close(to_float64(by_z), by_z_loss, dtype, wide, "derivative by grad_z_loss")
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "case",
-    [case for case in CASES + SIZES if case.options.get("reduction") != "none"],
-    ids=lambda case: case.name,
+    ("case", "dtypes"),
+    calls([case for case in CASES + SIZES if case.options.get("reduction") != "none"]),
 )
-def test_value_and_grad(isa_library: Library, case: Case, dtype: str) -> None:
-    loss, _ = make_loss(isa_library, case, dtype)
+def test_value_and_grad(isa_library: Library, case: Case, dtypes: Dtypes) -> None:
+    dtype = dtypes.logits
+    loss, _ = make_loss(isa_library, case, dtypes)
     one = cast(np.ones(()), dtype)
     value, total_weight, lse, grad = loss.value_and_grad()
     for got, wanted in zip((value, total_weight, lse), loss.forward(), strict=True):
@@ -145,25 +172,33 @@ def test_upstream_gradient_of_z_loss(isa_library: Library) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("shape", [(50, 7), (2, 3, 4, 5), (6,)])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_nll(library: Library, shape, reduction: str, dtype: str, weighted: bool) -> None:
+@pytest.mark.parametrize("weights", ["none", "own", "float32"])
+def test_nll(library: Library, shape, reduction: str, dtype: str, weights: str) -> None:
+    weighted, weight_dtype = weights != "none", dtype if weights == "own" else "float32"
     random = np.random.default_rng(2)
     rows = reference.rows_shape(shape)
     classes = shape[0] if len(shape) == 1 else shape[1]
     log_prob = cast(-random.random(shape), dtype)
     target = np.where(random.random(rows) < 0.3, -100, random.integers(0, classes, rows))
-    weight = cast(random.random(classes), dtype) if weighted else None
+    weight = cast(random.random(classes), weight_dtype) if weighted else None
     reduced = rows if reduction == "none" else ()
     opts = options(reduction=reduction, has_weight=weighted)
     placeholder = cast(np.zeros(1), dtype) if weight is None else weight
-    value, total = cast(np.full(reduced, np.nan), dtype), cast(np.full((), np.nan), dtype)
+    total_dtype = weight_dtype if weighted else dtype
+    value, total = empty(reduced, dtype), empty((), total_dtype)
     name = "NLLForwardRows" if reduction == "none" else "NLLForward"
     library.call(name, [log_prob, target, placeholder, opts], [value, total])
     arguments = (to_float64(log_prob), target, weight if weight is None else to_float64(weight))
     expected, expected_total = reference.nll_loss(*arguments, reduction=reduction)
     bound = tolerance("cpu", dtype)
     check_close(to_float64(value), expected, dtype, bound, "loss")
-    check_close(to_float64(total), expected_total, dtype, bound, "total_weight")
+    check_close(
+        to_float64(total),
+        expected_total,
+        total_dtype,
+        tolerance("cpu", total_dtype),
+        "total_weight",
+    )
     grad_loss, grad = cast(random.normal(size=reduced), dtype), cast(np.full(shape, np.nan), dtype)
     library.call("NLLBackward", [grad_loss, target, placeholder, log_prob, opts], [grad])
     upstream = to_float64(grad_loss)
@@ -172,22 +207,27 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weighted: bool
     if weight is None:
         return
     # NLL's weight gradient is cross-entropy's with lse = 0: the kernel must take the lse it is given.
-    by_weight, lse = cast(np.full(classes, np.nan), dtype), np.zeros(rows)
+    by_weight, lse = empty((classes,), weight_dtype), np.zeros(rows)
     total = np.asarray(expected_total, np.float64)
     inputs = [grad_loss, log_prob, target, weight, lse, total, opts]
     library.call("CrossEntropyWeightGrad", inputs, [by_weight])
-    check_close(to_float64(by_weight), expected.weight, dtype, bound, "grad_weight")
+    bound = tolerance("cpu", weight_dtype)
+    check_close(to_float64(by_weight), expected.weight, weight_dtype, bound, "grad_weight")
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("other", ["own", "float32"])
 @pytest.mark.parametrize("probabilities", [False, True])
 @pytest.mark.parametrize("shape", [(7, 12), (3, 90), (2, 12, 5)])
-def test_shards_add_up(library: Library, shape, probabilities: bool, dtype: str) -> None:
+def test_shards_add_up(
+    library: Library, shape, probabilities: bool, other: str, dtype: str
+) -> None:
     """CrossEntropyPartial over blocks of classes, combined as its contract says, is the whole loss."""
     case = Case(
         "shards", shape, probabilities, weight=True, options=NONE | {"label_smoothing": 0.1}
     )
-    whole, _ = make_loss(library, case, dtype)
+    other = dtype if other == "own" else other
+    whole, _ = make_loss(library, case, Dtypes(dtype, other if probabilities else None, other))
     classes, parts = shape[1], []
     bounds = [0, 1, classes // 3, classes]  # uneven blocks, one of a single class
     for begin, end in itertools.pairwise(bounds):
