@@ -50,6 +50,7 @@ def main() -> int:
     parser.add_argument(
         "command", nargs="?", choices=("info", "table", "build-ascend"), default="info"
     )
+    parser.add_argument("--version", action="version", version=f"ms_ce {__version__}")
     command = parser.parse_args().command
     if command == "build-ascend":
         return subprocess.run(["bash", str(ascend.PROJECT / "build.sh")], check=False).returncode

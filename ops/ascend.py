@@ -221,7 +221,6 @@ _operator = constexpr(operators)
 
 
 @constexpr
-@functools.lru_cache(maxsize=1)
 def _no_weight() -> Tensor:
     """Stands for an absent weight; no kernel reads it."""
     return Tensor([1.0], mstype.float32)

@@ -11,7 +11,7 @@ import itertools
 import struct
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, from_numpy
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
@@ -32,12 +32,10 @@ def _bits(value: float) -> int:
     return struct.unpack("<q", struct.pack("<d", value))[0]
 
 
-@constexpr
 @functools.lru_cache(maxsize=256)
-def packed_options(
+def _fields(
     options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
-) -> Tensor:
-    """The kernel's options: int64[16] in the order of cross_entropy.h, doubles as their bits."""
+) -> np.ndarray:
     ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale = options
     flags = _HAS_WEIGHT * has_weight + _HAS_GRAD_Z_LOSS * has_grad_z_loss
     fields = [
@@ -47,14 +45,30 @@ def packed_options(
         *map(_bits, (label_smoothing, z_loss, softcap, logit_scale)),
         *block,
     ]
-    return Tensor(np.array(fields + [0] * (16 - len(fields)), np.int64))
+    return np.array(fields + [0] * (16 - len(fields)), np.int64)
+
+
+@functools.lru_cache(maxsize=8)
+def _zero(dtype) -> np.ndarray:
+    return Tensor(0, dtype).asnumpy()
+
+
+# Constants of numpy are shared by all calls, Tensors by none: several threads may call at once, and a Tensor over an
+# array that exists takes a microsecond.
 
 
 @constexpr
-@functools.lru_cache(maxsize=8)
+def packed_options(
+    options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
+) -> Tensor:
+    """The kernel's options: int64[16] in the order of cross_entropy.h, doubles as their bits."""
+    return from_numpy(_fields(options, block, has_weight, has_grad_z_loss))
+
+
+@constexpr
 def no_weight(dtype) -> Tensor:
     """The scalar that stands for an absent weight, in logits' dtype."""
-    return Tensor(0, dtype)
+    return from_numpy(_zero(dtype))
 
 
 def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:

@@ -6,10 +6,8 @@ The kernel's contract is ops/csrc/cross_entropy.h. Options travel as in `cpu`; w
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, from_numpy, nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
@@ -31,9 +29,8 @@ _GRADIENTS = ("grad_input", "grad_linear_weight", "grad_linear_bias")
 
 
 @constexpr
-@functools.lru_cache(maxsize=64)
 def _plan(chunk_bytes: int, shift: bool) -> Tensor:
-    return Tensor(np.array([chunk_bytes, shift], np.int64))
+    return from_numpy(np.array([chunk_bytes, shift], np.int64))
 
 
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"

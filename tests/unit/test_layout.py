@@ -105,6 +105,14 @@ def test_reference_needs_numpy_only():
     assert result.returncode == 0, result.stderr
 
 
+def test_command_line_prints_the_version():
+    result = subprocess.run(
+        [sys.executable, "-m", "ms_ce", "--version"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"ms_ce {ms_ce.__version__}\n"
+
+
 def test_command_line_prints_the_table():
     result = subprocess.run(
         [sys.executable, "-m", "ms_ce"], cwd=ROOT, capture_output=True, text=True, check=False
