@@ -9,15 +9,11 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.cpu_operators import (
-    DOUBLE,
-    INDEX,
-    REDUCTION,
-    REDUCTIONS,
-    SOFTCAP,
-    Z_LOSS,
     make_operator,
     no_weight,
+    option_index,
     packed_options,
+    reduction,
     zeros_like,
 )
 from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
@@ -80,14 +76,14 @@ def _backward_bprop(
     return second[0], second[1], second[2], grad_target, grad_weight, lse, total_weight, options
 
 
-def _option(options, position):
-    """options[position]; the brackets refused a Python int once, in a thread of PyNative's backward pass."""
-    return _gather(options, Tensor(position, mstype.int32), 0)
+def _option(options, name):
+    """options[name]; the brackets refused a Python int once, in a thread of PyNative's backward pass."""
+    return _gather(options, Tensor(option_index(name), mstype.int32), 0)
 
 
 def _unless_softcap(value, options):
     """nan where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
-    plain = ops.logical_and(_option(options, SOFTCAP) == 0, _option(options, Z_LOSS) == 0)
+    plain = ops.logical_and(_option(options, "softcap") == 0, _option(options, "z_loss") == 0)
     wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
@@ -127,7 +123,7 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
     grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, options)
     if is_class_index(target.dtype):
-        mean = _option(options, REDUCTION) == REDUCTIONS["mean"]
+        mean = _option(options, "reduction") == reduction("mean")
         share = at_direction[1] / total_weight
         ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
@@ -175,67 +171,14 @@ def _third_derivative(
     )
 
 
-_SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
-
-_double_backward = make_operator(
-    "CrossEntropyDoubleBackward",
-    ("direction", "grad_loss", "grad_z_loss", *_SAVED),
-    ("grad_grad_loss", "grad_grad_z_loss", "grad_logits", "direction_mean"),
-    "FFFFTWDDI" + "FFFD",
-    lambda direction, *_: (direction, direction, direction, DOUBLE),
-    _third_derivative,
-)
-_backward = make_operator(
-    "CrossEntropyBackward",
-    ("grad_loss", "grad_z_loss", *_SAVED),
-    ("grad_logits",),
-    "FFFTWDDI" + "F",
-    lambda grad_loss, *_: grad_loss,
-    _backward_bprop,
-)
-_target_grad = make_operator(
-    "CrossEntropyTargetGrad",
-    ("grad_loss", *_SAVED),
-    ("grad_target",),
-    "FFTWDDI" + "T",
-    lambda grad_loss, logits, target, *_: target,
-    _target_grad_bprop,
-    targets="probability",
-)
-_weight_grad = make_operator(
-    "CrossEntropyWeightGrad",
-    ("grad_loss", *_SAVED),
-    ("grad_weight",),
-    "FFTWDDI" + "W",
-    lambda grad_loss, logits, target, weight, *_: weight,
-    _weight_grad_bprop,
-)
-
-
-def _loss_operator(name):
-    return make_operator(
-        name,
-        ("logits", "target", "weight", "options"),
-        ("loss", "total_weight", "lse"),
-        "FTWI" + "FDD",
-        lambda logits, *_: (logits, DOUBLE, DOUBLE),
-        _forward_bprop,
-    )
-
-
-def _stats_operator(name):
-    return make_operator(
-        name,
-        ("logits", "target", "weight", "options"),
-        ("loss", "total_weight", "lse", "z_loss", "num_correct", "entropy"),
-        "FTWI" + "FDDFIF",
-        lambda logits, *_: (logits, DOUBLE, DOUBLE, logits, INDEX, logits),
-        _stats_bprop,
-    )
-
-
-_forward, _forward_rows = map(_loss_operator, ("CrossEntropyForward", "CrossEntropyForwardRows"))
-_stats, _stats_rows = map(_stats_operator, ("CrossEntropyStats", "CrossEntropyStatsRows"))
+_double_backward = make_operator("CrossEntropyDoubleBackward", _third_derivative)
+_backward = make_operator("CrossEntropyBackward", _backward_bprop)
+_target_grad = make_operator("CrossEntropyTargetGrad", _target_grad_bprop)
+_weight_grad = make_operator("CrossEntropyWeightGrad", _weight_grad_bprop)
+_forward = make_operator("CrossEntropyForward", _forward_bprop)
+_forward_rows = make_operator("CrossEntropyForwardRows", _forward_bprop)
+_stats = make_operator("CrossEntropyStats", _stats_bprop)
+_stats_rows = make_operator("CrossEntropyStatsRows", _stats_bprop)
 
 
 class _MadeInForward(nn.Cell):
@@ -294,19 +237,8 @@ def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     )
 
 
-def _gradient_operator(bprop):
-    return make_operator(
-        "CrossEntropyValueAndGrad",
-        ("logits", "target", "weight", "options"),
-        ("loss", "total_weight", "lse", "grad_logits"),
-        "FTWI" + "FDDF",
-        lambda logits, *_: (logits, DOUBLE, DOUBLE, logits),
-        bprop,
-    )
-
-
-_forward_with_gradient = _gradient_operator(_forward_with_gradient_bprop)
-_value_and_grad = _gradient_operator(_value_and_grad_bprop)
+_forward_with_gradient = make_operator("CrossEntropyValueAndGrad", _forward_with_gradient_bprop)
+_value_and_grad = make_operator("CrossEntropyValueAndGrad", _value_and_grad_bprop)
 if _forward_with_gradient is not None:
     # Else MindSpore takes the two for one, with one derivative.
     _forward_with_gradient.add_prim_attr("differentiable", True)
@@ -378,30 +310,9 @@ def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout)
     return grad_grad, zeros_like(target), grad_weight, zeros_like(log_prob), options
 
 
-_nll_backward = make_operator(
-    "NLLBackward",
-    ("grad_loss", "target", "weight", "log_prob", "options"),
-    ("grad_log_prob",),
-    "FTWFI" + "F",
-    lambda grad_loss, *_: grad_loss,
-    _nll_backward_bprop,
-    targets="class",
-)
-
-
-def _nll_operator(name):
-    return make_operator(
-        name,
-        ("log_prob", "target", "weight", "options"),
-        ("loss", "total_weight"),
-        "FTWI" + "FW",
-        lambda log_prob, target, weight, options: (log_prob, weight),
-        _nll_bprop,
-        targets="class",
-    )
-
-
-_nll, _nll_rows = map(_nll_operator, ("NLLForward", "NLLForwardRows"))
+_nll_backward = make_operator("NLLBackward", _nll_backward_bprop)
+_nll = make_operator("NLLForward", _nll_bprop)
+_nll_rows = make_operator("NLLForwardRows", _nll_bprop)
 
 
 def nll_loss(log_prob, target, weight, options):

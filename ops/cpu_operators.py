@@ -1,7 +1,7 @@
 """What the operators of the `cpu` backend are made of: options, dtypes, registration.
 
-The kernel's contract is ops/csrc/cross_entropy.h. The options travel as one int64 tensor, so that an operator is
-built once and serves every option; an absent weight travels as a scalar.
+All of it comes from the kernel's own description (ops/csrc/operations.h). The options travel as one int64 tensor, so
+that an operator is built once and serves every option; an absent weight travels as a scalar.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from mindspore import Tensor, from_numpy
@@ -17,35 +19,38 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops import library
-from ms_ce.ops.custom import FLOATS, LABELS, compiled
+from ms_ce.ops.custom import compiled
 from ms_ce.ops.options import ClassBlock, Options
 
-# As tensor types: a bare dtype with shape () would make a graph see a Python number.
-DOUBLE, INDEX = mstype.TensorType(mstype.float64), mstype.TensorType(mstype.int64)
-REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
-_HAS_WEIGHT, _HAS_GRAD_Z_LOSS = 1, 2
-REDUCTION, Z_LOSS, SOFTCAP = 1, 4, 5  # positions in the options; the bits of 0.0 are 0
 zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
-def _bits(value: float) -> int:
-    return struct.unpack("<q", struct.pack("<d", value))[0]
+def _bits(slot: dict[str, str], value: Any) -> int:
+    if slot["type"] == "reduction":
+        return reduction(value)
+    return struct.unpack("<q", struct.pack("<d", value))[0] if slot["type"] == "float64" else value
+
+
+def packed(slots: str, values: dict[str, Any]) -> np.ndarray:
+    """An int64 array of the kernel's `slots`, "options" or "plan"; a double travels as its bits."""
+    bits = [_bits(slot, values[slot["name"]]) for slot in library.description()[slots]]
+    return np.array(bits, np.int64)
 
 
 @functools.lru_cache(maxsize=256)
-def _fields(
+def _packed_options(
     options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
 ) -> np.ndarray:
-    ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale = options
-    flags = _HAS_WEIGHT * has_weight + _HAS_GRAD_Z_LOSS * has_grad_z_loss
-    fields = [
-        ignore_index,
-        REDUCTIONS[reduction],
-        flags,
-        *map(_bits, (label_smoothing, z_loss, softcap, logit_scale)),
-        *block,
-    ]
-    return np.array(fields + [0] * (16 - len(fields)), np.int64)
+    """A graph may hand over named tuples as plain ones."""
+    offset, total = block
+    values = {
+        **Options(*options)._asdict(),
+        "class_offset": offset,
+        "total_classes": total,
+        "has_weight": has_weight,
+        "has_grad_z_loss": has_grad_z_loss,
+    }
+    return packed("options", values)
 
 
 @functools.lru_cache(maxsize=8)
@@ -61,8 +66,8 @@ def _zero(dtype) -> np.ndarray:
 def packed_options(
     options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
 ) -> Tensor:
-    """The kernel's options: int64[16] in the order of cross_entropy.h, doubles as their bits."""
-    return from_numpy(_fields(options, block, has_weight, has_grad_z_loss))
+    """The kernel's options."""
+    return from_numpy(_packed_options(options, block, has_weight, has_grad_z_loss))
 
 
 @constexpr
@@ -71,22 +76,63 @@ def no_weight(dtype) -> Tensor:
     return from_numpy(_zero(dtype))
 
 
-def _combinations(pattern: str, targets: str = "both") -> list[tuple[str, ...]]:
-    """Accepted dtypes of an operator: F logits' dtype, T target, W weight, I int64, D float64."""
+@constexpr
+@functools.lru_cache(maxsize=16)
+def option_index(name: str) -> int:
+    """The place of an option in the packed ones; the bits of 0.0 are 0."""
+    return [slot["name"] for slot in library.description()["options"]].index(name)
+
+
+@constexpr
+@functools.lru_cache(maxsize=4)
+def reduction(name: str) -> int:
+    """How a reduction travels in the packed options."""
+    return library.description()["reductions"].index(name)
+
+
+def _combinations(letters: str, types: dict[str, list[str]]) -> list[tuple[str, ...]]:
+    """Each choice of a dtype for each of `letters`, the kernel's types; a letter has one dtype in a call."""
     rows = []
-    for logits in FLOATS:
-        reals = (logits,) if logits == "float32" else (logits, "float32")
-        labels = () if targets == "probability" else LABELS
-        probabilities = () if targets == "class" else reals
-        for target, weight in itertools.product((*labels, *probabilities), reals):
-            dtype = {"F": logits, "T": target, "W": weight, "I": "int64", "D": "float64"}
-            rows.append(tuple(dtype[letter] for letter in pattern))
+    for floating in types["F"]:
+        others = [letter for letter in dict.fromkeys(letters) if letter != "F"]
+        choices = [dict.fromkeys(floating if d == "F" else d for d in types[o]) for o in others]
+        for chosen in itertools.product(*choices):
+            dtype = {"F": floating, **dict(zip(others, chosen, strict=True))}
+            rows.append(tuple(dtype[letter] for letter in letters))
     return list(dict.fromkeys(rows))
 
 
-def make_operator(name, inputs, outputs, pattern, out_dtype, bprop=None, targets="both"):
-    """An operator of the library, made when ms_ce is imported, on whatever device; it runs on CPU only."""
-    if library.excluded() is not None:
+def _out_dtype(inputs: str, outputs: str) -> Callable:
+    """From the inputs' dtypes those of the outputs, of which there may be one alone."""
+
+    def dtype(letter, given):
+        # As tensor types: a bare dtype with shape () would make a graph see a Python number.
+        fixed = {"D": mstype.float64, "I": mstype.int64}
+        if letter in fixed:
+            return mstype.TensorType(fixed[letter])
+        return given[inputs.index(letter)]
+
+    def dtypes(*given):
+        results = tuple(dtype(letter, given) for letter in outputs)
+        return results if len(results) > 1 else results[0]
+
+    return dtypes
+
+
+def make_operator(name: str, bprop: Callable | None = None):
+    """The kernel's operation `name`, made when ms_ce is imported, on whatever device; it runs on CPU only."""
+    if library.problem() is not None:
         return None
-    rows = _combinations(pattern, targets)
-    return compiled(str(library.PATH), name, inputs, outputs, rows, out_dtype, bprop)
+    description = library.description()
+    operation = next(each for each in description["operations"] if each["name"] == name)
+    inputs, outputs = operation["inputs"], operation["outputs"]
+    types_in, types_out = ("".join(each["type"] for each in side) for side in (inputs, outputs))
+    return compiled(
+        str(library.PATH),
+        name,
+        [each["name"] for each in inputs],
+        [each["name"] for each in outputs],
+        _combinations(types_in + types_out, description["types"]),
+        _out_dtype(types_in, types_out),
+        bprop,
+    )

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from mindspore import dtype as mstype
 
-from ms_ce.ops.cpu_operators import DOUBLE, make_operator, no_weight, packed_options
-
-_SAVED = ("logits", "target", "weight", "lse", "total_weight", "options")
+from ms_ce.ops.cpu_operators import make_operator, no_weight, packed_options
 
 
 def _no_gradient_of_partial(logits, target, weight, options, out, dout):
@@ -15,36 +13,10 @@ def _no_gradient_of_partial(logits, target, weight, options, out, dout):
     )
 
 
-_partial = make_operator(
-    "CrossEntropyPartial",
-    ("logits", "target", "weight", "options"),
-    ("partial",),
-    "FTWI" + "D",
-    lambda *_: DOUBLE,
-    _no_gradient_of_partial,
-)
-_partial_backward = make_operator(
-    "CrossEntropyPartialBackward",
-    ("grad_rows", "grad_lse", "logits", "target", "weight", "lse", "mass", "options"),
-    ("grad_logits",),
-    "DDFTWDDI" + "F",
-    lambda grad_rows, grad_lse, logits, *_: logits,
-)
-_partial_target_grad = make_operator(
-    "CrossEntropyPartialTargetGrad",
-    ("grad_rows", *_SAVED),
-    ("grad_target",),
-    "DFTWDDI" + "T",
-    lambda grad_rows, logits, target, *_: target,
-    targets="probability",
-)
-_partial_weight_grad = make_operator(
-    "CrossEntropyPartialWeightGrad",
-    ("grad_rows", *_SAVED),
-    ("grad_weight",),
-    "DFTWDDI" + "W",
-    lambda grad_rows, logits, target, weight, *_: weight,
-)
+_partial = make_operator("CrossEntropyPartial", _no_gradient_of_partial)
+_partial_backward = make_operator("CrossEntropyPartialBackward")
+_partial_target_grad = make_operator("CrossEntropyPartialTargetGrad")
+_partial_weight_grad = make_operator("CrossEntropyPartialWeightGrad")
 
 
 def partial(logits, target, weight, options, block):

@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from mindspore import ops
 from mindspore.ops import CustomRegOp
 
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-LABELS = ("int32", "int64", "uint8")
-
 
 def registration(
     name: str,

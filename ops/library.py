@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 PATH = Path(__file__).resolve().with_name("libms_ce.so")
 
@@ -14,7 +16,7 @@ PATH = Path(__file__).resolve().with_name("libms_ce.so")
 def load() -> ctypes.CDLL:
     """The library itself; OSError where it is missing or was built for another machine."""
     library = ctypes.CDLL(str(PATH))
-    for name in ("MsCeIsa", "MsCeIsaList", "MsCeVersion"):
+    for name in ("MsCeDescribe", "MsCeIsa", "MsCeIsaList", "MsCeVersion"):
         getattr(library, name).restype = ctypes.c_char_p
     return library
 
@@ -43,6 +45,12 @@ def problem() -> str | None:
     except OSError as error:
         return f"libms_ce.so does not load: {error}"
     return None
+
+
+@functools.lru_cache(maxsize=1)
+def description() -> dict[str, Any]:
+    """What the kernel says of itself: operations with their arguments, types, and slots of the options."""
+    return json.loads(load().MsCeDescribe())
 
 
 def instruction_set() -> str:

@@ -1,36 +1,25 @@
 """The `cpu` backend of the linear loss: the loop over chunks of rows is inside one operator.
 
-The kernel's contract is ops/csrc/cross_entropy.h. Options travel as in `cpu`; what only this loss has travels as
-`plan`: the bytes of a chunk's logits and whether the target is shifted.
+The kernel's operations are described in ops/csrc/operations.h. Options travel as in `cpu`; what only this loss has
+travels as `plan`: the bytes of a chunk's logits and whether the target is shifted.
 """
 
 from __future__ import annotations
 
-import numpy as np
 from mindspore import Tensor, from_numpy, nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops.cpu_operators import (
-    DOUBLE,
-    INDEX,
-    make_operator,
-    no_weight,
-    packed_options,
-)
+from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock
 
 _depend = P.Depend()
 
-_TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
-_TENSOR_DTYPES = "FFTFW"
-_GRADIENTS = ("grad_input", "grad_linear_weight", "grad_linear_bias")
-
 
 @constexpr
 def _plan(chunk_bytes: int, shift: bool) -> Tensor:
-    return from_numpy(np.array([chunk_bytes, shift], np.int64))
+    return from_numpy(packed("plan", {"chunk_bytes": chunk_bytes, "shift": shift}))
 
 
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
@@ -100,21 +89,8 @@ def _backward_bprop(
     )
 
 
-_backward = make_operator(
-    "LinearCrossEntropyBackward",
-    ("grad_loss", "grad_z_loss", *_TENSORS, "lse", "total_weight", "options", "plan"),
-    _GRADIENTS,
-    "FF" + _TENSOR_DTYPES + "DDII" + "FFF",
-    lambda grad_loss, grad_z_loss, hidden, *_: (hidden, hidden, hidden),
-    _backward_bprop,
-)
-_rescale = make_operator(
-    "LinearCrossEntropyRescale",
-    ("grad_loss", *_GRADIENTS, "applied"),
-    ("done",),
-    "FFFFD" + "D",
-    lambda *_: DOUBLE,
-)
+_backward = make_operator("LinearCrossEntropyBackward", _backward_bprop)
+_rescale = make_operator("LinearCrossEntropyRescale")
 
 
 class _Once(nn.Cell):
@@ -132,44 +108,11 @@ class _Once(nn.Cell):
 _once = _Once()
 
 
-def _forward_operator(name, outputs, pattern, out_dtype, bprop):
-    return make_operator(
-        name,
-        (*_TENSORS, "options", "plan"),
-        ("loss", "total_weight", "lse", *outputs),
-        _TENSOR_DTYPES + "II" + "FDD" + pattern,
-        out_dtype,
-        bprop,
-    )
-
-
-def _loss_operator(name):
-    return _forward_operator(
-        name, (), "", lambda hidden, *_: (hidden, DOUBLE, DOUBLE), _forward_bprop
-    )
-
-
-def _stats_operator(name):
-    return _forward_operator(
-        name,
-        ("z_loss", "num_correct", "entropy"),
-        "FIF",
-        lambda hidden, *_: (hidden, DOUBLE, DOUBLE, hidden, INDEX, hidden),
-        _stats_bprop,
-    )
-
-
-_forward = _loss_operator("LinearCrossEntropyForward")
-_forward_rows = _loss_operator("LinearCrossEntropyForwardRows")
-_stats = _stats_operator("LinearCrossEntropyStats")
-_stats_rows = _stats_operator("LinearCrossEntropyStatsRows")
-_value_and_grad = _forward_operator(
-    "LinearCrossEntropyValueAndGrad",
-    (*_GRADIENTS, "applied"),
-    "FFFD",
-    lambda hidden, *_: (hidden, DOUBLE, DOUBLE, hidden, hidden, hidden, DOUBLE),
-    _value_and_grad_bprop,
-)
+_forward = make_operator("LinearCrossEntropyForward", _forward_bprop)
+_forward_rows = make_operator("LinearCrossEntropyForwardRows", _forward_bprop)
+_stats = make_operator("LinearCrossEntropyStats", _stats_bprop)
+_stats_rows = make_operator("LinearCrossEntropyStatsRows", _stats_bprop)
+_value_and_grad = make_operator("LinearCrossEntropyValueAndGrad", _value_and_grad_bprop)
 
 
 def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype, has_grad_z_loss):

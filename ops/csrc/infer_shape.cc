@@ -1,74 +1,58 @@
-// Shape inference of the exported operations: inputs' shapes in, outputs' shapes out.
-#include "arguments.h"
-#include "cross_entropy.h"
+// Shape inference: the inputs' shapes in, the outputs' shapes out.
+#include "extents.h"
+#include "operations.h"
 
 namespace ms_ce {
 namespace {
 
-using Shapes = std::vector<Shape>;
+const Shape kScalarShape{};
+const Shape kOptionsShape{static_cast<int64_t>(std::size(kOptionSlots))};
+const Shape kPlanShape{static_cast<int64_t>(std::size(kPlanSlots))};
 
-constexpr int64_t kUnknownRank = -2;
+bool IsUnknown(const Shape& shape) { return shape == Shape{kUnknownRank}; }
 
-Shape InputShape(const int* ndims, int64_t** shapes, int index) {
-  return Shape(shapes[index], shapes[index] + ndims[index]);
-}
-
-Shape InferRows(const Shape& logits) {
-  if (logits == Shape{kUnknownRank}) return logits;
-  return RowsShape(logits);
-}
-
-// Of the linear loss: the hidden states' shape without the features.
-Shape WithoutLast(Shape shape) {
-  if (shape != Shape{kUnknownRank} && !shape.empty()) shape.pop_back();
-  return shape;
-}
-
-Shape WithLast(Shape shape, int64_t last) {
-  if (shape != Shape{kUnknownRank}) shape.push_back(last);
-  return shape;
+Shape RowsOf(const Shape* hidden, const Shape& logits) {
+  Shape rows = hidden != nullptr ? *hidden : logits;
+  if (IsUnknown(rows)) return rows;
+  if (hidden == nullptr) return RowsShape(rows);
+  if (!rows.empty()) rows.pop_back();
+  return rows;
 }
 
 }  // namespace
-}  // namespace ms_ce
 
-#define MS_CE_INFER_AS(inferred, name, ...)                                                \
-  inferred name##InferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {          \
-    const auto input = [&](int index) { return ms_ce::InputShape(ndims, shapes, index); }; \
-    const auto rows = [&](int index) { return ms_ce::InferRows(input(index)); };           \
-    (void)rows;                                                                            \
-    return __VA_ARGS__;                                                                    \
+void Extents::Add(Extent extent, const Shape& shape) {
+  if (Slot(extent) == nullptr) Slot(extent) = &shape;
+}
+
+void Extents::Derive(const Operation& operation) {
+  Set(Extent::kScalar, kScalarShape);
+  Set(Extent::kOptions, kOptionsShape);
+  Set(Extent::kPlan, kPlanShape);
+  const Shape* hidden = Find(Extent::kHidden);
+  const Shape* logits = Find(Extent::kLogits);
+  if (hidden == nullptr && logits == nullptr) return;
+  rows_ = RowsOf(hidden, hidden == nullptr ? *logits : kScalarShape);
+  Set(Extent::kRows, rows_);
+  if (operation.form != Form::kEither) {
+    Set(Extent::kLoss, operation.form == Form::kPerRow ? rows_ : kScalarShape);
   }
-#define MS_CE_INFER(name, ...) \
-  MS_CE_INFER_AS(std::vector<std::vector<int64_t>>, name, ms_ce::Shapes __VA_ARGS__)
-#define MS_CE_INFER_ONE(name, shape) MS_CE_INFER_AS(std::vector<int64_t>, name, shape)
+  if (operation.outputs.items[0]->extent == Extent::kPartial) {
+    partial_ = rows_;
+    if (!IsUnknown(rows_)) partial_.push_back(3);
+    Set(Extent::kPartial, partial_);
+  }
+}
 
-MS_CE_INFER(CrossEntropyForward, {{}, {}, rows(0)})
-MS_CE_INFER(CrossEntropyForwardRows, {rows(0), {}, rows(0)})
-MS_CE_INFER(CrossEntropyStats, {{}, {}, rows(0), {}, {}, {}})
-MS_CE_INFER(CrossEntropyStatsRows, {rows(0), {}, rows(0), rows(0), {}, rows(0)})
-MS_CE_INFER_ONE(CrossEntropyBackward, input(2))
-MS_CE_INFER(CrossEntropyDoubleBackward, {input(1), input(1), input(3), rows(3)})
-MS_CE_INFER_ONE(CrossEntropyTargetGrad, input(2))
-MS_CE_INFER_ONE(CrossEntropyWeightGrad, input(3))
-MS_CE_INFER(CrossEntropyValueAndGrad, {{}, {}, rows(0), input(0)})
-MS_CE_INFER_ONE(CrossEntropyPartial, ms_ce::WithLast(rows(0), 3))
-MS_CE_INFER_ONE(CrossEntropyPartialBackward, input(2))
-MS_CE_INFER_ONE(CrossEntropyPartialTargetGrad, input(2))
-MS_CE_INFER_ONE(CrossEntropyPartialWeightGrad, input(3))
-MS_CE_INFER(NLLForward, {{}, {}})
-MS_CE_INFER(NLLForwardRows, {rows(0), {}})
-MS_CE_INFER_ONE(NLLBackward, input(3))
-MS_CE_INFER(LinearCrossEntropyForward, {{}, {}, ms_ce::WithoutLast(input(0))})
-MS_CE_INFER(LinearCrossEntropyForwardRows, {ms_ce::WithoutLast(input(0)), {}, ms_ce::WithoutLast(input(0))})
-MS_CE_INFER(LinearCrossEntropyStats, {{}, {}, ms_ce::WithoutLast(input(0)), {}, {}, {}})
-MS_CE_INFER(LinearCrossEntropyStatsRows, {ms_ce::WithoutLast(input(0)),
-                                          {},
-                                          ms_ce::WithoutLast(input(0)),
-                                          ms_ce::WithoutLast(input(0)),
-                                          {},
-                                          ms_ce::WithoutLast(input(0))})
-MS_CE_INFER(LinearCrossEntropyBackward, {input(2), input(3), input(5)})
-MS_CE_INFER(LinearCrossEntropyValueAndGrad,
-            {{}, {}, ms_ce::WithoutLast(input(0)), input(0), input(1), input(3), {}})
-MS_CE_INFER_ONE(LinearCrossEntropyRescale, {})
+std::vector<Shape> Infer(const Operation& operation, const int* ndims, int64_t** shapes) {
+  std::vector<Shape> inputs;
+  for (size_t i = 0; i < operation.inputs.count; ++i) inputs.emplace_back(shapes[i], shapes[i] + ndims[i]);
+  Extents extents;
+  for (size_t i = 0; i < inputs.size(); ++i) extents.Add(operation.inputs.items[i]->extent, inputs[i]);
+  extents.Derive(operation);
+  std::vector<Shape> outputs;
+  for (const Argument* output : operation.outputs) outputs.push_back(extents[output->extent]);
+  return outputs;
+}
+
+}  // namespace ms_ce

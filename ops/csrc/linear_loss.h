@@ -18,7 +18,8 @@ struct LinearProblem {
   Array hidden, linear_weight, linear_bias;  // linear_bias.data is null without one
   int64_t features = 0;
   int64_t chunk_bytes = 0;  // for a chunk's logits; 0 leaves the choice to the loss
-  int64_t sequence = 0;     // under shift the length of the last leading axis, otherwise 0
+  bool shift = false;
+  int64_t sequence = 0;  // under shift the length of the last leading axis, otherwise 0
 
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.
   Array grad_hidden, grad_linear_weight, grad_linear_bias;

@@ -28,7 +28,7 @@ struct Problem {
 
   int64_t ignore_index = -100;
   Reduction reduction = Reduction::kMean;
-  bool has_grad_z_loss = false;
+  bool has_weight = false, has_grad_z_loss = false;
   double label_smoothing = 0.0, z_loss = 0.0, softcap = 0.0, logit_scale = 1.0;
   int64_t class_offset = 0, total_classes = 0;
 

@@ -113,6 +113,10 @@ void StoreDouble(double value, const Tensor& out, int64_t index) {
   SelectKernels(true).store(value, out.array(), index);
 }
 
+double Reduced(const Problem& problem, double sum, double divisor) {
+  return problem.reduction == Reduction::kMean ? sum / divisor : sum;
+}
+
 bool StreamPays(const Tensor& out) {
   return ElementCount(out.shape) * static_cast<int64_t>(ElementSize(out.dtype)) >= kStreamBytes;
 }

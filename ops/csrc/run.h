@@ -19,7 +19,10 @@ void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& o
 
 void FillZeros(void* data, size_t bytes);
 
-void StoreDouble(double value, const Tensor& out, int64_t index);
+void StoreDouble(double value, const Tensor& out, int64_t index = 0);
+
+// What a mean or a sum over rows returns of their sum.
+double Reduced(const Problem& problem, double sum, double divisor);
 
 bool StreamPays(const Tensor& out);
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import json
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = Path(os.environ.get("MS_CE_LIBRARY", ROOT / "ops" / "libms_ce.so"))
-
-_REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}
 
 
 class Brain(np.ndarray):
@@ -55,25 +56,46 @@ def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     return cast(np.full(shape, np.nan), dtype)
 
 
-def options(
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    class_offset: int = 0,
-    total_classes: int = 0,
-    has_weight: bool = False,
-    has_grad_z_loss: bool = False,
-) -> np.ndarray:
-    """The options tensor of ops/csrc/cross_entropy.h."""
-    slots = np.zeros(16, np.int64)
-    doubles = slots.view(np.float64)
-    slots[:3] = ignore_index, _REDUCTIONS[reduction], has_weight | has_grad_z_loss << 1
-    doubles[3:7] = label_smoothing, z_loss, softcap or 0.0, logit_scale
-    slots[7:9] = class_offset, total_classes
-    return slots
+def options(**settings: Any) -> np.ndarray:
+    """The options tensor, by the library's own description of it; what is not named keeps the losses' default."""
+    return _packed(Library().description["options"], {**_DEFAULTS, **settings})
+
+
+def plan(chunk_bytes: int = 0, shift: bool = False) -> np.ndarray:
+    """The tensor that the linear loss takes beside its options."""
+    slots = Library().description["plan"]
+    return _packed(slots, {"chunk_bytes": chunk_bytes, "shift": shift})
+
+
+_DEFAULTS = {"ignore_index": -100, "reduction": "mean", "logit_scale": 1.0}
+
+
+def _packed(slots: list[dict[str, str]], values: dict[str, Any]) -> np.ndarray:
+    unknown = set(values) - {slot["name"] for slot in slots}
+    assert not unknown, f"the library knows no {unknown}"
+    out = np.zeros(len(slots), np.int64)
+    for index, slot in enumerate(slots):
+        value = values.get(slot["name"]) or 0
+        if slot["type"] == "float64":
+            out[index : index + 1].view(np.float64)[0] = value
+        elif slot["type"] == "reduction":
+            out[index] = Library().description["reductions"].index(value)
+        else:
+            out[index] = value
+    return out
+
+
+@functools.lru_cache(maxsize=4)
+def _load(path: Path) -> ctypes.CDLL:
+    handle = ctypes.CDLL(str(path))
+    for name in ("MsCeTry", "MsCeDescribe", "MsCeVersion", "MsCeIsa", "MsCeIsaList"):
+        getattr(handle, name).restype = ctypes.c_char_p
+    return handle
+
+
+@functools.lru_cache(maxsize=4)
+def _description(path: Path) -> dict[str, Any]:
+    return json.loads(_load(path).MsCeDescribe())
 
 
 class Library:
@@ -83,10 +105,9 @@ class Library:
     around: Callable[[], AbstractContextManager] = nullcontext
 
     def __init__(self, path: Path = PATH):
-        self.handle = ctypes.CDLL(str(path))
-        self.handle.MsCeTry.restype = ctypes.c_char_p
-        for name in ("MsCeVersion", "MsCeIsa", "MsCeIsaList"):
-            getattr(self.handle, name).restype = ctypes.c_char_p
+        self.handle = _load(path)
+        self.description = _description(path)
+        self.operations = {each["name"]: each for each in self.description["operations"]}
 
     def isas(self) -> list[str]:
         return self.handle.MsCeIsaList().decode().split(",")
@@ -104,7 +125,7 @@ class Library:
         count = len(arrays)
         shapes = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays]
         arguments = (
-            getattr(self.handle, name),
+            name.encode(),
             count,
             (ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
             (ctypes.c_int * count)(*[a.ndim for a in arrays]),

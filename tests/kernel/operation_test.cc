@@ -151,18 +151,18 @@ Outputs RunAll(const Case& test, Inputs* in) {
               Tensor(test.dtype, {}),         Tensor("float64", {}),
               Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.misaligned)};
   std::string error =
-      Run(rows ? CrossEntropyForwardRows : CrossEntropyForward,
+      Run(rows ? "CrossEntropyForwardRows" : "CrossEntropyForward",
           {&in->logits, &in->target, &in->weight, &in->options, &out.loss, &out.total_weight, &out.lse});
   Check(error.empty(), "forward threw: %s", error.c_str());
   Tensor upstream(test.dtype, reduced), placeholder(test.dtype, {1});
   for (int64_t i = 0; i < upstream.size(); ++i) upstream.Set(i, 1.0);
-  error = Run(CrossEntropyBackward, {&upstream, &placeholder, &in->logits, &in->target, &in->weight,
-                                     &out.lse, &out.total_weight, &in->options, &out.grad});
+  error = Run("CrossEntropyBackward", {&upstream, &placeholder, &in->logits, &in->target, &in->weight,
+                                       &out.lse, &out.total_weight, &in->options, &out.grad});
   Check(error.empty(), "backward threw: %s", error.c_str());
   if (rows) return out;
   error =
-      Run(CrossEntropyValueAndGrad, {&in->logits, &in->target, &in->weight, &in->options, &out.fused_loss,
-                                     &out.fused_total_weight, &out.fused_lse, &out.fused_grad});
+      Run("CrossEntropyValueAndGrad", {&in->logits, &in->target, &in->weight, &in->options, &out.fused_loss,
+                                       &out.fused_total_weight, &out.fused_lse, &out.fused_grad});
   Check(error.empty(), "value and grad threw: %s", error.c_str());
   return out;
 }
@@ -220,7 +220,7 @@ void TestOperations() {
             shape, dtype, std::strcmp(target, "same") == 0 ? dtype : target, seed % 2 == 0, seed % 3 == 0,
             {},    0.0};
         test.options.reduction = seed % 5 % 3;
-        test.options.flags = test.weighted ? MS_CE_HAS_WEIGHT : 0;
+        test.options.has_weight = test.weighted;
         test.options.ignore_index = narrow ? 255 : -100;
         // Not under a scale, whose product rounds a logit of that size by more than the tolerance.
         if (seed % 8 == 3 && seed % 6 != 5) test.offset = -300.0;

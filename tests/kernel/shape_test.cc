@@ -1,58 +1,85 @@
 // Shape inference, and the texts of errors.
-#include <type_traits>
-
 #include "tensor.h"
 
 namespace ms_ce_test {
 namespace {
 
+using ms_ce::Extent;
+using ms_ce::Form;
 using Shapes = std::vector<Shape>;
-template <class Result>
-using Inference = Result (*)(int*, int64_t**, mindspore::AotExtra*);
 
-// Result: one Shape for operations with one output, Shapes for the others.
-template <class Result>
-void ExpectShapes(const char* name, Inference<Result> infer, Shapes inputs,
-                  const std::common_type_t<Result>& expected) {
+Shapes Inferred(const ms_ce::Operation& operation, Shapes inputs) {
   std::vector<int> ndims;
   std::vector<int64_t*> shapes;
   for (Shape& input : inputs) {
     ndims.push_back(static_cast<int>(input.size()));
     shapes.push_back(input.data());
   }
-  Check(infer(ndims.data(), shapes.data(), nullptr) == expected, "%sInferShape gives other shapes", name);
+  return ms_ce::Infer(operation, ndims.data(), shapes.data());
+}
+
+// The shapes of one problem: logits (8, 5, 3), hidden states of 7 features.
+Shape ShapeOf(Extent extent, bool per_row) {
+  const Shape rows{8, 3};
+  switch (extent) {
+    case Extent::kScalar:
+      return {};
+    case Extent::kOptions:
+      return {10};
+    case Extent::kPlan:
+      return {2};
+    case Extent::kLogits:
+      return {8, 5, 3};
+    case Extent::kRows:
+    case Extent::kTarget:
+      return rows;
+    case Extent::kLoss:
+      return per_row ? rows : Shape{};
+    case Extent::kWeight:
+    case Extent::kLinearBias:
+      return {5};
+    case Extent::kPartial:
+      return {8, 3, 3};
+    case Extent::kHidden:
+      return {8, 3, 7};
+    case Extent::kLinearWeight:
+      return {5, 7};
+  }
+  return {};
 }
 
 void TestInference() {
-  const Shape x{8, 5, 3}, rows{8, 3}, scalar{}, one{1}, slots{16};
-  ExpectShapes("CrossEntropyForward", CrossEntropyForwardInferShape, {x, rows, one, slots},
-               {scalar, scalar, rows});
-  ExpectShapes("CrossEntropyForward", CrossEntropyForwardInferShape, {{5}, scalar, one, slots},
-               {scalar, scalar, scalar});
-  ExpectShapes("CrossEntropyForwardRows", CrossEntropyForwardRowsInferShape, {{-1, 5}, {-1}, one, slots},
-               {{-1}, scalar, {-1}});
-  ExpectShapes("CrossEntropyForwardRows", CrossEntropyForwardRowsInferShape, {{-2}, {-2}, one, slots},
-               {{-2}, scalar, {-2}});
-  ExpectShapes("CrossEntropyStats", CrossEntropyStatsInferShape, {x, rows, one, slots},
-               {scalar, scalar, rows, scalar, scalar, scalar});
-  ExpectShapes("CrossEntropyStatsRows", CrossEntropyStatsRowsInferShape, {x, rows, one, slots},
-               {rows, scalar, rows, rows, scalar, rows});
-  ExpectShapes("CrossEntropyBackward", CrossEntropyBackwardInferShape,
-               {scalar, one, x, rows, one, rows, scalar, slots}, x);
-  ExpectShapes("CrossEntropyDoubleBackward", CrossEntropyDoubleBackwardInferShape,
-               {x, rows, rows, x, rows, one, rows, scalar, slots}, {rows, rows, x, rows});
-  ExpectShapes("CrossEntropyTargetGrad", CrossEntropyTargetGradInferShape,
-               {scalar, x, x, one, rows, scalar, slots}, x);
-  ExpectShapes("CrossEntropyWeightGrad", CrossEntropyWeightGradInferShape,
-               {scalar, x, rows, {5}, rows, scalar, slots}, {5});
-  ExpectShapes("CrossEntropyValueAndGrad", CrossEntropyValueAndGradInferShape, {x, rows, one, slots},
-               {scalar, scalar, rows, x});
-  ExpectShapes("CrossEntropyPartial", CrossEntropyPartialInferShape, {x, rows, one, slots}, {8, 3, 3});
-  ExpectShapes("CrossEntropyPartialBackward", CrossEntropyPartialBackwardInferShape,
-               {rows, rows, x, rows, one, rows, rows, slots}, x);
-  ExpectShapes("NLLForward", NLLForwardInferShape, {x, rows, one, slots}, {scalar, scalar});
-  ExpectShapes("NLLForwardRows", NLLForwardRowsInferShape, {x, rows, one, slots}, {rows, scalar});
-  ExpectShapes("NLLBackward", NLLBackwardInferShape, {scalar, rows, one, x, slots}, x);
+  for (const ms_ce::Operation& operation : ms_ce::kOperations) {
+    for (const bool per_row : {false, true}) {
+      if (operation.form == (per_row ? Form::kScalar : Form::kPerRow)) continue;
+      Shapes inputs, outputs;
+      for (const auto* input : operation.inputs) inputs.push_back(ShapeOf(input->extent, per_row));
+      for (const auto* output : operation.outputs) outputs.push_back(ShapeOf(output->extent, per_row));
+      Check(Inferred(operation, inputs) == outputs, "%s infers other shapes", operation.name);
+    }
+  }
+}
+
+void Expect(const char* name, const Shapes& inputs, const Shapes& outputs) {
+  for (const ms_ce::Operation& operation : ms_ce::kOperations) {
+    if (std::strcmp(operation.name, name) != 0) continue;
+    Check(Inferred(operation, inputs) == outputs, "%s infers other shapes", name);
+    return;
+  }
+  Check(false, "there is no operation %s", name);
+}
+
+// -1 is an unknown size, {-2} an unknown rank.
+void TestUnknownShapes() {
+  const Shape scalar{}, one{1}, slots{10}, plan{2};
+  Expect("CrossEntropyForward", {{5}, scalar, one, slots}, {scalar, scalar, scalar});
+  Expect("CrossEntropyForwardRows", {{-1, 5}, {-1}, one, slots}, {{-1}, scalar, {-1}});
+  Expect("CrossEntropyForwardRows", {{-2}, {-2}, one, slots}, {{-2}, scalar, {-2}});
+  Expect("CrossEntropyPartial", {{-2}, {-2}, one, slots}, Shapes{{-2}});
+  Expect("LinearCrossEntropyForwardRows", {{-1, 3, 7}, {5, 7}, {-1, 3}, scalar, one, slots, plan},
+         {{-1, 3}, scalar, {-1, 3}});
+  Expect("LinearCrossEntropyForwardRows", {{-2}, {5, 7}, {-2}, scalar, one, slots, plan},
+         {{-2}, scalar, {-2}});
 }
 
 void ExpectError(Tensor logits, Tensor target, Options options, const char* text) {
@@ -60,7 +87,7 @@ void ExpectError(Tensor logits, Tensor target, Options options, const char* text
   Tensor lse("float64", {3});
   for (int64_t i = 0; i < logits.size(); ++i) logits.Set(i, 0.0);
   const std::string error =
-      Run(CrossEntropyForward, {&logits, &target, &weight, &packed, &loss, &total, &lse});
+      Run("CrossEntropyForward", {&logits, &target, &weight, &packed, &loss, &total, &lse});
   Check(error.find(text) != std::string::npos, "expected the error \"%s\", got \"%s\"", text,
         error.c_str());
 }
@@ -87,6 +114,7 @@ void TestErrors() {
 
 void TestShapes() {
   TestInference();
+  TestUnknownShapes();
   TestErrors();
 }
 

@@ -11,6 +11,7 @@
 
 #include "check.h"
 #include "cross_entropy.h"
+#include "operations.h"
 
 namespace ms_ce_test {
 
@@ -138,23 +139,35 @@ class Tensor {
 };
 
 struct Options {
-  int64_t ignore_index = -100, reduction = 1, flags = 0;
+  int64_t ignore_index = -100, reduction = 1;
   double label_smoothing = 0.0, z_loss = 0.0, softcap = 0.0, logit_scale = 1.0;
+  bool has_weight = false;
 
   Tensor Pack() const {
-    Tensor tensor("int64", {MS_CE_OPTION_COUNT});
-    int64_t slots[MS_CE_OPTION_COUNT] = {ignore_index, reduction, flags};
-    std::memcpy(slots + MS_CE_LABEL_SMOOTHING, &label_smoothing, 8);
-    std::memcpy(slots + MS_CE_Z_LOSS, &z_loss, 8);
-    std::memcpy(slots + MS_CE_SOFTCAP, &softcap, 8);
-    std::memcpy(slots + MS_CE_LOGIT_SCALE, &logit_scale, 8);
-    std::memcpy(tensor.data(), slots, sizeof(slots));
+    Tensor tensor("int64", {static_cast<int64_t>(std::size(ms_ce::kOptionSlots))});
+    std::memset(tensor.data(), 0, sizeof(int64_t) * std::size(ms_ce::kOptionSlots));
+    Put("ignore_index", ignore_index, &tensor);
+    Put("reduction", reduction, &tensor);
+    Put("label_smoothing", label_smoothing, &tensor);
+    Put("z_loss", z_loss, &tensor);
+    Put("softcap", softcap, &tensor);
+    Put("logit_scale", logit_scale, &tensor);
+    Put("has_weight", int64_t{has_weight}, &tensor);
     return tensor;
+  }
+
+ private:
+  template <class T>
+  static void Put(const char* name, T value, Tensor* tensor) {
+    for (size_t i = 0; i < std::size(ms_ce::kOptionSlots); ++i) {
+      if (std::strcmp(ms_ce::kOptionSlots[i].name, name) != 0) continue;
+      std::memcpy(tensor->data() + sizeof(int64_t) * i, &value, sizeof(value));
+    }
   }
 };
 
 // Runs an operation; the exception's text, or "".
-inline std::string Run(MsCeOperation operation, const std::vector<Tensor*>& tensors) {
+inline std::string Run(const char* operation, const std::vector<Tensor*>& tensors) {
   std::vector<void*> params;
   std::vector<int> ndims;
   std::vector<int64_t*> shapes;

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.kernel.float_environment import ENVIRONMENTS, UNMASKED, changed, registers
-from tests.kernel.library import ROOT, Library, cast, empty, options, to_float64
+from tests.kernel.library import Library, cast, empty, options, plan, to_float64
 from tests.kernel.operations import Loss
 from tests.tolerances import check_close, tolerance
 
@@ -55,7 +54,7 @@ REDUCTIONS = {
 
 @functools.lru_cache(maxsize=4)
 def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[str, np.ndarray]:
-    """Arguments by the names of ops/csrc/cross_entropy.h. A third of their numbers is denormal; of the weights and
+    """Arguments by their names in the library's description. A third of their numbers is denormal; of the weights and
     the scalar upstream gradients, by which results are multiplied, all are."""
     random = np.random.default_rng(11)
 
@@ -88,7 +87,7 @@ def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[st
         "input": draw(rows, FEATURES),
         "linear_weight": draw(CLASSES, FEATURES),
         "linear_bias": draw(CLASSES),
-        "plan": np.zeros(2, np.int64),
+        "plan": plan(),
     }
 
 
@@ -97,49 +96,30 @@ def arguments(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Inputs and outputs of one call, in order."""
     given = drawn(dtype, reduction, probabilities, rows)
-    loss = empty((rows,) if reduction == "none" else (), dtype)
-    total, lse = empty((), "float64"), empty((rows,), "float64")
-    statistics = [loss.copy(), empty((), "int64"), loss.copy()]
-
-    def like(*names: str) -> list[np.ndarray]:
-        return [empty(given[name].shape, dtype) for name in names]
-
-    base = "logits target weight"
-    saved = f"{base} lse total_weight options"
-    both = "grad_loss grad_z_loss"
-    linear = "input linear_weight target linear_bias weight"
-    grads = ("input", "linear_weight", "linear_bias")
-    inputs, outputs = {
-        "CrossEntropyForward": (f"{base} options", [loss, total, lse]),
-        "CrossEntropyStats": (f"{base} options", [loss, total, lse, *statistics]),
-        "CrossEntropyBackward": (f"{both} {saved}", like("logits")),
-        "CrossEntropyDoubleBackward": (
-            f"direction {both} {saved}",
-            [loss, loss.copy(), *like("logits"), lse],
-        ),
-        "CrossEntropyTargetGrad": (f"grad_loss {saved}", like("logits")),
-        "CrossEntropyWeightGrad": (f"grad_loss {saved}", like("weight")),
-        "CrossEntropyValueAndGrad": (f"{base} options", [loss, total, lse, *like("logits")]),
-        "CrossEntropyPartial": (f"{base} options", [empty((rows, 3), "float64")]),
-        "CrossEntropyPartialBackward": (f"{both} {base} lse mass options", like("logits")),
-        "NLLForward": (f"{base} options", [loss, empty((), dtype)]),
-        "NLLBackward": ("grad_loss target weight logits options", like("logits")),
-        "LinearCrossEntropyForward": (f"{linear} options plan", [loss, total, lse]),
-        "LinearCrossEntropyStats": (f"{linear} options plan", [loss, total, lse, *statistics]),
-        "LinearCrossEntropyBackward": (
-            f"{both} {linear} lse total_weight options plan",
-            like(*grads),
-        ),
-        "LinearCrossEntropyValueAndGrad": (
-            f"{linear} options plan",
-            [loss, total, lse, *like(*grads), empty((), "float64")],
-        ),
-        "LinearCrossEntropyRescale": (
-            f"grad_loss {' '.join(grads)} applied",
-            [empty((), "float64")],
-        ),
-    }[re.sub("Rows$|Partial(?=TargetGrad|WeightGrad)", "", name)]
-    return [given[argument] for argument in inputs.split()], outputs
+    given = {
+        **given,
+        "grad_rows": given["grad_loss"],
+        "grad_lse": given["grad_z_loss"],
+        "log_prob": given["logits"],
+        **{f"grad_{name}": given[name] for name in ("input", "linear_weight", "linear_bias")},
+    }
+    shapes = {
+        "scalar": (),
+        "loss": (rows,) if reduction == "none" else (),
+        "rows": (rows,),
+        "partial": (rows, 3),
+        "target": given["logits"].shape,
+        **{name: given[name].shape for name in ("logits", "weight", "input")},
+        **{name: given[name].shape for name in ("linear_weight", "linear_bias")},
+    }
+    dtypes = {"D": "float64", "I": "int64"}
+    operation = Library().operations[name]
+    inputs = [given[argument["name"]] for argument in operation["inputs"]]
+    outputs = [
+        empty(shapes[argument["extent"]], dtypes.get(argument["type"], dtype))
+        for argument in operation["outputs"]
+    ]
+    return inputs, outputs
 
 
 def computed(library: Library, name: str, call: tuple[list, list]) -> list[bytes]:
@@ -168,9 +148,7 @@ def within(library: Library, bits: int) -> Iterator[None]:
 
 
 def test_every_operation_is_tested() -> None:
-    header = (ROOT / "ops" / "csrc" / "cross_entropy.h").read_text()
-    declared = re.findall(r"^MS_CE_OPERATION(?:_ONE_OUTPUT)?\((\w+)\)", header, re.MULTILINE)
-    assert declared == list(REDUCTIONS)
+    assert list(Library().operations) == list(REDUCTIONS)
 
 
 def calls() -> list[object]:

@@ -1,0 +1,80 @@
+// What the operations of the linear loss do with a bound call: run the chunks, reduce, store the scalars.
+#include <algorithm>
+#include <cmath>
+
+#include "dispatch.h"
+#include "operations.h"
+#include "run.h"
+#include "thread_pool.h"
+
+namespace ms_ce {
+namespace {
+
+void CountWeight(Call* call) {
+  Problem& problem = call->problem();
+  problem.total_weight = LinearTotalWeight(call->linear);
+  StoreDouble(problem.total_weight, (*call)[kTotalWeight]);
+}
+
+void ZeroBiasOfNone(const Call& call) {
+  if (call.linear.linear_bias.data == nullptr) StoreDouble(0.0, call[kGradLinearBias]);
+}
+
+void Scale(const Tensor& tensor, double factor) {
+  constexpr int64_t kStep = int64_t{1} << 16;
+  const int64_t count = ElementCount(tensor.shape);
+  const Kernels& kernels = SelectKernels(true);
+  ParallelFor((count + kStep - 1) / kStep, count, [&](int64_t unit) {
+    const int64_t end = std::min(count, (unit + 1) * kStep);
+    if (tensor.dtype == Dtype::kFloat32) {
+      auto* values = static_cast<float*>(tensor.data);
+      for (int64_t i = unit * kStep; i < end; ++i) values[i] = static_cast<float>(values[i] * factor);
+      return;
+    }
+    for (int64_t i = unit * kStep; i < end; ++i) {
+      kernels.store(kernels.load(tensor.array(), i) * factor, tensor.array(), i);
+    }
+  });
+}
+
+}  // namespace
+
+void RunLinearForward(Call* call) {
+  Problem& problem = call->problem();
+  CountWeight(call);
+  const Tensor* num_correct = call->Find(kNumCorrect);
+  problem.statistics = num_correct != nullptr;
+  const UnitSums sums = RunLinear(call->linear, LinearTask::kForward);
+  if (problem.statistics) *static_cast<int64_t*>(num_correct->data) = sums.correct;
+  if (call->operation.form == Form::kPerRow) return;
+  StoreDouble(Reduced(problem, sums.loss, problem.total_weight), (*call)[kLoss]);
+  if (!problem.statistics) return;
+  StoreDouble(Reduced(problem, sums.z_loss, problem.total_weight), (*call)[kZLoss]);
+  StoreDouble(Reduced(problem, sums.entropy, static_cast<double>(sums.counted)), (*call)[kEntropy]);
+}
+
+void RunLinearValueAndGrad(Call* call) {
+  const Problem& problem = call->problem();
+  CountWeight(call);
+  ZeroBiasOfNone(*call);
+  StoreDouble(NAN, (*call)[kApplied]);
+  const UnitSums sums = RunLinear(call->linear, LinearTask::kValueAndGrad);
+  StoreDouble(Reduced(problem, sums.loss, problem.total_weight), (*call)[kLoss]);
+}
+
+void RunLinearBackward(Call* call) {
+  ZeroBiasOfNone(*call);
+  RunLinear(call->linear, LinearTask::kBackward);
+}
+
+// In place: a copy would double the largest of the gradients.
+void RunLinearRescale(Call* call) {
+  const double upstream = SelectKernels(true).load(call->problem().grad_loss, 0);
+  StoreDouble(upstream, (*call)[kDone]);
+  if (!ApplyUpstream(upstream, static_cast<double*>((*call)[kApplied].data))) return;
+  for (const Argument* grad : {&kGradHidden, &kGradLinearWeight, &kGradLinearBias}) {
+    Scale((*call)[*grad], upstream);
+  }
+}
+
+}  // namespace ms_ce
