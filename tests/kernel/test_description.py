@@ -1,0 +1,105 @@
+"""What the library says of itself, against what is written out here: tests that read it would not see it err."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.kernel.library import Library, options, plan
+
+# Inputs, then outputs, as name:type:extent, in the order of the call.
+EXPECTED = {
+    "CrossEntropyForward": (
+        "scalar",
+        "logits:F:logits target:T:target weight:W:weight options:I:options",
+        "loss:F:loss total_weight:D:scalar lse:D:rows",
+    ),
+    "CrossEntropyStatsRows": (
+        "per_row",
+        "logits:F:logits target:T:target weight:W:weight options:I:options",
+        "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:F:loss",
+    ),
+    "CrossEntropyDoubleBackward": (
+        "either",
+        "direction:F:logits grad_loss:U:loss grad_z_loss:U:loss logits:F:logits target:T:target weight:W:weight "
+        "lse:D:rows total_weight:D:scalar options:I:options",
+        "grad_grad_loss:F:loss grad_grad_z_loss:F:loss grad_logits:F:logits direction_mean:D:rows",
+    ),
+    "CrossEntropyPartialTargetGrad": (
+        "either",
+        "grad_rows:V:rows logits:F:logits target:P:target weight:W:weight lse:D:rows total_weight:D:scalar "
+        "options:I:options",
+        "grad_target:P:target",
+    ),
+    "CrossEntropyPartial": (
+        "either",
+        "logits:F:logits target:T:target weight:W:weight options:I:options",
+        "partial:D:partial",
+    ),
+    "NLLForwardRows": (
+        "per_row",
+        "log_prob:F:logits target:C:target weight:W:weight options:I:options",
+        "loss:F:loss total_weight:W:scalar",
+    ),
+    "LinearCrossEntropyBackward": (
+        "either",
+        "grad_loss:F:loss grad_z_loss:F:loss input:F:input linear_weight:F:linear_weight target:T:target "
+        "linear_bias:F:linear_bias weight:W:weight lse:D:rows total_weight:D:scalar options:I:options plan:I:plan",
+        "grad_input:F:input grad_linear_weight:F:linear_weight grad_linear_bias:F:linear_bias",
+    ),
+}
+
+
+def side(arguments: list[dict[str, str]]) -> str:
+    return " ".join(":".join((each["name"], each["type"], each["extent"])) for each in arguments)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_operations(default_library: Library, name: str) -> None:
+    operation = default_library.operations[name]
+    described = (operation["form"], side(operation["inputs"]), side(operation["outputs"]))
+    assert described == EXPECTED[name]
+
+
+def test_types(default_library: Library) -> None:
+    floats, labels = ["float16", "bfloat16", "float32", "float64"], ["int32", "int64", "uint8"]
+    assert default_library.description["types"] == {
+        "F": floats,
+        "T": [*labels, "F", "float32"],
+        "C": labels,
+        "P": ["F", "float32"],
+        "W": ["F", "float32"],
+        "U": ["F"],
+        "V": ["float64"],
+        "I": ["int64"],
+        "D": ["float64"],
+    }
+
+
+def test_slots(default_library: Library) -> None:
+    """Places and bits of every option, each with a value of its own."""
+    packed = options(
+        ignore_index=-7,
+        reduction="sum",
+        label_smoothing=0.5,
+        z_loss=0.25,
+        softcap=2.0,
+        logit_scale=1.5,
+        class_offset=3,
+        total_classes=9,
+        has_weight=True,
+        has_grad_z_loss=True,
+    )
+    assert packed[[0, 1, 6, 7, 8, 9]].tolist() == [-7, 2, 3, 9, 1, 1]
+    assert packed.view("f8")[2:6].tolist() == [0.5, 0.25, 2.0, 1.5]
+    assert len(packed) == 10
+    assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1]
+    assert default_library.description["reductions"] == ["none", "mean", "sum"]
+
+
+def test_every_operation_is_exported(default_library: Library) -> None:
+    """As MindSpore looks for it: by its name, and by its name and InferShape."""
+    names = list(default_library.operations)
+    assert len(names) == len(set(names)) == len(default_library.description["operations"])
+    for name in names:
+        assert hasattr(default_library.handle, name)
+        assert hasattr(default_library.handle, f"{name}InferShape")
