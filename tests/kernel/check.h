@@ -32,6 +32,7 @@ void TestMath(unsigned stride);  // every `stride`-th float
 void TestEnvironment();
 void TestLinear();
 void TestOperations();
+void TestReplay(const char* path);  // a file that tests/kernel/replay.py wrote
 void TestShapes();
 
 }  // namespace ms_ce_test

@@ -1,5 +1,5 @@
 // The kernels without Python or MindSpore, for cross-compiled targets, sanitizers and valgrind:
-//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME]
+//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME] [--replay FILE]
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -11,12 +11,13 @@
 int main(int argc, char** argv) {
   // A prime: over the run the samples meet every residue of the vector width and of the mantissa.
   unsigned stride = 1009;
-  std::string only;
+  std::string only, replay;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--every-float") == 0) stride = 1;
     if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc)
       stride = static_cast<unsigned>(std::atoi(argv[++i]));
     if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) only = argv[++i];
+    if (std::strcmp(argv[i], "--replay") == 0 && i + 1 < argc) replay = argv[++i];
   }
   if (stride == 0) return 2;
   ms_ce_test::TestShapes();
@@ -25,6 +26,11 @@ int main(int argc, char** argv) {
   for (std::string isa; std::getline(isas, isa, ',');) {
     if (!only.empty() && isa != only) continue;
     ms_ce_test::Check(MsCeSetIsa(isa.c_str()) == 0, "%s is listed but cannot be chosen", isa.c_str());
+    if (!replay.empty()) {
+      ms_ce_test::TestReplay(replay.c_str());
+      ++tested;
+      continue;
+    }
     ms_ce_test::TestMath(stride);
     ms_ce_test::TestOperations();
     ms_ce_test::TestLinear();
