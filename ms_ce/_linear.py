@@ -35,6 +35,22 @@ def gradient_wanted(backend, gradient_in_forward, training, dtype):
     return recording()
 
 
+def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
+    """Everything in float32 where hidden states of 16 bits meet parameters of float32: the parameters are not rounded
+    and get gradients of their own dtype."""
+    bias_dtype = None if linear_bias is None else linear_bias.dtype
+    if not _linear_checks.is_mixed(input.dtype, linear_weight.dtype, bias_dtype):
+        return input, linear_weight, target, linear_bias, weight
+    input, linear_weight = input.astype(mstype.float32), linear_weight.astype(mstype.float32)
+    if not is_class_index(target.dtype):
+        target = target.astype(mstype.float32)
+    if linear_bias is not None:
+        linear_bias = linear_bias.astype(mstype.float32)
+    if weight is not None:
+        weight = weight.astype(mstype.float32)
+    return input, linear_weight, target, linear_bias, weight
+
+
 def _logits(input, linear_weight, target, linear_bias, weight, shift):
     """(logits, target, weight) of the plain form, in float32 at least."""
     exact = exact_dtype(input.dtype)
@@ -172,6 +188,10 @@ def linear_cross_entropy_on(
     target = ops.stop_gradient(target)
     if weight is not None:
         weight = ops.stop_gradient(weight)
+    dtype = input.dtype
+    input, linear_weight, target, linear_bias, weight = _in_one_dtype(
+        input, linear_weight, target, linear_bias, weight
+    )
     if backend == "cpu" and linear_weight.ndim == 2:
         loss = linear_cpu.linear_cross_entropy(
             input,
@@ -186,9 +206,9 @@ def linear_cross_entropy_on(
         )[0]
         if shift and options.reduction == "none":
             loss = _after_first(loss)
-        return loss
+        return loss.astype(dtype)
     if linear_weight.ndim == 2 and _in_chunks(input, linear_weight, chunk_bytes):
-        return _chunked(
+        loss = _chunked(
             backend,
             input,
             linear_weight,
@@ -200,11 +220,12 @@ def linear_cross_entropy_on(
             shift,
             gradient_in_forward,
         )
+        return loss.astype(dtype)
     logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
     loss = cross_entropy_on(op, backend, logits, labels, factors, options)
     if options.reduction == "none" and linear_weight.ndim == 2:
         loss = loss.reshape(_leading(input, shift))
-    return loss.astype(input.dtype)
+    return loss.astype(dtype)
 
 
 def _stats_on_cpu(input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift):
@@ -270,6 +291,10 @@ def linear_cross_entropy_with_stats_on(
     target = ops.stop_gradient(target)
     if weight is not None:
         weight = ops.stop_gradient(weight)
+    dtype, exact = input.dtype, exact_dtype(input.dtype)
+    input, linear_weight, target, linear_bias, weight = _in_one_dtype(
+        input, linear_weight, target, linear_bias, weight
+    )
     tensors = (input, linear_weight, target, linear_bias, weight)
     if backend == "cpu":
         stats = _stats_on_cpu(*tensors, options, chunk_bytes, shift)
@@ -278,6 +303,5 @@ def linear_cross_entropy_with_stats_on(
     else:
         stats = _plain_stats(backend, *tensors, options, shift)
     loss, total_weight, lse, z_part, correct, entropy = stats
-    dtype, exact = input.dtype, exact_dtype(input.dtype)
     loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
     return loss, total_weight.astype(exact), lse.astype(exact), z_part, correct, entropy

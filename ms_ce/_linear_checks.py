@@ -5,6 +5,7 @@ from __future__ import annotations
 from numbers import Integral
 
 from mindspore import Parameter
+from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -27,12 +28,23 @@ def check_plan(op: str, chunk_bytes, shift, gradient_in_forward) -> int:
     return 0 if chunk_bytes is None else int(chunk_bytes)
 
 
+_HALVES = (mstype.float16, mstype.bfloat16)
+
+
 @constexpr
-def check_dtypes(op: str, hidden, linear_weight, linear_bias) -> None:
+def is_mixed(hidden, linear_weight, linear_bias) -> bool:
+    """Whether hidden states of 16 bits meet parameters of float32, as under MindSpore's mixed precision."""
+    return hidden in _HALVES and mstype.float32 in (linear_weight, linear_bias)
+
+
+@constexpr
+def check_dtypes(op: str, hidden, linear_weight, linear_bias, mixed=True) -> None:
     for name, dtype in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
-        if dtype is not None and dtype != hidden:
+        accepted = [hidden, mstype.float32] if mixed and hidden in _HALVES else [hidden]
+        if dtype is not None and dtype not in accepted:
+            also = " or float32" if len(accepted) > 1 else ""
             raise TypeError(
-                f"{op}: {name} must have input's dtype {str(hidden).lower()}, got {str(dtype).lower()}; "
+                f"{op}: {name} must have input's dtype {str(hidden).lower()}{also}, got {str(dtype).lower()}; "
                 "cast one to the other"
             )
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from mindspore import Parameter, nn
+from mindspore import Parameter
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Uniform, initializer
 
 from ms_ce import _checks, _linear, _linear_checks
+from ms_ce._cell import LossCell
 from ms_ce.backend import chosen, requested
 from ms_ce.functional import LossStats
 from ms_ce.ops.graph import compiling
@@ -43,11 +44,12 @@ def linear_cross_entropy(
 
     Args:
         input (Tensor): hidden states (…, in_features) of any leading shape; float16, bfloat16, float32 or float64.
-        linear_weight (Tensor): (num_classes, in_features), input's dtype. torch's (num_classes, d1…dK,
-            in_features) with input (N, in_features) is computed through the logits.
+        linear_weight (Tensor): (num_classes, in_features), input's dtype, or float32 beside an input of 16 bits, which
+            is then computed in float32. torch's (num_classes, d1…dK, in_features) with input (N, in_features) is
+            computed through the logits.
         target (Tensor): class indices int32, int64 or uint8 of input's leading shape, or probabilities of that
             shape and a last axis of num_classes, in input's dtype or float32.
-        linear_bias (Tensor): (num_classes,), input's dtype. Default: none.
+        linear_bias (Tensor): (num_classes,), input's dtype or as linear_weight's. Default: none.
         weight (Tensor): a factor for each class, shape (num_classes,), input's dtype or float32. Default: 1 each.
         ignore_index (int): class index that does not count. Default -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
@@ -162,7 +164,7 @@ def linear_cross_entropy_with_stats(
     return LossStats(loss, total_weight, lse, z_part, correct, entropy)
 
 
-class LinearCrossEntropyLoss(nn.Cell):
+class LinearCrossEntropyLoss(LossCell):
     """The last linear layer of a classifier or language model and its loss in one Cell, without the logits.
 
     Formula, shapes, dtypes and errors: `ms_ce.linear_cross_entropy`.
@@ -247,6 +249,7 @@ class LinearCrossEntropyLoss(nn.Cell):
         self.backend = requested(op, backend)
 
     def construct(self, input, target):
+        input = self.in_precision(input)
         backend = chosen(self.op, self.backend)
         return _linear.linear_cross_entropy_on(
             self.op,

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from mindspore import nn
-
 from ms_ce import _arguments, _checks, functional
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
+from ms_ce._cell import LossCell
 from ms_ce.backend import chosen, requested
 
 
-class CrossEntropyLoss(nn.Cell):
+class CrossEntropyLoss(LossCell):
     """Cross entropy between unnormalised logits and class indices or class probabilities, as a Cell.
 
     Formula, shapes, dtypes and errors: `ms_ce.cross_entropy`. Called by the line of mindspore.nn, mindspore.mint or
@@ -82,6 +81,7 @@ class CrossEntropyLoss(nn.Cell):
 
     def construct(self, *tensors, **names):
         input, target = _arguments.input_and_target(self.op, tensors, names)
+        input = self.in_precision(input)
         return functional.cross_entropy_on(
             self.op,
             chosen(self.op, self.backend),
@@ -97,7 +97,7 @@ class CrossEntropyLoss(nn.Cell):
         return f"{self.options}, backend={self.backend!r}"
 
 
-class NLLLoss(nn.Cell):
+class NLLLoss(LossCell):
     """Negative log likelihood of log-probabilities, as a Cell.
 
     Formula, shapes, dtypes and errors: `ms_ce.nll_loss`. Called by the line of mindspore.nn, mindspore.mint or
@@ -147,6 +147,7 @@ class NLLLoss(nn.Cell):
 
     def construct(self, *tensors, **names):
         input, target = _arguments.input_and_target(self.op, tensors, names)
+        input = self.in_precision(input)
         loss, _ = functional.nll_loss_on(
             self.op,
             chosen(self.op, self.backend),

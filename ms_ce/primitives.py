@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from mindspore import nn
-
 from ms_ce import _checks, functional
+from ms_ce._cell import LossCell
 from ms_ce.backend import chosen, requested
 
 
-class NLLLoss(nn.Cell):
+class NLLLoss(LossCell):
     """Negative log likelihood that also returns the total weight, called as mindspore.ops.NLLLoss.
 
     The loss of a row is -weight[y]·logits[y], 0 where y is `ignore_index`; total_weight is Σ weight[y] over the rows
@@ -53,7 +52,7 @@ class NLLLoss(nn.Cell):
         return functional.nll_loss_on(
             "ops.NLLLoss",
             chosen("ops.NLLLoss", self.backend),
-            logits,
+            self.in_precision(logits),
             labels,
             weight,
             self.options,

@@ -284,7 +284,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         weight_dtype = None if self.weight is None else self.weight.dtype
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)
         _check_dtype(input.dtype)
-        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype)
+        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype, False)
         _linear_checks.check_matrix(_OP, linear_weight.ndim)
         _linear_checks.check_block(_OP, input.shape[-1], linear_weight.shape, bias_shape)
         indices = holds_class_indices(target.dtype)

@@ -1,0 +1,173 @@
+"""Losses in networks under MindSpore's mixed precision: they take what the layers return, sum in float32, and a refusal
+leaves the process as it was."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, amp, nn
+
+import ms_ce
+from ms_ce import reference
+from tests.integration.conftest import to_numpy
+
+RANDOM = np.random.default_rng(0)
+ROWS, FEATURES, CLASSES = 8, 16, 32
+HIDDEN = RANDOM.normal(size=(ROWS, FEATURES)).astype(np.float32)
+LABELS = RANDOM.integers(0, CLASSES, ROWS).astype(np.int32)
+TABLE = RANDOM.normal(size=(CLASSES, FEATURES)).astype(np.float32)
+WEIGHT = np.linspace(0.5, 2.0, CLASSES).astype(np.float32)
+HALF = {"rtol": 2e-2, "atol": 2e-3}  # of what MindSpore's Dense rounds to 16 bits before the loss
+
+
+class _Network(nn.Cell):
+    """A layer that is computed in 16 bits, and a loss behind it."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.body = nn.Dense(
+            FEATURES,
+            FEATURES,
+            weight_init=Tensor(np.eye(FEATURES, dtype=np.float32)),
+            has_bias=False,
+        )
+        self.loss = loss
+
+    def construct(self, hidden, labels):
+        return self.loss(self.body(hidden), labels)
+
+
+class _Head(nn.Cell):
+    """The last layer apart from its loss."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.head = nn.Dense(FEATURES, CLASSES, weight_init=Tensor(TABLE), has_bias=False)
+        self.loss = loss
+
+    def construct(self, hidden, labels):
+        return self.loss(self.head(hidden), labels)
+
+
+def linear(backend):
+    table = Parameter(Tensor(TABLE), name="table")
+    return ms_ce.LinearCrossEntropyLoss(FEATURES, table, weight=Tensor(WEIGHT), backend=backend)
+
+
+def plain(backend):
+    return _Head(ms_ce.CrossEntropyLoss(Tensor(WEIGHT), backend=backend))
+
+
+LEVELS = {
+    "O1": lambda net: amp.auto_mixed_precision(net, "O1"),
+    "O2": lambda net: amp.auto_mixed_precision(net, "O2"),
+    "O3": lambda net: amp.auto_mixed_precision(net, "O3"),
+    "auto": lambda net: amp.auto_mixed_precision(net, "auto"),
+    "to_float": lambda net: net.to_float(ms.float16),
+    "white list": lambda net: amp.custom_mixed_precision(
+        net,
+        white_list=[*amp.get_white_list(), ms_ce.LinearCrossEntropyLoss, ms_ce.CrossEntropyLoss],
+    ),
+    "black list": lambda net: amp.custom_mixed_precision(
+        net,
+        black_list=[*amp.get_black_list(), ms_ce.LinearCrossEntropyLoss, ms_ce.CrossEntropyLoss],
+    ),
+}
+
+
+@pytest.fixture(params=[ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["pynative", "graph"])
+def mode(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # O1 writes the network that it makes there
+    ms.set_context(mode=request.param)
+    yield request.param
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def precision_outside() -> ms.dtype:
+    """What a layer that asks for nothing computes in."""
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    return nn.Dense(FEATURES, 3)(Tensor(HIDDEN)).dtype
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("make", [linear, plain])
+def test_gradients_in_the_dtype_of_the_parameters(make, level, backend, mode):
+    net = _Network(make(backend))
+    table = net.loss.linear_weight if make is linear else net.loss.head.weight
+    parameters = [net.body.weight, table]
+    net = LEVELS[level](net)
+    loss, gradients = ms.value_and_grad(net, None, parameters)(Tensor(HIDDEN), Tensor(LABELS))
+    logits = HIDDEN @ TABLE.T
+    expected = reference.cross_entropy(logits, LABELS, WEIGHT).loss
+    grad_logits = reference.cross_entropy_grad(logits, LABELS, WEIGHT).logits
+    np.testing.assert_allclose(to_numpy(loss), expected, rtol=5e-3)
+    assert [gradient.dtype for gradient in gradients] == [ms.float32, ms.float32]
+    np.testing.assert_allclose(to_numpy(gradients[1]), grad_logits.T @ HIDDEN, **HALF)
+    grad_body = (grad_logits @ TABLE).T @ HIDDEN
+    np.testing.assert_allclose(to_numpy(gradients[0]), grad_body, rtol=2e-2, atol=1e-2)
+    assert precision_outside() == ms.float32
+
+
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["float16", "bfloat16"])
+def test_to_float_of_the_loss_alone(dtype, backend, mode):
+    """The input is rounded to it as by nn.Dense, the sums are not: 4,096 rows of loss 20 overflow float16."""
+    logits = np.zeros((4096, 4), np.float32)
+    logits[:, 0] = 20.0
+    loss = ms_ce.CrossEntropyLoss(backend=backend).to_float(dtype)
+    result = loss(Tensor(logits), ms.ops.ones(4096, ms.int32))
+    assert result.dtype == dtype
+    np.testing.assert_allclose(to_numpy(result), 20.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=["float16", "bfloat16"])
+def test_hidden_states_of_16_bits_beside_a_table_of_float32(dtype, shift, backend, run):
+    """The table is not rounded, and its gradient is float32."""
+    hidden, labels = Tensor(HIDDEN.reshape(2, 4, -1)).astype(dtype), Tensor(LABELS.reshape(2, 4))
+
+    def loss(hidden, table):
+        return ms_ce.linear_cross_entropy(
+            hidden, table, labels, reduction="sum", shift=shift, backend=backend
+        )
+
+    value = run(loss, hidden, Tensor(TABLE))
+    gradients = run(ms.grad(loss, (0, 1)), hidden, Tensor(TABLE))
+    assert [value.dtype, gradients[0].dtype, gradients[1].dtype] == [dtype, dtype, ms.float32]
+    rounded = to_numpy(hidden)
+    expected = reference.linear_cross_entropy(
+        rounded, TABLE, labels.asnumpy(), reduction="sum", shift=shift
+    ).loss
+    np.testing.assert_allclose(to_numpy(value), expected, rtol=2.0**-8)
+    derivative = reference.linear_cross_entropy_grad(
+        rounded, TABLE, labels.asnumpy(), reduction="sum", shift=shift
+    )
+    np.testing.assert_allclose(
+        to_numpy(gradients[1]), derivative.linear_weight, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("make", [linear, plain])
+def test_a_refusal_leaves_no_mixed_precision_behind(make, backend):
+    """MindSpore's own Cells leave it switched on for the process when one of them raises."""
+    net = amp.auto_mixed_precision(_Network(make(backend)), "O2")
+    with pytest.raises(ValueError, match="class indices are integers: cast them"):
+        net(Tensor(HIDDEN), Tensor(LABELS).astype(ms.float16))
+    assert precision_outside() == ms.float32
+    alone = ms_ce.CrossEntropyLoss(backend=backend).to_float(ms.float16)
+    with pytest.raises(ValueError, match="target must have shape"):
+        alone(Tensor(HIDDEN), Tensor(LABELS[:3]))
+    assert precision_outside() == ms.float32
+    again = amp.auto_mixed_precision(_Network(make(backend)), "O2")
+    assert np.isfinite(to_numpy(again(Tensor(HIDDEN), Tensor(LABELS))))
+    assert precision_outside() == ms.float32
+
+
+@pytest.mark.parametrize(
+    ("hidden", "table"), [("float32", "float16"), ("float64", "float32"), ("float16", "bfloat16")]
+)
+def test_other_mixtures_are_refused(hidden, table):
+    inputs = Tensor(HIDDEN).astype(getattr(ms, hidden)), Tensor(TABLE).astype(getattr(ms, table))
+    text = f"linear_weight must have input's dtype {hidden}.*, got {table}; cast one to the other"
+    with pytest.raises(TypeError, match=text):
+        ms_ce.linear_cross_entropy(*inputs, Tensor(LABELS))
