@@ -84,7 +84,8 @@ def test_installed_wheel_runs_away_from_the_repository(built, tmp_path):
     _run(python, "-m", "pip", "install", "--quiet", built["wheel"], env=clean)
     assert "'cpu', 'composed'" in _run(python, "-c", USE, cwd=outside, env=clean)
     assert "usable" in _run(python, "-m", "ms_ce", cwd=outside, env=clean)
-    _run(python, "-m", "pip", "install", "--quiet", "--force-reinstall", "--no-deps", built["bare"])
+    again = ["--quiet", "--force-reinstall", "--no-deps", built["bare"]]
+    _run(python, "-m", "pip", "install", *again, env=clean)
     output = _run(python, "-c", USE, cwd=outside, env=clean)
     assert "'cpu'" not in output
     assert "'composed'" in output
