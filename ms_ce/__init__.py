@@ -3,6 +3,7 @@
 from ms_ce import ops, primitives
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
+from ms_ce.deployment import relocate_mindir
 from ms_ce.functional import (
     LossStats,
     cross_entropy,
@@ -33,4 +34,5 @@ __all__ = [
     "linear_cross_entropy_with_stats",
     "nll_loss",
     "ops",
+    "relocate_mindir",
 ]

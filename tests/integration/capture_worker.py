@@ -1,0 +1,60 @@
+"""capture_worker.py MODE CAPTURE LOSS OPTIMIZER: prints the losses of a few training steps.
+
+A process for each, since MindSpore's bytecode capture takes one step function for another of the same source.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+import ms_ce
+
+ROWS, FEATURES, CLASSES, STEPS = 16, 8, 5, 4
+OPTIMIZERS = {
+    "Adam": lambda parameters: nn.Adam(parameters, 0.1),
+    "Momentum": lambda parameters: nn.Momentum(parameters, 0.1, 0.9),
+    "SGD": lambda parameters: nn.SGD(parameters, 0.1),
+}
+
+
+def network(loss: str) -> nn.Cell:
+    """A Dense layer and mindspore.nn's loss ("nn"), or ours: "cross_entropy <backend>", "linear <backend>"."""
+    table = np.random.default_rng(1).normal(size=(CLASSES, FEATURES)).astype(np.float32)
+    kind, _, backend = loss.partition(" ")
+    if kind == "linear":
+        layer = ms_ce.LinearCrossEntropyLoss(FEATURES, CLASSES, bias=True, backend=backend)
+        layer.linear_weight.set_data(Tensor(table))
+        layer.linear_bias.set_data(ops.zeros((CLASSES,), ms.float32))
+        return layer
+    dense = nn.Dense(FEATURES, CLASSES)
+    dense.weight.set_data(Tensor(table))
+    dense.bias.set_data(ops.zeros((CLASSES,), ms.float32))
+    own = nn.CrossEntropyLoss() if kind == "nn" else ms_ce.CrossEntropyLoss(backend=backend)
+    return nn.WithLossCell(dense, own)
+
+
+def curve(mode: str, capture: str, loss: str, optimizer: str) -> list[float]:
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    trained = network(loss)
+    update = OPTIMIZERS[optimizer](trained.trainable_params())
+    forward_backward = ops.value_and_grad(trained, None, update.parameters)
+
+    @ms.jit(capture_mode=capture)
+    def step(hidden, target):
+        value, gradients = forward_backward(hidden, target)
+        update(gradients)
+        return value
+
+    random = np.random.default_rng(0)
+    hidden = Tensor(random.normal(size=(ROWS, FEATURES)).astype(np.float32))
+    target = Tensor(random.integers(0, CLASSES, ROWS).astype(np.int32))
+    return [float(step(hidden, target).asnumpy()) for _ in range(STEPS)]
+
+
+if __name__ == "__main__":
+    print(json.dumps(curve(*sys.argv[1:])))
