@@ -1,19 +1,27 @@
 // Forward, backward and value-and-grad against the formula in double, on every dtype and layout, aligned
-// or not, and bitwise for any number of threads.
+// or not, with every pair of options, and bitwise for any number of threads.
 #include <algorithm>
+#include <initializer_list>
+#include <map>
 #include <random>
+#include <set>
+#include <utility>
 
 #include "tensor.h"
 
 namespace ms_ce_test {
 namespace {
 
+// Of the options of the cases: one under which every pair of their values occurs.
+constexpr unsigned kSeed = 1;
+
 struct Case {
   Shape shape;
   const char* dtype;
   const char* target_dtype;
-  bool weighted, misaligned;
-  Options options;
+  const char* weight_dtype = nullptr;  // null: no weight
+  size_t past = 0;                     // elements behind a cache line
+  Options options{};
   double offset = 0.0;  // of all logits; far from 0, a sum that forgets the maximum underflows
 };
 
@@ -56,7 +64,7 @@ void ReferenceRow(const Case& test, const Layout& layout, int64_t row, const Ten
     x[c] = o.softcap != 0.0 ? o.softcap * t : o.logit_scale * logits.Get(at);
     slope[c] = o.logit_scale * (1.0 - t * t);
     const double q = probability ? target.Get(at) : (static_cast<double>(c) == y ? 1.0 : 0.0);
-    const double w = test.weighted ? weight.Get(static_cast<int64_t>(c)) : 1.0;
+    const double w = test.weight_dtype != nullptr ? weight.Get(static_cast<int64_t>(c)) : 1.0;
     factor[c] = w * ((1.0 - o.label_smoothing) * q + o.label_smoothing / static_cast<double>(classes));
     mass += factor[c];
     top = std::max(top, x[c]);
@@ -71,7 +79,8 @@ void ReferenceRow(const Case& test, const Layout& layout, int64_t row, const Ten
   }
   out->loss[static_cast<size_t>(row)] = loss + o.z_loss * lse * lse;
   out->lse[static_cast<size_t>(row)] = lse;
-  out->total_weight += probability || !test.weighted ? 1.0 : weight.Get(static_cast<int64_t>(y));
+  out->total_weight +=
+      probability || test.weight_dtype == nullptr ? 1.0 : weight.Get(static_cast<int64_t>(y));
 }
 
 Expected Reference(const Case& test, const Tensor& logits, const Tensor& target, const Tensor& weight) {
@@ -120,10 +129,11 @@ Inputs MakeInputs(const Case& test, unsigned seed) {
   std::normal_distribution<double> normal(0.0, 3.0);
   std::uniform_real_distribution<double> uniform(0.0, 1.0);
   const Layout layout(test.shape);
-  Inputs in{Tensor(test.dtype, test.shape, test.misaligned),
-            Tensor(test.target_dtype, IsProbability(test) ? test.shape : layout.rows, test.misaligned),
-            Tensor(test.weighted ? "float32" : test.dtype, {test.weighted ? layout.classes : 1}),
-            test.options.Pack()};
+  Inputs in{
+      Tensor(test.dtype, test.shape, test.past),
+      Tensor(test.target_dtype, IsProbability(test) ? test.shape : layout.rows, test.past),
+      test.weight_dtype != nullptr ? Tensor(test.weight_dtype, {layout.classes}) : Tensor(test.dtype, {1}),
+      test.options.Pack()};
   for (int64_t i = 0; i < in.logits.size(); ++i) in.logits.Set(i, test.offset + normal(random));
   for (int64_t i = 0; i < in.target.size(); ++i) {
     const double drawn = uniform(random);
@@ -147,9 +157,9 @@ Outputs RunAll(const Case& test, Inputs* in) {
   const bool rows = test.options.reduction == 0;
   const Shape reduced = rows ? layout.rows : Shape{};
   Outputs out{Tensor(test.dtype, reduced),    Tensor("float64", {}),
-              Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.misaligned),
+              Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.past),
               Tensor(test.dtype, {}),         Tensor("float64", {}),
-              Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.misaligned)};
+              Tensor("float64", layout.rows), Tensor(test.dtype, test.shape, test.past)};
   std::string error =
       Run(rows ? "CrossEntropyForwardRows" : "CrossEntropyForward",
           {&in->logits, &in->target, &in->weight, &in->options, &out.loss, &out.total_weight, &out.lse});
@@ -185,7 +195,8 @@ void TestCase(const Case& test, unsigned seed) {
     Check(one.loss.SameBytes(one.fused_loss), "value and grad's loss differs from the forward's");
     Check(one.lse.SameBytes(one.fused_lse), "value and grad's lse differs from the forward's");
   }
-  for (int threads : {2, 3, 8}) {
+  const bool large = Count(test.shape) > 1000000;
+  for (int threads : large ? std::vector<int>{3} : std::vector<int>{2, 3, 8}) {
     MsCeSetThreads(threads);
     const Outputs many = RunAll(test, &in);
     Check(one.loss.SameBytes(many.loss) && one.lse.SameBytes(many.lse) && one.grad.SameBytes(many.grad) &&
@@ -197,41 +208,152 @@ void TestCase(const Case& test, unsigned seed) {
   MsCeSetThreads(0);
 }
 
-}  // namespace
+// The values of one case that a kernel may treat in its own way, by name; those of all cases are counted in
+// pairs.
+using Levels = std::vector<std::pair<const char*, std::string>>;
 
-void TestOperations() {
-  // Around the widths of vectors (4, 8, 16), of a chunk (64), of a tile (1024); rows around a block (64);
-  // the last two are large enough for several threads and for streaming stores.
-  const Shape shapes[] = {{1, 1},    {9},       {3, 2},       {65, 3},       {130, 10},
-                          {7, 63},   {66, 64},  {5, 65},      {3, 127},      {2, 1023},
-                          {2, 1025}, {1, 5000}, {2, 5, 3},    {2, 21, 9, 9}, {3, 70, 67},
-                          {0, 4},    {2, 3, 0}, {2, 1100, 5}, {40000, 10},   {130, 17000}};
-  const char* dtypes[] = {"float32", "float16", "bfloat16", "float64"};
-  const char* targets[] = {"int64", "int32", "uint8", "float32", "same"};
-  unsigned seed = 1;
-  for (const Shape& shape : shapes) {
-    const bool large = Count(shape) > 100000;
-    for (const char* dtype : dtypes) {
-      for (const char* target : targets) {
-        const bool narrow = std::strcmp(target, "uint8") == 0;
-        if (narrow && Layout(shape).classes > 255) continue;
-        if (large && (seed % 4 != 0 || std::strcmp(dtype, "float64") == 0) && ++seed) continue;
-        Case test{
-            shape, dtype, std::strcmp(target, "same") == 0 ? dtype : target, seed % 2 == 0, seed % 3 == 0,
-            {},    0.0};
-        test.options.reduction = seed % 5 % 3;
-        test.options.has_weight = test.weighted;
-        test.options.ignore_index = narrow ? 255 : -100;
-        // Not under a scale, whose product rounds a logit of that size by more than the tolerance.
-        if (seed % 8 == 3 && seed % 6 != 5) test.offset = -300.0;
-        if (seed % 4 == 1) test.options.label_smoothing = 0.1;
-        if (seed % 7 == 1) test.options.z_loss = 0.01;
-        if (seed % 6 == 2) test.options.softcap = 5.0;
-        if (seed % 6 == 5) test.options.logit_scale = 0.7;
-        TestCase(test, seed++);
+const char* YesNo(bool value) { return value ? "yes" : "no"; }
+
+Levels LevelsOf(const Case& test) {
+  const Layout layout(test.shape);
+  const Options& o = test.options;
+  const bool streams = Count(test.shape) * static_cast<int64_t>(SizeOf(test.dtype)) >= int64_t{8} << 20;
+  const std::string weight = test.weight_dtype == nullptr ? "no" : test.weight_dtype;
+  return {{"dtype", test.dtype},
+          {"layout", layout.inner > 1      ? "columns"
+                     : layout.classes > 64 ? "long rows"
+                                           : "short rows"},
+          {"target", test.target_dtype},
+          {"weight", weight == "no" || weight == "float32" ? weight : "logits'"},
+          {"misaligned", YesNo(test.past != 0)},
+          {"reduction", std::to_string(o.reduction)},
+          {"smoothing", YesNo(o.label_smoothing != 0.0)},
+          {"z_loss", YesNo(o.z_loss != 0.0)},
+          {"softcap", YesNo(o.softcap != 0.0)},
+          {"scale", YesNo(o.logit_scale != 1.0)},
+          {"offset", YesNo(test.offset != 0.0)},
+          {"streams", YesNo(streams)}};
+}
+
+// What no case can hold: the kernel takes no such target, or the tolerance no such offset; a gradient that
+// streams is not worth its time in rows of few classes.
+bool Impossible(const std::string& one, const std::string& other) {
+  const auto is = [&](const char* a, const char* b) {
+    return (one == a && other == b) || (one == b && other == a);
+  };
+  if (is("offset yes", "scale yes") || is("layout short rows", "streams yes")) return true;
+  for (const char* dtype : {"float16", "bfloat16", "float64"}) {
+    const std::string target = std::string("target ") + dtype;
+    for (const char* logits : {"float32", "float16", "bfloat16", "float64"}) {
+      if (logits != std::string(dtype) && is((std::string("dtype ") + logits).c_str(), target.c_str()))
+        return true;
+    }
+  }
+  return is("dtype float32", "weight logits'");
+}
+
+class Pairs {
+ public:
+  void Add(const Case& test) {
+    const Levels levels = LevelsOf(test);
+    for (const auto& [factor, level] : levels) {
+      levels_[factor].insert(std::string(factor) + " " + level);
+      for (const auto& [other_factor, other_level] : levels) {
+        seen_.insert({std::string(factor) + " " + level, std::string(other_factor) + " " + other_level});
       }
     }
   }
+
+  void ExpectAll() const {
+    for (const auto& [factor, own] : levels_) {
+      for (const auto& [other_factor, others] : levels_) {
+        if (factor >= other_factor) continue;
+        for (const std::string& one : own) {
+          for (const std::string& other : others) {
+            Check(seen_.count({one, other}) != 0 || Impossible(one, other), "no case has %s with %s",
+                  one.c_str(), other.c_str());
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  std::map<std::string, std::set<std::string>> levels_;
+  std::set<std::pair<std::string, std::string>> seen_;
+};
+
+// A case with options drawn by `random`, each of them in about half of the cases.
+Case Draw(std::mt19937* random, const Shape& shape, const char* dtype, const char* target) {
+  const auto one_of = [&](unsigned count) { return (*random)() % count; };
+  Case test{shape, dtype, std::strcmp(target, "same") == 0 ? dtype : target};
+  const char* weights[] = {nullptr, "float32", dtype};
+  test.weight_dtype = weights[one_of(3)];
+  test.past = one_of(2);
+  Options& options = test.options;
+  options.reduction = one_of(3);
+  options.has_weight = test.weight_dtype != nullptr;
+  options.ignore_index = std::strcmp(target, "uint8") == 0 ? 255 : -100;
+  if (one_of(2) != 0) options.label_smoothing = 0.1;
+  if (one_of(2) != 0) options.z_loss = 0.01;
+  if (one_of(2) != 0) options.softcap = 5.0;
+  if (one_of(2) != 0) options.logit_scale = 0.7;
+  // Not under a scale, whose product rounds a logit of that size by more than the tolerance.
+  if (one_of(3) == 0 && options.logit_scale == 1.0) test.offset = -300.0;
+  return test;
+}
+
+struct Sized {
+  Shape shape;
+  const char *dtype, *target;
+};
+
+std::vector<Sized> Sizes() {
+  // Around the widths of vectors (4, 8, 16), of a chunk (64), of a tile (1024); rows around a block (64).
+  const Shape shapes[] = {{1, 1},    {9},           {3, 2},      {65, 3},   {130, 10}, {7, 63},
+                          {66, 64},  {5, 65},       {3, 127},    {2, 1023}, {2, 1025}, {1, 5000},
+                          {2, 5, 3}, {2, 21, 9, 9}, {3, 70, 67}, {0, 4},    {2, 3, 0}, {2, 1100, 5}};
+  std::vector<Sized> sizes;
+  for (const Shape& shape : shapes) {
+    for (const char* dtype : {"float32", "float16", "bfloat16", "float64"}) {
+      for (const char* target : {"int64", "int32", "uint8", "float32", "same"}) {
+        if (std::strcmp(target, "uint8") == 0 && Layout(shape).classes > 255) continue;
+        sizes.push_back({shape, dtype, target});
+      }
+    }
+  }
+  // Large enough for several threads, and from 8 MB on for streaming stores.
+  for (const Sized& large : std::initializer_list<Sized>{{{40000, 10}, "float32", "int64"},
+                                                         {{40000, 10}, "float16", "uint8"},
+                                                         {{40000, 10}, "bfloat16", "float32"},
+                                                         {{40000, 10}, "float64", "same"},
+                                                         {{130, 17000}, "float32", "int64"},
+                                                         {{130, 17000}, "float32", "same"},
+                                                         {{65, 17000}, "float64", "int32"},
+                                                         {{65, 17000}, "float64", "same"},
+                                                         {{2, 40, 28000}, "float32", "uint8"},
+                                                         {{2, 40, 28000}, "float32", "int32"},
+                                                         {{260, 17000}, "float16", "same"},
+                                                         {{4, 40, 28000}, "float16", "int64"},
+                                                         {{260, 17000}, "bfloat16", "int64"},
+                                                         {{4, 40, 28000}, "bfloat16", "same"}}) {
+    sizes.push_back(large);
+  }
+  return sizes;
+}
+
+}  // namespace
+
+void TestOperations() {
+  std::mt19937 random(kSeed);
+  Pairs pairs;
+  unsigned seed = 1;
+  for (const Sized& size : Sizes()) {
+    const Case test = Draw(&random, size.shape, size.dtype, size.target);
+    pairs.Add(test);
+    TestCase(test, seed++);
+  }
+  pairs.ExpectAll();
 }
 
 }  // namespace ms_ce_test
