@@ -31,7 +31,9 @@ test-aarch64: $(INSTALLED)
 	cmake -S ops/csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/csrc/aarch64.cmake \
 	  -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/aarch64
 	cmake --build build/aarch64 --target ms_ce_kernel_test -j2
+	python -m tests.kernel.replay build/calls
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --stride 1000003
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --replay build/calls
 
 test-every-float: $(INSTALLED)
 	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel
