@@ -161,11 +161,22 @@ def check_dtypes(op: str, logits_name: str, logits, target, weight, probabilitie
         )
 
 
+def refuse_unknown_rank(op: str, **ranks) -> None:
+    """A graph that is compiled for tensors of any rank (`Tensor(shape=None)`) has None for it."""
+    for name, rank in ranks.items():
+        if rank is None:
+            raise ValueError(
+                f"{op}: {name} must have a known number of dimensions in a compiled graph; give it a shape "
+                "with None for unknown sizes, as Tensor(shape=[None, None]), not shape=None"
+            )
+
+
 @constexpr
 def check_ranks(
     op: str, logits_name: str, logits_rank: int, target, target_rank: int, weight_rank
 ) -> None:
     """Numbers of dimensions, which are known even under dynamic shape."""
+    refuse_unknown_rank(op, **{logits_name: logits_rank}, target=target_rank, weight=weight_rank)
     if not 1 <= logits_rank <= MAX_RANK:
         raise ValueError(
             f"{op}: {logits_name} must have shape (C), (N, C) or (N, C, d1…dK) with K up to "
@@ -184,7 +195,7 @@ def check_ranks(
             f"{op}: target of dtype {str(target).lower()} must have {expected} dimensions to match "
             f"{logits_name} of {logits_rank}, got {target_rank}{remedy.format(logits=logits_name)}"
         )
-    if weight_rank is not None and weight_rank != 1:
+    if weight_rank != 1:
         raise ValueError(f"{op}: weight must have shape (C,), got {weight_rank} dimensions")
 
 

@@ -52,6 +52,14 @@ def check_dtypes(op: str, hidden, linear_weight, linear_bias, mixed=True) -> Non
 @constexpr
 def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, target, weight, shift):
     """Numbers of dimensions, which are known even under dynamic shape."""
+    _checks.refuse_unknown_rank(
+        op,
+        input=hidden,
+        linear_weight=linear_weight,
+        target=target,
+        linear_bias=linear_bias,
+        weight=weight,
+    )
     if linear_weight < 2:
         raise ValueError(
             f"{op}: linear_weight must have shape (num_classes, in_features), got {linear_weight} dimensions"
@@ -79,12 +87,12 @@ def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, targe
             f"{op}: target of {kind} must have {expected} dimensions beside input of {hidden}, got {target}"
             + (_checks.as_class_indices(target_dtype) if target == expected - 1 else "")
         )
-    if linear_bias is not None and linear_bias != linear_weight - 1:
+    if linear_bias and linear_bias != linear_weight - 1:  # 0 without one
         raise ValueError(
             f"{op}: linear_bias must have {linear_weight - 1} dimensions beside linear_weight of "
             f"{linear_weight}, got {linear_bias}"
         )
-    if weight is not None and weight != 1:
+    if weight != 1:
         raise ValueError(f"{op}: weight must have shape (num_classes,), got {weight} dimensions")
 
 
@@ -142,12 +150,12 @@ def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_
     input = _checks.check_tensor(op, "input", input)
     linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
     target = _checks.check_tensor(op, "target", target)
-    bias_dtype, bias_rank, bias_shape = None, None, None
+    bias_dtype, bias_rank, bias_shape = None, 0, None
     if linear_bias is not None:
         linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
         bias_dtype, bias_rank = linear_bias.dtype, linear_bias.ndim
         bias_shape = _checks.known_shape(linear_bias)
-    weight_dtype, weight_rank, weight_shape = None, None, None
+    weight_dtype, weight_rank, weight_shape = None, 1, None
     if weight is not None:
         weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim

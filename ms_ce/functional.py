@@ -38,7 +38,7 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
     """Everything that can be known of the tensors before the kernel runs."""
     logits = _checks.check_tensor(op, logits_name, logits)
     target = _checks.check_tensor(op, "target", target)
-    weight_dtype, weight_rank, weight_shape = None, None, None
+    weight_dtype, weight_rank, weight_shape = None, 1, None
     if weight is not None:
         weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim

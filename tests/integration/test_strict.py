@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor
 
 import ms_ce
-from tests.integration.programs import PROGRAMS, Gradient, numpy_of
+from tests.integration.programs import PROGRAMS, Function, Gradient, numpy_of
 from tests.tolerances import MODES_AGREE
 
 
@@ -70,3 +70,18 @@ def test_refused(kind, fullgraph):
         loss(value, Tensor([0]))
     with pytest.raises(TypeError, match=message):
         ms.jit(loss, fullgraph=fullgraph)(value, Tensor([0]))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_unknown_rank_is_refused_by_name(name, backend):
+    """The loss's own sentence, while the graph is compiled."""
+    program = PROGRAMS[name]
+    tensors = program.tensors()
+    network = Function(program.make(backend), {})
+    network.set_inputs(*(Tensor(shape=None, dtype=tensor.dtype) for tensor in tensors))
+    ms.set_context(mode=ms.GRAPH_MODE)
+    try:
+        with pytest.raises(ValueError, match="must have a known number of dimensions"):
+            network(*tensors)
+    finally:
+        ms.set_context(mode=ms.PYNATIVE_MODE)
