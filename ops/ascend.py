@@ -20,6 +20,7 @@ from ms_ce.ops import ascend_operators, composed
 from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember
 from ms_ce.ops.ascend_operators import custom
 from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import ClassBlock, Options
 
 __all__ = ["PROJECT", "check_targets", "forget_targets", "probe"]
@@ -102,11 +103,11 @@ class ClassLoss(nn.Cell):
         index = ops.cast(target * ops.cast(keep, target.dtype), mstype.int32)
         share = upstream * keep
         if self.reduction == 1:
-            share = share / out[1]
+            share = per_weight(share, out[1])
         picked = self.lookup(logits, target, share, 0, self.ignore_index, False)[0]  # -x[y]
         at_class = (1.0 - self.smoothing) * share * (out[2] + picked)
         if self.reduction == 1:
-            at_class = at_class - share * out[0]
+            at_class = at_class - per_weight(upstream * keep * out[0], out[1])
         grad = ops.unsorted_segment_sum(at_class * keep, index, classes)
         if self.smoothing > 0.0:
             row = ops.cast(ops.expand_dims(share, 0), mstype.float32)
@@ -151,7 +152,7 @@ class ProbabilityLoss(nn.Cell):
         )
         share = dout[0]
         if self.reduction == 1:
-            share = share / out[1]
+            share = per_weight(share, out[1])
         distance = ops.expand_dims(out[2], 1) - ops.cast(logits, mstype.float32)
         slope = ops.expand_dims(share * ops.ones_like(out[2]), 1) * distance
         grad_target = (1.0 - self.smoothing) * slope
@@ -195,8 +196,7 @@ class NllLoss(nn.Cell):
         share = upstream * keep
         rows = self.lookup(log_prob, target, share, 0, self.ignore_index, False)[0]  # -x[y]
         if self.reduction == 1:
-            share = share / out[1]
-            rows = rows - out[0]
+            share, rows = per_weight(share, out[1]), rows - ops.where(out[1] == 0, 0.0, out[0])
         return ops.unsorted_segment_sum(share * rows, index, log_prob.shape[1])
 
 

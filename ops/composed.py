@@ -1,7 +1,5 @@
-"""The `composed` backend: LogSoftmax, NLLLoss and ordinary MindSpore primitives, on any device MindSpore supports.
+"""The `composed` backend: ordinary MindSpore primitives, on any device MindSpore supports.
 
-MindSpore defines no second derivative of LogSoftmax, NLLLoss or GatherD, so the three linear or smooth pieces
-below are Cells with a bprop of their own, each other's transposes; everything else is differentiated by MindSpore.
 Half-precision inputs are computed in float32, as in the kernel. A class index out of range raises ValueError when
 called directly; inside a compiled graph no primitive can raise, so that row's loss becomes nan.
 """
@@ -10,106 +8,29 @@ from __future__ import annotations
 
 import numpy as np
 from mindspore import dtype as mstype
-from mindspore import nn, ops
-from mindspore.ops import operations as P
-from mindspore.ops.operations import _grad_ops as G
+from mindspore import ops
 
+from ms_ce.ops.composed_cells import (
+    by_class,
+    class_sum,
+    faithful,
+    largest,
+    log_softmax,
+    log_sum_exp,
+    number,
+    pick,
+    rest,
+    scaled_square,
+    total,
+)
 from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.mean import mean
 from ms_ce.ops.options import ClassBlock, Options
 
 
 def probe() -> str | None:
     """MindSpore itself is all it needs."""
     return None
-
-
-class _LogSoftmaxBackward(nn.Cell):
-    """d - p·Σd, the transpose of log-softmax's Jacobian at x applied to d."""
-
-    def __init__(self):
-        super().__init__()
-        self.log_softmax_grad = G.LogSoftmaxGrad(1)
-        self.softmax = P.Softmax(1)
-
-    def construct(self, x, log_prob, direction):
-        return self.log_softmax_grad(log_prob, direction)
-
-    def bprop(self, x, log_prob, direction, out, dout):
-        p = self.softmax(x)
-        centred = dout - (p * dout).sum(axis=1, keepdims=True)
-        grad_x = -p * direction.sum(axis=1, keepdims=True) * centred
-        return grad_x, _zeros_like(log_prob), centred
-
-
-class _LogSoftmax(nn.Cell):
-    """Log-probabilities over axis 1."""
-
-    def __init__(self):
-        super().__init__()
-        self.log_softmax = P.LogSoftmax(1)
-        self.backward = _LogSoftmaxBackward()
-
-    def construct(self, x):
-        return self.log_softmax(x)
-
-    def bprop(self, x, out, dout):
-        return (self.backward(x, out, dout),)
-
-
-class _Place(nn.Cell):
-    """Zeros of `like`'s shape with `values` at class `index` of each row: the transpose of _Pick."""
-
-    def __init__(self):
-        super().__init__()
-        self.nll_loss_grad = G.NLLLossGrad("none")
-        self.scatter = P.TensorScatterElements(1)
-
-    def construct(self, values, index, like):
-        if like.ndim == 2 and like.dtype == mstype.float32:
-            ones = ops.ones((like.shape[1],), like.dtype)
-            total = ops.ones((), like.dtype)
-            return -self.nll_loss_grad(like, values, index, ones, total)
-        return self.scatter(_zeros_like(like), index.expand_dims(1), values.expand_dims(1))
-
-    def bprop(self, values, index, like, out, dout):
-        return _pick(dout, index), _zeros_like(index), _zeros_like(like)
-
-
-class _Pick(nn.Cell):
-    """log_prob[n, index[n]], by NLLLoss where that can express it."""
-
-    def __init__(self):
-        super().__init__()
-        self.nll_loss = P.NLLLoss("none")
-        self.gather = P.GatherD()
-
-    def construct(self, log_prob, index):
-        if log_prob.ndim == 2 and log_prob.dtype == mstype.float32:
-            ones = ops.ones((log_prob.shape[1],), log_prob.dtype)
-            return -self.nll_loss(log_prob, index, ones)[0]
-        return self.gather(log_prob, 1, index.expand_dims(1)).squeeze(1)
-
-    def bprop(self, log_prob, index, out, dout):
-        return _place(dout, index, log_prob), _zeros_like(index)
-
-
-class _LogSumExp(nn.Cell):
-    """lse over axis 1, read off the largest log-probability: max log p = max x - lse."""
-
-    def __init__(self):
-        super().__init__()
-        self.softmax = P.Softmax(1)
-        self.largest = P.ReduceMax()  # unlike Tensor.max it takes an empty batch
-
-    def construct(self, x, log_prob):
-        return self.largest(x, 1) - self.largest(log_prob, 1)
-
-    def bprop(self, x, log_prob, out, dout):
-        return self.softmax(x) * dout.expand_dims(1), _zeros_like(log_prob)
-
-
-_zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
-_log_softmax, _log_sum_exp, _place, _pick = _LogSoftmax(), _LogSumExp(), _Place(), _Pick()
 
 
 def _raise_out_of_range(target, classes: int, ignore_index: int) -> None:
@@ -149,9 +70,10 @@ def _prepared(logits, target, weight):
 def _transformed(x, options):
     """Scaled and capped logits."""
     if options.logit_scale != 1.0:
-        x = x * options.logit_scale
+        x = x * number(options.logit_scale, x.dtype)
     if options.softcap != 0.0:
-        x = ops.tanh(x / options.softcap) * options.softcap
+        cap = number(options.softcap, x.dtype)
+        x = ops.tanh(x / cap) * cap
     return x
 
 
@@ -165,6 +87,7 @@ def _class_rows(x, target, options):
     known = ops.logical_and(wide >= 0, wide < classes)
     index = ops.where(ops.logical_and(keep, known), wide, 0).astype(mstype.int32)
     bad = ops.logical_and(keep, ops.logical_not(known))
+    # Twice beside a number: vmap refuses one choice between tensors of several shapes.
     x = ops.where(keep.expand_dims(1), x, 0.0)
     x = ops.where(bad.expand_dims(1), np.nan, x)
     return x, index, keep
@@ -176,29 +99,12 @@ def _product(factor, log_prob):
     return factor * ops.where(excluded, 0.0, log_prob)
 
 
-def _per_class(weight, x):
-    """weight (C,), shaped to multiply x (N, C, d1…dK)."""
-    return weight.reshape((1, -1) + (1,) * (x.ndim - 2))
-
-
-def _checked_log_softmax(x):
-    """Log-probabilities, nan throughout a row with a logit of nan or +inf, where LogSoftmax leaves -inf."""
-    log_prob = _log_softmax(x)
-    total = ops.stop_gradient(log_prob).sum(axis=1, keepdims=True)
-    return log_prob + ops.where(total == total, 0.0, np.nan)
-
-
-def _total(rows):
-    """The sum of all rows; with a zero beside them, since MindSpore leaves the sum of nothing uninitialised."""
-    return ops.concat((rows.reshape((-1,)), ops.zeros((1,), rows.dtype))).sum()
-
-
 def _picked_rows(log_prob, index, keep, weight):
     """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
     row_weight = keep.astype(log_prob.dtype)
     if weight is not None:
         row_weight = row_weight * ops.gather(weight, index, 0)
-    return -_product(row_weight, _pick(log_prob, index)), row_weight
+    return -_product(row_weight, pick(log_prob, index)), row_weight
 
 
 def _class_losses(x, log_prob, index, keep, weight, options):
@@ -206,32 +112,31 @@ def _class_losses(x, log_prob, index, keep, weight, options):
     if options.label_smoothing != 0.0:
         factor = ops.ones_like(log_prob)
         if weight is not None:
-            factor = factor * _per_class(weight, log_prob)
-        smooth = -_product(factor, log_prob).sum(axis=1) * keep.astype(x.dtype)
-        share = options.label_smoothing / log_prob.shape[1]
-        rows = rows * (1.0 - options.label_smoothing) + smooth * share
-    return rows, _total(row_weight)
+            factor = by_class(factor, weight)
+        smooth = -class_sum(_product(factor, log_prob)) * keep.astype(x.dtype)
+        share = number(options.label_smoothing, x.dtype) / log_prob.shape[1]
+        rows = rows * rest(options.label_smoothing, x.dtype) + smooth * share
+    return rows, total(row_weight)
 
 
 def _probability_losses(x, log_prob, target, weight, options):
     factor = target
     if options.label_smoothing != 0.0:
-        share = options.label_smoothing / log_prob.shape[1]
-        factor = factor * (1.0 - options.label_smoothing) + share
+        share = number(options.label_smoothing, x.dtype) / log_prob.shape[1]
+        factor = factor * rest(options.label_smoothing, x.dtype) + share
     if weight is not None:
-        factor = factor * _per_class(weight, log_prob)
-    rows = -_product(factor, log_prob).sum(axis=1)
-    return rows, _total(ops.ones_like(rows))
+        factor = by_class(factor, weight)
+    rows = -class_sum(_product(factor, log_prob))
+    return rows, total(ops.ones_like(rows))
 
 
 def _reduced(rows, total_weight, options):
-    """none, sum or mean of the row losses; a mean without weight is nan and its gradient 0."""
+    """none, sum or mean of the row losses."""
     if options.reduction == "none":
         return rows
     if options.reduction == "sum":
-        return _total(rows)
-    empty = total_weight == 0
-    return ops.where(empty, np.nan, _total(rows) / ops.where(empty, 1.0, total_weight))
+        return total(rows)
+    return mean(total(rows), total_weight)
 
 
 def _rows(x, target, weight, options):
@@ -240,24 +145,25 @@ def _rows(x, target, weight, options):
     keep = None
     if is_class_index(target.dtype):
         x, index, keep = _class_rows(x, target, options)
-        log_prob = _checked_log_softmax(x)
+        log_prob = log_softmax(x)
         rows, total_weight = _class_losses(x, log_prob, index, keep, weight, options)
     else:
-        log_prob = _checked_log_softmax(x)
+        log_prob = log_softmax(x)
         rows, total_weight = _probability_losses(x, log_prob, target, weight, options)
-    lse = _log_sum_exp(x, log_prob)
+    lse = log_sum_exp(x, log_prob)
     if keep is not None:
         lse = ops.where(keep, lse, 0.0)
-    squares = lse * lse * options.z_loss
+    squares = scaled_square(number(options.z_loss, lse.dtype), lse)
     if options.z_loss != 0.0:
         rows = rows + squares
+    rows = faithful(rows)
     return rows, squares, total_weight, lse, x, log_prob, keep
 
 
 def _like_input(logits, options, value):
-    """A result in logits' dtype; per row it loses the batch of one again (first: MindSpore squeezes no bfloat16)."""
+    """A result in logits' dtype; per row it loses the batch of one again."""
     if logits.ndim == 1 and options.reduction == "none":
-        value = value.squeeze(0)
+        value = total(value)  # unlike squeeze it has derivatives of every order
     return value.astype(logits.dtype)
 
 
@@ -277,19 +183,19 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     best = target.argmax(axis=1) if keep is None else target
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = ops.stop_gradient(log_prob)
-    entropy = -_product(ops.exp(fixed), fixed).sum(axis=1)
-    count = _total(ops.ones_like(entropy))
+    entropy = -class_sum(_product(ops.exp(fixed), fixed))
+    count = total(ops.ones_like(entropy))
     if keep is not None:
         correct = ops.logical_and(correct, keep)
         entropy = ops.where(keep, entropy, 0.0)
-        count = _total(keep.astype(x.dtype))
+        count = total(keep.astype(x.dtype))
     reduced = [
         _like_input(logits, options, _reduced(value, divisor, options))
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
     if logits.ndim == 1:
         lse = lse.squeeze(0)
-    num_correct = _total(correct.astype(mstype.int64))
+    num_correct = total(correct.astype(mstype.int64))
     # Gradients flow through loss and z-loss only.
     logged = ops.stop_gradient(total_weight), ops.stop_gradient(lse)
     return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
@@ -301,7 +207,7 @@ def nll_loss(log_prob, target, weight, options: Options):
     x, target, weight = _prepared(log_prob, target, weight)
     x, index, keep = _class_rows(x, target, options)
     rows, row_weight = _picked_rows(x, index, keep, weight)
-    total_weight = _total(row_weight)
+    total_weight = total(row_weight)
     loss = _reduced(rows, total_weight, options)
     return _like_input(log_prob, options, loss), total_weight.astype(dtype)
 
@@ -320,17 +226,17 @@ def cross_entropy_value_and_grad(logits, target, weight, options: Options):
 
 def _block_factor(x, target, weight, options, block):
     """(w·q' for the classes of the block, rows that count or None), like x and like its rows."""
-    total = block.total or x.shape[1]
+    all_classes = block.total or x.shape[1]
     local_weight = None
     if weight is not None:
-        local_weight = _per_class(weight[block.offset : block.offset + x.shape[1]], x)
+        local_weight = weight[block.offset : block.offset + x.shape[1]]
     keep = None
     if is_class_index(target.dtype):
         if not compiling():
-            _raise_out_of_range(target, total, options.ignore_index)
+            _raise_out_of_range(target, all_classes, options.ignore_index)
         wide = target.astype(mstype.int64)
         keep = wide != options.ignore_index
-        bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= total))
+        bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= all_classes))
         classes = ops.arange(block.offset, block.offset + x.shape[1])
         classes = classes.reshape((1, -1) + (1,) * (x.ndim - 2))
         factor = (wide.expand_dims(1) == classes).astype(x.dtype)
@@ -338,10 +244,10 @@ def _block_factor(x, target, weight, options, block):
     else:
         factor = target
     if options.label_smoothing != 0.0:
-        share = options.label_smoothing / total
-        factor = factor * (1.0 - options.label_smoothing) + share
+        share = number(options.label_smoothing, x.dtype) / all_classes
+        factor = factor * rest(options.label_smoothing, x.dtype) + share
     if local_weight is not None:
-        factor = factor * local_weight
+        factor = by_class(factor, local_weight)
     if keep is not None:
         factor = ops.where(keep.expand_dims(1), factor, 0.0)
     return factor, keep
@@ -352,8 +258,8 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
     x, target, weight = _prepared(logits, target, weight)
     x = _transformed(x, options)
     factor, keep = _block_factor(x, target, weight, options, block)
-    top = _log_sum_exp.largest(x, 1)
-    lse = ops.where(top == -np.inf, -np.inf, _log_sum_exp(x, _log_softmax(x)))
+    top = largest(x, 1)
+    lse = ops.where(top == -np.inf, -np.inf, log_sum_exp(x, log_softmax(x)))
     if keep is not None:
         lse = ops.where(keep, lse, 0.0)
         x = ops.where(keep.expand_dims(1), x, 0.0)
@@ -372,8 +278,8 @@ def partial_backward(
     slope = g * mass.astype(x.dtype).expand_dims(1) + grad_lse.astype(x.dtype).expand_dims(1)
     grad = slope * p - g * factor
     if options.softcap != 0.0:
-        grad = grad * (1.0 - ops.square(x / options.softcap))
-    grad = grad * options.logit_scale
+        grad = grad * (1.0 - ops.square(x / number(options.softcap, x.dtype)))
+    grad = grad * number(options.logit_scale, x.dtype)
     if keep is not None:
         grad = ops.where(keep.expand_dims(1), grad, 0.0)
     return grad.astype(logits.dtype)
@@ -397,10 +303,10 @@ def partial_target_grad(
 ):
     """Gradient of this block's probabilities, from the whole rows' lse."""
     _, grad = _class_distances(grad_rows, logits, target, weight, lse, options, block)
-    grad = grad * (1.0 - options.label_smoothing)
+    grad = grad * rest(options.label_smoothing, grad.dtype)
     if weight is not None:
         local = weight[block.offset : block.offset + logits.shape[1]].astype(grad.dtype)
-        grad = grad * _per_class(local, grad)
+        grad = by_class(grad, local)
     return grad.astype(target.dtype)
 
 

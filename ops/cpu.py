@@ -23,6 +23,7 @@ from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
     partial_weight_grad,
 )
 from ms_ce.ops.graph import compiling, is_class_index, known_one
+from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import ClassBlock
 
 _gather = P.Gather()
@@ -113,6 +114,18 @@ def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
     return grad_grad, grad_logits, zero, grad_weight, lse, total_weight, options
 
 
+def _is_mean(options):
+    return _option(options, "reduction") == reduction("mean")
+
+
+def _through_divisor(direction_weight, total_weight, weight, options):
+    """(Σ direction[target] / Σ weight[target], the second derivative by the weight) of a mean over class indices, 0
+    without one. The second is not offered: nan, not 0."""
+    mean = _is_mean(options)
+    ratio = ops.where(mean, per_weight(direction_weight, total_weight), 0.0)
+    return ratio, ops.where(mean, np.nan, zeros_like(weight)).astype(weight.dtype)
+
+
 def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
     """Affine in the weight, except that a mean over class indices divides by Σ w[target]."""
     zero = zeros_like(weight)
@@ -123,12 +136,9 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
     grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, options)
     if is_class_index(target.dtype):
-        mean = _option(options, "reduction") == reduction("mean")
-        share = at_direction[1] / total_weight
-        ratio = ops.where(ops.logical_and(mean, total_weight != 0), share, 0.0)
+        ratio, grad_weight = _through_divisor(at_direction[1], total_weight, weight, options)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
         grad_logits = grad_logits - ratio.astype(logits.dtype) * whole
-        grad_weight = ops.where(mean, np.nan, zero).astype(weight.dtype)  # not offered: nan, not 0
     else:
         grad_target = _target_grad(grad_loss, logits, target, dout, *rest)
     if grad_loss.ndim == 0:
@@ -286,11 +296,38 @@ def _nll_like(grad_loss, log_prob, target, weight, options):
 
 
 def _nll_weight_grad(grad_loss, log_prob, target, weight, options):
-    """Cross entropy's, with lse 0; the total weight must not be rounded to 16 bits first."""
+    """The total weight must not be rounded to 16 bits first."""
     exact = weight if weight.dtype == mstype.float64 else weight.astype(mstype.float32)
     total_weight = _nll_like(grad_loss, log_prob, target, exact, options)[1].astype(mstype.float64)
     lse = zeros_like(target).astype(mstype.float64)
-    return _weight_grad(grad_loss, log_prob, target, weight, lse, total_weight, options)
+    return _nll_distance(grad_loss, log_prob, target, weight, lse, total_weight, options)
+
+
+def _sum_for_mean(options):
+    """The options with 'sum' in the place of 'mean'."""
+    place = ops.arange(options.shape[0]) == option_index("reduction")
+    mean = ops.logical_and(place, options == reduction("mean"))
+    return ops.where(mean, reduction("sum"), options)
+
+
+def _nll_distance_bprop(grad_loss, log_prob, target, weight, lse, total_weight, options, out, dout):
+    """As _weight_grad_bprop: with d the direction, Σ d·grad_weight = -Σ g·x_y·(d_y - w_y·Σd/Σw), over Σw for a mean."""
+    at_direction = _nll_like(grad_loss, log_prob, target, dout, options)
+    exact = at_direction[1].astype(total_weight.dtype)
+    ratio, grad_weight = _through_divisor(exact, total_weight, weight, options)
+    inverse = per_weight(ops.ones_like(total_weight), total_weight)
+    factor = ops.where(_is_mean(options), inverse, 1.0)
+    real = mstype.float64 if log_prob.dtype == mstype.float64 else mstype.float32
+    moved = (dout.astype(real) - ratio.astype(real) * weight.astype(real)) * factor.astype(real)
+    grad_log_prob = _nll_backward(grad_loss, target, moved, log_prob, _sum_for_mean(options))
+    if grad_loss.ndim == 0:
+        one = ops.ones_like(grad_loss)
+        unit = _nll_distance(one, log_prob, target, weight, lse, total_weight, options)
+        grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
+    else:
+        grad_grad = at_direction[0]
+    nothing = zeros_like(target)
+    return grad_grad, grad_log_prob, nothing, grad_weight, lse, total_weight, options
 
 
 def _nll_bprop(log_prob, target, weight, options, out, dout):
@@ -310,6 +347,8 @@ def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout)
     return grad_grad, zeros_like(target), grad_weight, zeros_like(log_prob), options
 
 
+# Cross entropy's operator, where lse is 0 and no function of the inputs.
+_nll_distance = make_operator("CrossEntropyWeightGrad", _nll_distance_bprop)
 _nll_backward = make_operator("NLLBackward", _nll_backward_bprop)
 _nll = make_operator("NLLForward", _nll_bprop)
 _nll_rows = make_operator("NLLForwardRows", _nll_bprop)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 
-import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import constexpr
@@ -18,6 +17,7 @@ from ms_ce.ops.linear_sweep import (
     OneDevice,
     exact_dtype,
 )
+from ms_ce.ops.mean import mean, total_weight
 from ms_ce.ops.options import Options
 
 _sum = P.ReduceSum()
@@ -35,28 +35,9 @@ def _cell(backend, options, chunk_bytes, class_indices, kind):
     return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, kind == "stats")
 
 
-def total_weight(target, rows, weight, ignore_index, dtype):
-    """The mean's divisor: Σ w[target] over the rows that count, or the number of rows with probabilities."""
-    if not is_class_index(target.dtype):
-        return _sum(ops.ones((rows,), dtype))
-    target = target.astype(mstype.int64)
-    keep = ops.not_equal(target, ignore_index)
-    row_weight = keep.astype(dtype)
-    if weight is not None:
-        # A class out of range has been reported, or made the loss nan.
-        known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
-        index = ops.where(known, target, 0)
-        row_weight = row_weight * ops.gather(weight.astype(dtype), index, 0)
-    return _sum(row_weight)
-
-
 def _reduced(rows_sum, divisor, reduction):
-    """sum or mean; a mean without weight is nan and its gradient 0."""
-    if reduction == "sum":
-        return rows_sum
-    empty = divisor == 0
-    divisor = ops.where(empty, 1.0, divisor).astype(rows_sum.dtype)
-    return ops.where(empty, np.nan, rows_sum / divisor)
+    """sum or mean."""
+    return rows_sum if reduction == "sum" else mean(rows_sum, divisor.astype(rows_sum.dtype))
 
 
 def check_targets(target, classes, ignore_index, shift):

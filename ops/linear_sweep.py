@@ -16,6 +16,7 @@ from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 
 from ms_ce.ops import composed
+from ms_ce.ops.composed_cells import number
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
 from ms_ce.ops.options import ClassBlock, Options
 
@@ -238,7 +239,7 @@ class ChunkedRows(nn.Cell):
                 ops.select(keep, correct, nothing),
                 ops.select(keep, entropy, nothing),
             )
-        squares = self.z_loss * ops.square(lse)
+        squares = number(self.z_loss, self.wide) * lse * lse
         return mass * lse - dot + squares, lse, mass, squares, correct, entropy
 
     def no_gradients(self, given):
@@ -275,7 +276,7 @@ class ChunkedRows(nn.Cell):
         own_lse, own_mass = ops.gather(lse, index, 0), ops.gather(mass, index, 0)
         upstream = ops.gather(grad_loss, index, 0)
         of_square = upstream + ops.gather(grad_squares, index, 0)
-        of_lse = 2.0 * self.z_loss * own_lse * of_square
+        of_lse = 2.0 * number(self.z_loss, self.wide) * own_lse * of_square
         rows = (own_lse, own_mass, upstream.astype(exact), of_lse.astype(exact))
         return self.add_gradients(given, chunk, rows[0], rows[1], rows[2], rows[3], sums)
 
@@ -346,9 +347,9 @@ class ChunkedSum(ChunkedRows):
         valid, exact = chunk[2], given[1].dtype
         rows = self.statistics(given, chunk[4], chunk[5])
         lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
-        losses = mass * lse - dot + self.z_loss * ops.square(lse)
+        losses = mass * lse - dot + number(self.z_loss, self.wide) * lse * lse
         losses = ops.select(valid, losses, _zeros_like(losses))
-        of_lse = (2.0 * self.z_loss * lse).astype(exact)
+        of_lse = (2.0 * number(self.z_loss, self.wide) * lse).astype(exact)
         one = ops.ones_like(of_lse)
         sums = self.add_gradients(given, chunk, lse, mass, one, of_lse, sums)
         return total + _sum(losses), sums

@@ -85,7 +85,7 @@ class FusedClassIndexRows(nn.Cell):
         self.add = ops.Add().shard((column, column))
         self.subtract = ops.Sub().shard((column, column))
         self.multiply = ops.Mul().shard((column, column))
-        self.square, self.scale = ops.Square().shard((column,)), ops.Mul().shard((column, ()))
+        self.scale = ops.Mul().shard((column, ()))
         self.zeros_like = ops.ZerosLike()
 
     def construct(self, logits, target, mass):
@@ -111,7 +111,7 @@ class FusedClassIndexRows(nn.Cell):
         row_loss = self.subtract(self.multiply(mass, log_sum), dot)
         lse = self.add(top, log_sum)
         if self.z_loss:
-            row_loss = self.add(row_loss, self.scale(self.square(lse), self.z_loss))
+            row_loss = self.add(row_loss, self.multiply(self.scale(lse, self.z_loss), lse))
         return row_loss, lse
 
     def by_block(self, values):
@@ -125,7 +125,7 @@ class FusedClassIndexRows(nn.Cell):
         upstream = dout[0] * self.mesh_classes
         of_lse = self.zeros_like(upstream)
         if self.z_loss:
-            of_lse = upstream * out[1] * (2.0 * self.z_loss)
+            of_lse = 2.0 * self.z_loss * out[1] * upstream
         weight = self.weight if self.has_weight else None
         block = ClassBlock(first, total)
         gradient = ascend.partial_backward(

@@ -10,7 +10,8 @@ from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import choose, device_target
-from ms_ce.ops import linear_chunked, linear_sweep
+from ms_ce.ops import linear_sweep
+from ms_ce.ops.mean import total_weight
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, world
@@ -264,13 +265,11 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             "chunked", self.gradient_in_forward, self.training, input.dtype
         )
         loss_sum = self.sum(*given)[0] if in_forward else ops.ReduceSum()(self.rows(*given)[0])
-        total_weight = None
+        divisor = None
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
-            total_weight = linear_chunked.total_weight(
-                labels, rows, weight, self.options.ignore_index, loss_sum.dtype
-            )
-        return self.reduced(loss_sum, total_weight, input.dtype)
+            divisor = total_weight(labels, rows, weight, self.options.ignore_index, loss_sum.dtype)
+        return self.reduced(loss_sum, divisor, input.dtype)
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import nn, ops
 
+from ms_ce.ops.mean import per_weight
 from ms_ce.parallel.exchange import AllSum, Group, world
 
 
@@ -16,7 +17,8 @@ class GlobalMean(nn.Cell):
     in one collective of two numbers forward and none backward. The gradients are those of a rank's own part: 1 / Σ
     total_weight for its loss_sum and -loss / Σ total_weight for its total_weight, times the number of ranks where
     gradients are averaged afterwards, so that summed or averaged gradients are those of the mean
-    over all rows. Where no rank has a row that counts the loss is nan and the gradient 0, as for one device.
+    over all rows. Where Σ total_weight is 0 the loss is what the division gives, nan where no row counts, and the
+    gradient 0, as for one device.
 
     Args:
         group (str): name of the communication group of the ranks whose rows differ. Default: all ranks.
@@ -67,7 +69,7 @@ class GlobalMean(nn.Cell):
 
 
 class Divide(nn.Cell):
-    """whole / weight, whose derivative flows to this rank's part of both; 0 where the weight is."""
+    """The mean whole / weight, whose derivative flows to this rank's part of both."""
 
     def __init__(self, factor: int):
         super().__init__()
@@ -78,10 +80,9 @@ class Divide(nn.Cell):
         return whole / weight
 
     def bprop(self, part, part_weight, whole, weight, out, dout):
-        zeros, empty = self.zeros_like, ops.equal(weight, 0.0)
-        gradient = ops.select(empty, zeros(weight), dout * self.factor / weight)
-        of_weight = ops.select(empty, zeros(weight), -out * gradient)
-        return gradient, of_weight, zeros(whole), zeros(weight)
+        zeros, upstream = self.zeros_like, dout * self.factor
+        of_weight = -per_weight(upstream * out, weight)
+        return per_weight(upstream, weight), of_weight, zeros(whole), zeros(weight)
 
 
 class RowReduction(nn.Cell):

@@ -43,7 +43,7 @@ class _SoftmaxRows(nn.Cell):
         self.at_most = ops.LessEqual().shard((column, ()))
         self.replace = ops.MaskedFill().shard((column, column, ()))
         self.add = ops.Add().shard((column, column))
-        self.square = ops.Square().shard((column,))
+        self.multiply = ops.Mul().shard((column, column))
         self.scale = ops.Mul().shard((column, ()))
         self.zeros_like = ops.ZerosLike()
 
@@ -57,8 +57,8 @@ class _SoftmaxRows(nn.Cell):
     def with_z_loss(self, row_loss, top, log_sum):
         if not self.z_loss:
             return row_loss
-        squares = self.square(self.add(top, log_sum))
-        return self.add(row_loss, self.scale(squares, self.z_loss))
+        lse = self.add(top, log_sum)
+        return self.add(row_loss, self.multiply(self.scale(lse, self.z_loss), lse))
 
     def softmax_gradient(self, logits, mass, top, log_sum, upstream):
         """The part of the derivative that is proportional to p; on the local block, as all of a bprop."""
@@ -111,7 +111,6 @@ class ClassIndexRows(_SoftmaxRows):
         self.soft_sum = _WeightedSum(mesh, one_line=True)
         self.gather = ops.GatherD().shard((block, column))
         self.subtract = ops.Sub().shard((column, column))
-        self.multiply = ops.Mul().shard((column, column))
         self.is_zero = ops.Equal().shard((column, ()))
         self.scatter = ops.TensorScatterElements(axis=1, reduction="add")
 

@@ -10,6 +10,7 @@ from ms_ce import _checks
 from ms_ce.backend import choose, device_target
 from ms_ce.functional import check_inputs
 from ms_ce.ops import ascend, composed, cpu
+from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
@@ -86,7 +87,7 @@ class VocabParallelRows(nn.Cell):
         lse, dot, mass = self.combined(statistics)
         row_loss = mass * lse - dot
         if self.z_loss:
-            row_loss = row_loss + self.z_loss * ops.square(lse)
+            row_loss = row_loss + self.z_loss * lse * lse
         if holds_class_indices(target.dtype):
             ignored = ops.equal(ops.cast(ops.reshape(target, (-1,)), ms.int64), self.ignore_index)
             # Not masked_fill, which takes float64 through float32 on CPU.
@@ -244,17 +245,11 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         row_loss, _, _ = self.rows(logits, target, weight)
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
-        total_weight = self.total_weight(target, row_loss) if self.reduction == "mean" else None
-        return self.reduced(ops.ReduceSum()(row_loss), total_weight, logits.dtype)
+        divisor = self.divisor(target, row_loss) if self.reduction == "mean" else None
+        return self.reduced(ops.ReduceSum()(row_loss), divisor, logits.dtype)
 
-    def total_weight(self, target, row_loss):
+    def divisor(self, target, row_loss):
         """The mean's divisor over the rows of this rank, as a scalar."""
         if not holds_class_indices(target.dtype):
             return ops.ReduceSum()(ops.OnesLike()(row_loss))
-        target = ops.cast(target, ms.int64)
-        counts = ops.not_equal(target, self.ignore_index)
-        row_weight = ops.cast(counts, row_loss.dtype)
-        if self.weight is not None:
-            known = ops.masked_fill(target, ops.logical_not(counts), 0)
-            row_weight = row_weight * ops.cast(ops.gather(self.weight, known, 0), row_loss.dtype)
-        return ops.ReduceSum()(row_weight)
+        return total_weight(target, 0, self.weight, self.ignore_index, row_loss.dtype)

@@ -44,8 +44,10 @@ void CheckOptions(const Problem& problem) {
   }
 }
 
-void CheckForm(Form form, const Problem& problem) {
-  if (form == Form::kEither || (problem.reduction == Reduction::kNone) == (form == Form::kPerRow)) return;
+// With logits (C) the loss of the one row is a scalar as well: a second derivative knows no more than that.
+void CheckForm(Form form, const Problem& problem, const Shape& rows) {
+  const bool none = problem.reduction == Reduction::kNone;
+  if (form == Form::kEither || none == (form == Form::kPerRow) || (none && rows.empty())) return;
   Fail(form == Form::kPerRow ? "reduction must be 0 (none) for a loss per row, got another"
                              : "reduction must be 1 (mean) or 2 (sum) for a scalar loss, got 0 (none)");
 }
@@ -87,7 +89,7 @@ class Binder {
       CheckOptions(problem_);
       CheckSubject();
       extents_.linear() ? CheckLinear() : CheckLogits();
-      CheckForm(operation_.form, problem_);
+      CheckForm(operation_.form, problem_, extents_[Extent::kRows]);
     }
     const Tensor* tensor = call_.tensors_.data();
     for (const Argument* input : operation_.inputs) {

@@ -15,6 +15,9 @@ NAN, INF = np.nan, np.inf
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
 MASKED = np.array([[0.5, -INF, 2.0], [1.5, 0.25, -0.75]], np.float32)
 ZERO = np.zeros((2, 3), np.float32)
+CANCELLING = np.array(
+    [[1.0, 0.0], [0.0, 2.0]], np.float32
+)  # with targets 0 and 1, weights -1 and 1
 SAME = "as the reference"
 
 
@@ -37,6 +40,7 @@ CORNERS = [
     ("every target ignored", LOGITS, [-100, -100], {}, NAN, ZERO),
     ("every target ignored, sum", LOGITS, [-100, -100], {"reduction": "sum"}, 0.0, ZERO),
     ("total weight 0", LOGITS, [1, 1], {"weight": [1.0, 0.0, 1.0]}, NAN, ZERO),
+    ("weights that cancel", CANCELLING, [0, 1], {"weight": [-1.0, 1.0]}, -INF, ZERO[:, :2]),
     ("empty batch, mean", LOGITS[:0], [], {}, NAN, ZERO[:0]),
     ("empty batch, sum", LOGITS[:0], [], {"reduction": "sum"}, 0.0, ZERO[:0]),
     ("empty batch, none", LOGITS[:0], [], {"reduction": "none"}, np.zeros(0), ZERO[:0]),

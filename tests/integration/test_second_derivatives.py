@@ -217,16 +217,31 @@ def test_mixed_second_derivatives_of_probabilities(case, first, backend, run):
         check_close(to_numpy(actual[second]), expected, "float64", bound, name)
 
 
-@pytest.mark.parametrize("name", ["weight", "smoothing weight ignored", "weight none"])
-def test_derivative_of_the_weight_gradient_of_class_indices(name, backend, run):
+WEIGHED = [
+    (ms_ce.cross_entropy, reference.cross_entropy_grad, "weight"),
+    (ms_ce.cross_entropy, reference.cross_entropy_grad, "smoothing weight ignored"),
+    (ms_ce.cross_entropy, reference.cross_entropy_grad, "weight none"),
+    (ms_ce.nll_loss, reference.nll_loss_grad, "weight"),
+    (ms_ce.nll_loss, reference.nll_loss_grad, "weight none"),
+    (ms_ce.nll_loss, reference.nll_loss_grad, "weight image"),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "gradients", "name"),
+    WEIGHED,
+    ids=[f"{function.__name__}-{name.replace(' ', '-')}" for function, _, name in WEIGHED],
+)
+def test_derivative_of_the_weight_gradient_of_class_indices(
+    function, gradients, name, backend, run
+):
     case = next(case for case in CASES if case.name == name)
     data = case.inputs("float64")
     direction = np.random.default_rng(1).normal(size=data["weight"].shape)
     upstream = np.ones(data["grad_loss"].shape)
 
     def loss(logits, target, weight):
-        value = ms_ce.cross_entropy(logits, target, weight, backend=backend, **case.options)
-        return value.sum()
+        return function(logits, target, weight, backend=backend, **case.options).sum()
 
     def slope(logits, target, weight, direction):
         return (ms.grad(loss, 2)(logits, target, weight) * direction).sum()
@@ -235,18 +250,12 @@ def test_derivative_of_the_weight_gradient_of_class_indices(name, backend, run):
     actual = run(ms.grad(slope), *(to_tensor(array, "float64") for array in arguments))
 
     def gradient(weight):
-        return reference.cross_entropy_grad(
+        return gradients(
             data["logits"], data["target"], weight, **case.options, grad_loss=upstream
         ).logits
 
     expected = _difference(gradient, data["weight"], direction)
     bound = tolerance(backend, "float64")._replace(absolute=2e-5)
-    if backend == "composed" and not run.compiles and case.options.get("reduction") != "none":
-        # MindSpore's PyNative takes saved intermediate results for constants (docs/backends.md): if this no
-        # longer fails, the restriction can go.
-        with pytest.raises(AssertionError, match="outside"):
-            check_close(to_numpy(actual), expected, "float64", bound, name)
-        return
     check_close(to_numpy(actual), expected, "float64", bound, name)
 
 

@@ -1,0 +1,195 @@
+"""What the `composed` backend is made of where MindSpore's own derivatives fall short.
+
+MindSpore has no second derivative of LogSoftmax or GatherD, its PyNative forgets the upstream gradient in the second
+derivative of a sum or a reshape, and its LogSoftmax, Softmax and NLLLoss are inexact or wrong in places
+(docs/backends.md). So the linear and smooth pieces of the loss are Cells with a bprop, each other's transposes, of
+primitives that vmap vectorises rightly; everything else is differentiated by MindSpore.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+from mindspore.ops import functional as F
+from mindspore.ops import operations as P
+from mindspore.ops.operations import _grad_ops as G
+
+# The functions ops.zeros_like and ops.ones_like break a second derivative in graph mode.
+zeros_like, ones_like = P.ZerosLike(), P.OnesLike()
+# Unlike Tensor.max and Tensor.sum they take an empty batch, and vmap vectorises them rightly.
+largest, _sum, _sum_in_place = P.ReduceMax(), P.ReduceSum(), P.ReduceSum(True)
+
+
+@constexpr
+def number(value: float, dtype):
+    """An option as a factor of tensors of `dtype`: MindSpore rounds a Python float to float32 beside them, and what a
+    graph computes from it."""
+    return Tensor(value, dtype) if dtype == mstype.float64 else value
+
+
+@constexpr
+def rest(value: float, dtype):
+    """1 - value, in the same way."""
+    return Tensor(1.0 - value, dtype) if dtype == mstype.float64 else 1.0 - value
+
+
+class _ClassSum(nn.Cell):
+    """The sum over axis 1."""
+
+    def construct(self, x):
+        return _sum(x, 1)
+
+    def bprop(self, x, out, dout):
+        return (ones_like(x) * dout.expand_dims(1),)
+
+
+class _Total(nn.Cell):
+    """The sum of all rows. MindSpore leaves the sum of nothing uninitialised."""
+
+    def construct(self, rows):
+        if F.is_sequence_value_unknown(rows.shape):
+            return _sum(ops.concat((rows.reshape((-1,)), ops.zeros((1,), rows.dtype))))
+        if 0 in rows.shape:
+            return ops.zeros((), rows.dtype)
+        return _sum(rows)
+
+    def bprop(self, rows, out, dout):
+        return (ones_like(rows) * dout,)
+
+
+class _ByClass(nn.Cell):
+    """x (N, C, d1…dK) times the weight (C,) of its class."""
+
+    def __init__(self):
+        super().__init__()
+        self.reshape = P.Reshape()
+
+    def construct(self, x, weight):
+        return x * self.reshape(weight, (1, -1) + (1,) * (x.ndim - 2))
+
+    def bprop(self, x, weight, out, dout):
+        return by_class(dout, weight), _class_totals(x * dout)
+
+
+class _ClassTotals(nn.Cell):
+    """The sum over everything but the classes."""
+
+    def construct(self, x):
+        return _sum(x, (0, *range(2, x.ndim)))
+
+    def bprop(self, x, out, dout):
+        return (by_class(ones_like(x), dout),)
+
+
+class _LogSoftmaxBackward(nn.Cell):
+    """d - p·Σd, the transpose of log-softmax's Jacobian at x applied to d."""
+
+    def construct(self, x, log_prob, direction):
+        return direction - ops.exp(log_prob) * class_sum(direction).expand_dims(1)
+
+    def bprop(self, x, log_prob, direction, out, dout):
+        p = _softmax(x, log_prob)
+        centred = dout - class_sum(p * dout).expand_dims(1)
+        grad_x = -p * class_sum(direction).expand_dims(1) * centred
+        return grad_x, zeros_like(log_prob), centred
+
+
+class _LogSoftmax(nn.Cell):
+    """Log-probabilities over axis 1: nan throughout a row with nan, +inf or nothing but -inf."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_softmax = P.LogSoftmax(1)
+        self.backward = _LogSoftmaxBackward()
+
+    def construct(self, x):
+        moved = self.moved(x)
+        return moved - ops.log(_sum_in_place(ops.exp(moved), 1))
+
+    def moved(self, x):
+        """x less something near its largest: by MindSpore's LogSoftmax, which is one sweep but off by 5e-6, in every
+        dtype."""
+        if x.dtype != mstype.float64:
+            return self.log_softmax(x)
+        return x - largest(x, 1).expand_dims(1)
+
+    def bprop(self, x, out, dout):
+        return (self.backward(x, out, dout),)
+
+
+class _Softmax(nn.Cell):
+    """exp(log_prob), as the function of x that it is."""
+
+    def construct(self, x, log_prob):
+        return ops.exp(log_prob)
+
+    def bprop(self, x, log_prob, out, dout):
+        p = ops.exp(log_softmax(x))
+        return p * (dout - class_sum(p * dout).expand_dims(1)), zeros_like(log_prob)
+
+
+class _LogSumExp(nn.Cell):
+    """lse over axis 1, read off the largest log-probability: max log p = max x - lse."""
+
+    def construct(self, x, log_prob):
+        return largest(x, 1) - largest(log_prob, 1)
+
+    def bprop(self, x, log_prob, out, dout):
+        return _softmax(x, log_prob) * dout.expand_dims(1), zeros_like(log_prob)
+
+
+class _Place(nn.Cell):
+    """Zeros of `like`'s shape with `values` at class `index` of each row: the transpose of _Pick."""
+
+    def __init__(self):
+        super().__init__()
+        # GatherD's own transpose: vmap refuses TensorScatterElements and is wrong with NLLLossGrad.
+        self.scatter = G.GatherDGradV2()
+
+    def construct(self, values, index, like):
+        return self.scatter(like, 1, index.expand_dims(1), values.expand_dims(1))
+
+    def bprop(self, values, index, like, out, dout):
+        return pick(dout, index), zeros_like(index), zeros_like(like)
+
+
+class _Pick(nn.Cell):
+    """log_prob[n, index[n]]."""
+
+    def __init__(self):
+        super().__init__()
+        self.gather = P.GatherD()
+
+    def construct(self, log_prob, index):
+        return self.gather(log_prob, 1, index.expand_dims(1)).squeeze(1)
+
+    def bprop(self, log_prob, index, out, dout):
+        return _place(dout, index, log_prob), zeros_like(index)
+
+
+class _ScaledSquare(nn.Cell):
+    """factor·x², where neither value nor derivative overflows before it has to."""
+
+    def construct(self, factor, x):
+        return factor * x * x
+
+    def bprop(self, factor, x, out, dout):
+        return factor * 0.0, 2.0 * factor * x * dout
+
+
+class _Faithful(nn.Cell):
+    """Row losses as they are; where one is nan, so is all of its row's gradient, also where the upstream is 0."""
+
+    def construct(self, rows):
+        return rows
+
+    def bprop(self, rows, out, dout):
+        return (ops.where(rows == rows, dout, np.nan),)
+
+
+class_sum, total, by_class = _ClassSum(), _Total(), _ByClass()
+log_softmax, log_sum_exp, pick = _LogSoftmax(), _LogSumExp(), _Pick()
+scaled_square, faithful = _ScaledSquare(), _Faithful()
+_softmax, _place, _class_totals = _Softmax(), _Place(), _ClassTotals()

@@ -1,0 +1,43 @@
+"""The mean's divisor, and what a divisor of 0 means: one rule for every form of the losses.
+
+Where Σ weight is 0 the value is what the division gives, as in torch: nan, or ±inf where losses of rows remain that
+weights of both signs count. The gradient is 0: no step is better than a step of nan.
+"""
+
+from __future__ import annotations
+
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.ops import operations as P
+
+from ms_ce.ops.graph import is_class_index
+
+_sum = P.ReduceSum()
+
+
+def total_weight(target, rows, weight, ignore_index, dtype):
+    """Σ weight[target] over the rows that count, or the number of rows with probabilities; a scalar of `dtype`."""
+    if not is_class_index(target.dtype):
+        return _sum(ops.ones((rows,), dtype))
+    target = target.astype(mstype.int64)
+    keep = ops.not_equal(target, ignore_index)
+    row_weight = keep.astype(dtype)
+    if weight is not None:
+        # A class out of range has been reported, or made the loss nan.
+        known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
+        index = ops.where(known, target, 0)
+        row_weight = row_weight * ops.gather(weight.astype(dtype), index, 0)
+    return _sum(row_weight)
+
+
+def per_weight(upstream, divisor):
+    """What arrives at the loss of a row when `upstream` arrives at the mean."""
+    empty = divisor == 0
+    return ops.where(empty, 0.0, upstream / ops.where(empty, 1.0, divisor))
+
+
+def mean(total, divisor):
+    """total / divisor."""
+    empty = divisor == 0
+    value = total / ops.where(empty, 1.0, divisor)
+    return ops.where(empty, ops.stop_gradient(total / divisor), value)
