@@ -9,7 +9,8 @@ from mindspore.ops import constexpr
 from ms_ce import _checks, _linear_checks
 from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
-from ms_ce.ops.graph import compiling, is_class_index, recording
+from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
+from ms_ce.ops.options import Gradients
 
 exact_dtype = linear_sweep.exact_dtype
 
@@ -24,15 +25,43 @@ def _may_scale_later(backend, dtype) -> bool:
     return backend != "cpu" or dtype != mstype.float16
 
 
-def gradient_wanted(backend, gradient_in_forward, training, dtype):
-    """Whether the forward pass makes the gradients too."""
-    if not _may_scale_later(backend, dtype):
-        return False
-    if gradient_in_forward != "auto":
-        return gradient_in_forward
-    if compiling():
-        return training
-    return recording()
+@constexpr
+def _chosen(in_forward, frozen, input, linear_weight, linear_bias):
+    wanted = (
+        input and "input" not in frozen,
+        linear_weight and "linear_weight" not in frozen,
+        linear_bias and "linear_bias" not in frozen,
+    )
+    return Gradients(in_forward and any(wanted), *wanted)
+
+
+def gradients(
+    backend, gradient_in_forward, training, frozen, input, linear_weight, linear_bias
+) -> Gradients:
+    """Which gradients to make and where; `frozen` names what is known not to need one."""
+    in_forward = gradient_in_forward
+    if not _may_scale_later(backend, input.dtype):
+        in_forward = False
+    elif gradient_in_forward == "auto":
+        in_forward = training if compiling() else recording()
+    return _chosen(
+        in_forward,
+        frozen,
+        may_need_gradient(input),
+        may_need_gradient(linear_weight),
+        linear_bias is None or may_need_gradient(linear_bias),
+    )
+
+
+def constants(frozen, input, linear_weight, linear_bias):
+    """(input, linear_weight, linear_bias), those named in `frozen` without a gradient."""
+    if "input" in frozen:
+        input = ops.stop_gradient(input)
+    if "linear_weight" in frozen:
+        linear_weight = ops.stop_gradient(linear_weight)
+    if "linear_bias" in frozen and linear_bias is not None:
+        linear_bias = ops.stop_gradient(linear_bias)
+    return input, linear_weight, linear_bias
 
 
 def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
@@ -146,7 +175,7 @@ def _chunked(
     options,
     chunk_bytes,
     shift,
-    gradient_in_forward,
+    gradients,
 ):
     indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
@@ -161,7 +190,7 @@ def _chunked(
         weight,
         options,
         chunk_bytes,
-        gradient_in_forward,
+        gradients,
     )
     if options.reduction == "none":
         loss = _before_last(loss, input, shift, indices)
@@ -179,7 +208,7 @@ def linear_cross_entropy_on(
     options,
     chunk_bytes,
     shift,
-    gradient_in_forward,
+    gradients,
 ):
     """`linear_cross_entropy` with everything already chosen, as a Cell holds it."""
     _linear_checks.check_tensors(
@@ -202,7 +231,7 @@ def linear_cross_entropy_on(
             options,
             chunk_bytes,
             shift,
-            gradient_in_forward,
+            gradients,
         )[0]
         if shift and options.reduction == "none":
             loss = _after_first(loss)
@@ -218,7 +247,7 @@ def linear_cross_entropy_on(
             options,
             chunk_bytes,
             shift,
-            gradient_in_forward,
+            gradients,
         )
         return loss.astype(dtype)
     logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
@@ -228,9 +257,11 @@ def linear_cross_entropy_on(
     return loss.astype(dtype)
 
 
-def _stats_on_cpu(input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift):
+def _stats_on_cpu(
+    input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
+):
     stats = linear_cpu.linear_cross_entropy_with_stats(
-        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
     )
     loss, total_weight, lse, z_part, correct, entropy = stats
     if shift:
@@ -262,14 +293,23 @@ def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, opt
 
 
 def _chunked_stats(
-    backend, input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+    backend,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    options,
+    chunk_bytes,
+    shift,
+    gradients,
 ):
     indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
         linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
     hidden, labels = _as_rows(input, target, shift, options.ignore_index)
     stats = linear_chunked.linear_cross_entropy_with_stats(
-        backend, hidden, linear_weight, labels, linear_bias, weight, options, chunk_bytes
+        backend, hidden, linear_weight, labels, linear_bias, weight, options, chunk_bytes, gradients
     )
     loss, total_weight, lse, z_part, correct, entropy = stats
     lse = _before_last(lse, input, shift, indices)
@@ -281,7 +321,17 @@ def _chunked_stats(
 
 
 def linear_cross_entropy_with_stats_on(
-    op, backend, input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+    op,
+    backend,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    options,
+    chunk_bytes,
+    shift,
+    gradients,
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), with everything already chosen."""
     _linear_checks.check_tensors(
@@ -297,9 +347,9 @@ def linear_cross_entropy_with_stats_on(
     )
     tensors = (input, linear_weight, target, linear_bias, weight)
     if backend == "cpu":
-        stats = _stats_on_cpu(*tensors, options, chunk_bytes, shift)
+        stats = _stats_on_cpu(*tensors, options, chunk_bytes, shift, gradients)
     elif _in_chunks(input, linear_weight, chunk_bytes):
-        stats = _chunked_stats(backend, *tensors, options, chunk_bytes, shift)
+        stats = _chunked_stats(backend, *tensors, options, chunk_bytes, shift, gradients)
     else:
         stats = _plain_stats(backend, *tensors, options, shift)
     loss, total_weight, lse, z_part, correct, entropy = stats

@@ -29,6 +29,19 @@ def check_plan(op: str, chunk_bytes, shift, gradient_in_forward) -> int:
 
 
 _HALVES = (mstype.float16, mstype.bfloat16)
+FREEZABLE = ("input", "linear_weight", "linear_bias")
+
+
+def check_frozen(op: str, frozen) -> tuple[str, ...]:
+    if isinstance(frozen, str) or not isinstance(frozen, (tuple, list)):
+        raise TypeError(f"{op}: frozen must be a tuple of names out of {FREEZABLE}, got {frozen!r}")
+    for name in frozen:
+        if name not in FREEZABLE:
+            raise ValueError(f"{op}: frozen must hold names out of {FREEZABLE}, got {name!r}")
+    return tuple(frozen)
+
+
+checked_frozen = constexpr(check_frozen)
 
 
 @constexpr

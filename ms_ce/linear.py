@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from mindspore import Parameter
 from mindspore import dtype as mstype
@@ -12,7 +13,7 @@ from ms_ce import _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import chosen, requested
 from ms_ce.functional import LossStats
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import IsFrozen, compiling
 
 
 def linear_cross_entropy(
@@ -31,6 +32,7 @@ def linear_cross_entropy(
     shift=False,
     chunk_bytes=None,
     gradient_in_forward="auto",
+    frozen=(),
     backend="auto",
 ):
     r"""`cross_entropy(input @ linear_weight.T + linear_bias, target, …)` without the logits.
@@ -40,7 +42,8 @@ def linear_cross_entropy(
     target is `ignore_index` are left out before the product. Formula and options: `cross_entropy`.
 
     Gradients are those of input, linear_weight and linear_bias, once; target and weight are constants. With backend
-    'composed' and a chunk_bytes that holds all logits, they can be differentiated again.
+    'composed' and a chunk_bytes that holds all logits, they can be differentiated again. What is frozen costs neither
+    its product nor its memory: in PyNative whatever needs no gradient, in a compiled graph what `frozen` names.
 
     Args:
         input (Tensor): hidden states (…, in_features) of any leading shape; float16, bfloat16, float32 or float64.
@@ -67,6 +70,8 @@ def linear_cross_entropy(
             `LinearCrossEntropyLoss` goes by its `training`). For an upstream gradient other than 1 they are
             multiplied by it, in a compiled graph into memory of their own. Without effect for 'none', and on
             backend 'cpu' for float16, whose gradients would be rounded before the loss scale. Default 'auto'.
+        frozen (tuple of str): names out of 'input', 'linear_weight' and 'linear_bias' that are constants, as by
+            `ops.stop_gradient`. Default: none.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -92,6 +97,8 @@ def linear_cross_entropy(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
     chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
+    frozen = _linear_checks.checked_frozen(op, frozen)
+    input, linear_weight, linear_bias = _linear.constants(frozen, input, linear_weight, linear_bias)
     name = chosen(op, backend)
     return _linear.linear_cross_entropy_on(
         op,
@@ -104,7 +111,9 @@ def linear_cross_entropy(
         options,
         chunk_bytes,
         shift,
-        _linear.gradient_wanted(name, gradient_in_forward, False, input.dtype),
+        _linear.gradients(
+            name, gradient_in_forward, False, frozen, input, linear_weight, linear_bias
+        ),
     )
 
 
@@ -123,6 +132,7 @@ def linear_cross_entropy_with_stats(
     logit_scale=1.0,
     shift=False,
     chunk_bytes=None,
+    frozen=(),
     backend="auto",
 ):
     """`linear_cross_entropy` with everything a trainer logs, from the same pass over the chunks.
@@ -146,9 +156,12 @@ def linear_cross_entropy_with_stats(
         op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
     )
     chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, False)
+    frozen = _linear_checks.checked_frozen(op, frozen)
+    input, linear_weight, linear_bias = _linear.constants(frozen, input, linear_weight, linear_bias)
+    name = chosen(op, backend)
     stats = _linear.linear_cross_entropy_with_stats_on(
         op,
-        chosen(op, backend),
+        name,
         input,
         linear_weight,
         target,
@@ -157,6 +170,7 @@ def linear_cross_entropy_with_stats(
         options,
         chunk_bytes,
         shift,
+        _linear.gradients(name, False, False, frozen, input, linear_weight, linear_bias),
     )
     loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
@@ -179,6 +193,8 @@ class LinearCrossEntropyLoss(LossCell):
 
     Keyword Args:
         z_loss, softcap, logit_scale, shift, chunk_bytes, backend: as in `linear_cross_entropy`.
+        frozen (tuple of str): as there. Parameters with `requires_grad=False` need not be named; a compiled graph
+            goes by what they were when it was compiled.
         gradient_in_forward (bool): as there; 'auto' goes by `training` inside a compiled graph, so call
             `set_train()` on the network to train it with three matrix products a step and not four.
         dtype (mindspore.dtype): of the parameters that the Cell makes. Default float32.
@@ -214,6 +230,7 @@ class LinearCrossEntropyLoss(LossCell):
         shift=False,
         chunk_bytes=None,
         gradient_in_forward="auto",
+        frozen=(),
         backend="auto",
         dtype=mstype.float32,
     ):
@@ -246,23 +263,42 @@ class LinearCrossEntropyLoss(LossCell):
         )
         self.chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
         self.shift, self.gradient_in_forward = shift, gradient_in_forward
+        self.frozen = _linear_checks.check_frozen(op, frozen)
+        self.weight_is_frozen = IsFrozen(self.linear_weight)
+        self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
         self.backend = requested(op, backend)
 
     def construct(self, input, target):
         input = self.in_precision(input)
         backend = chosen(self.op, self.backend)
+        input, linear_weight, linear_bias = _linear.constants(
+            self.frozen, input, self.linear_weight, self.linear_bias
+        )
+        frozen = self.frozen
+        if self.weight_is_frozen():
+            frozen = (*frozen, "linear_weight")
+        if self.linear_bias is not None and self.bias_is_frozen():
+            frozen = (*frozen, "linear_bias")
         return _linear.linear_cross_entropy_on(
             self.op,
             backend,
             input,
-            self.linear_weight,
+            linear_weight,
             target,
-            self.linear_bias,
+            linear_bias,
             self.weight,
             self.options,
             self.chunk_bytes,
             self.shift,
-            _linear.gradient_wanted(backend, self.gradient_in_forward, self.training, input.dtype),
+            _linear.gradients(
+                backend,
+                self.gradient_in_forward,
+                self.training,
+                frozen,
+                input,
+                linear_weight,
+                linear_bias,
+            ),
         )
 
     def extend_repr(self):

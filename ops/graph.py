@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
@@ -24,6 +26,42 @@ class _Compiling(PrimitiveWithInfer):
 
 
 compiling = _Compiling()
+
+
+class _MayNeedGradient(PrimitiveWithInfer):
+    """Whether the gradient of a tensor may be wanted: PyNative knows, and nothing tells while a graph is compiled."""
+
+    def __init__(self):
+        super().__init__("ms_ce_may_need_gradient")
+
+    def __call__(self, tensor):
+        return tensor is not None and getattr(tensor, "_requires_grad", True)
+
+    def __infer__(self, tensor):
+        return {"shape": (), "dtype": mstype.bool_, "value": True}
+
+
+may_need_gradient = _MayNeedGradient()
+
+
+class IsFrozen(PrimitiveWithInfer):
+    """Whether a Parameter has requires_grad=False: a graph that is being compiled may not read the attribute itself."""
+
+    def __init__(self, parameter):
+        super().__init__("ms_ce_is_frozen")
+        # Past what MindSpore makes of a Parameter that is an attribute.
+        object.__setattr__(self, "parameters", (parameter,))
+        # Or a graph takes the answer of another primitive of that name.
+        self.add_prim_attr("parameter", f"{parameter.name} {id(parameter)}")
+
+    def __call__(self):
+        return not self.parameters[0].requires_grad
+
+    def __infer__(self):
+        return {"shape": (), "dtype": mstype.bool_, "value": self()}
+
+    def __deepcopy__(self, memo):
+        return IsFrozen(copy.deepcopy(self.parameters[0], memo))
 
 
 @constexpr

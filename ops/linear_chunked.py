@@ -18,21 +18,21 @@ from ms_ce.ops.linear_sweep import (
     exact_dtype,
 )
 from ms_ce.ops.mean import mean, total_weight
-from ms_ce.ops.options import Options
+from ms_ce.ops.options import Gradients, Options
 
 _sum = P.ReduceSum()
 
 
 @constexpr
 @functools.lru_cache(maxsize=256)
-def _cell(backend, options, chunk_bytes, class_indices, kind):
-    """The loss of these options, built once. A graph hands them over as a plain tuple."""
-    options = Options(*options)
+def _cell(backend, options, chunk_bytes, class_indices, kind, gradients):
+    """The loss of these options, built once. A graph hands tuples over as plain ones."""
+    options, gradients = Options(*options), Gradients(*gradients)
     # The Ascend kernel of statistics knows class indices only.
     kernels = ascend if backend == "ascend" and class_indices else composed
     if kind == "sum":
-        return ChunkedSum(kernels, OneDevice(), options, chunk_bytes)
-    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, kind == "stats")
+        return ChunkedSum(kernels, OneDevice(), options, chunk_bytes, gradients)
+    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, gradients, kind == "stats")
 
 
 def _reduced(rows_sum, divisor, reduction):
@@ -49,15 +49,15 @@ def check_targets(target, classes, ignore_index, shift):
 
 
 def linear_cross_entropy(
-    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, in_forward
+    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, gradients
 ):
     """The loss of rows: hidden (N, H), target (N,) or (N, C); in float32 (float64 for float64) at least."""
     indices = is_class_index(target.dtype)
-    if in_forward and options.reduction != "none":
-        cell = _cell(backend, options, chunk_bytes, indices, "sum")
+    if gradients.in_forward and options.reduction != "none":
+        cell = _cell(backend, options, chunk_bytes, indices, "sum", gradients)
         loss_sum = cell(hidden, linear_weight, target, linear_bias, weight)[0]
     else:
-        cell = _cell(backend, options, chunk_bytes, indices, "rows")
+        cell = _cell(backend, options, chunk_bytes, indices, "rows", gradients)
         losses = cell(hidden, linear_weight, target, linear_bias, weight)[0]
         if options.reduction == "none":
             return losses
@@ -68,11 +68,11 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_with_stats(
-    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes
+    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, gradients
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), from one pass over the chunks."""
     indices = is_class_index(target.dtype)
-    cell = _cell(backend, options, chunk_bytes, indices, "stats")
+    cell = _cell(backend, options, chunk_bytes, indices, "stats", gradients)
     out = cell(hidden, linear_weight, target, linear_bias, weight)
     losses, lse, squares, correct, entropy = out[0], out[1], out[3], out[4], out[5]
     lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)

@@ -1,10 +1,13 @@
 """The `cpu` backend of the linear loss: the loop over chunks of rows is inside one operator.
 
 The kernel's operations are described in ops/csrc/operations.h. Options travel as in `cpu`; what only this loss has
-travels as `plan`: the bytes of a chunk's logits and whether the target is shifted.
+travels as `plan`: the bytes of a chunk's logits, whether the target is shifted and whether the bias is frozen.
 """
 
 from __future__ import annotations
+
+import functools
+from typing import Any
 
 from mindspore import Tensor, from_numpy, nn
 from mindspore.ops import constexpr
@@ -12,48 +15,18 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
-from ms_ce.ops.options import ClassBlock
+from ms_ce.ops.options import ClassBlock, Gradients
 
 _depend = P.Depend()
 
 
 @constexpr
-def _plan(chunk_bytes: int, shift: bool) -> Tensor:
-    return from_numpy(packed("plan", {"chunk_bytes": chunk_bytes, "shift": shift}))
+def _plan(chunk_bytes: int, shift: bool, bias_frozen: bool) -> Tensor:
+    slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": bias_frozen}
+    return from_numpy(packed("plan", slots))
 
 
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
-
-# Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
-
-
-def _gradients(grad_loss, grad_z_loss, tensors, options, plan, out):
-    """The bprop of a forward operator; of its outputs the backward one needs lse and total_weight."""
-    grads = _backward(grad_loss, grad_z_loss, *tensors, out[2], out[1], options, plan)
-    return grads[0], grads[1], tensors[2], grads[2], tensors[4], options, plan
-
-
-def _forward_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
-    tensors = (hidden, linear_weight, target, linear_bias, weight)
-    return _gradients(dout[0], dout[0], tensors, options, plan, out)
-
-
-def _stats_bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
-    tensors = (hidden, linear_weight, target, linear_bias, weight)
-    return _gradients(dout[0], dout[3], tensors, options, plan, out)
-
-
-def _value_and_grad_bprop(
-    hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout
-):
-    grads = (out[3], out[4], out[5])
-    if not compiling():
-        done = _rescale(dout[0], out[3], out[4], out[5], out[6])
-        grads = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
-    elif not known_one(dout[0]):
-        grads = (out[3] * dout[0], out[4] * dout[0], out[5] * dout[0])
-    grads = (_once(grads[0]), _once(grads[1]), _once(grads[2]))
-    return grads[0], grads[1], target, grads[2], weight, options, plan
 
 
 def _backward_bprop(
@@ -73,7 +46,7 @@ def _backward_bprop(
 ):
     if not compiling():
         raise NotImplementedError(_ONCE)
-    nothing = nan_if_any(dout[0])
+    nothing = nan_if_any(dout[0]) + nan_if_any(dout[1]) + nan_if_any(dout[2])
     return (
         grad_loss * nothing.astype(grad_loss.dtype),
         grad_z_loss * nothing.astype(grad_z_loss.dtype),
@@ -89,7 +62,20 @@ def _backward_bprop(
     )
 
 
-_backward = make_operator("LinearCrossEntropyBackward", _backward_bprop)
+# Operators that make fewer gradients have the same outputs; what they leave out is of shape ().
+
+
+def _suffix(gradients: Gradients) -> str:
+    if gradients.input:
+        return "" if gradients.linear_weight else "Input"
+    return "Weight" if gradients.linear_weight else "Bias"
+
+
+@functools.lru_cache(maxsize=4)
+def _backward_operator(suffix: str):
+    return make_operator("LinearCrossEntropyBackward" + suffix, _backward_bprop)
+
+
 _rescale = make_operator("LinearCrossEntropyRescale")
 
 
@@ -108,53 +94,120 @@ class _Once(nn.Cell):
 _once = _Once()
 
 
-_forward = make_operator("LinearCrossEntropyForward", _forward_bprop)
-_forward_rows = make_operator("LinearCrossEntropyForwardRows", _forward_bprop)
-_stats = make_operator("LinearCrossEntropyStats", _stats_bprop)
-_stats_rows = make_operator("LinearCrossEntropyStatsRows", _stats_bprop)
-_value_and_grad = make_operator("LinearCrossEntropyValueAndGrad", _value_and_grad_bprop)
+# Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
 
 
-def _arguments(options, target, linear_bias, weight, chunk_bytes, shift, dtype, has_grad_z_loss):
+def _completing(gradients: Gradients):
+    """What a bprop returns, from the gradients that were made and the backward operator's arguments.
+
+    A graph may ask for the others all the same, say for a parameter that was frozen: they come from operators of their
+    own, which the compiler drops where nobody does.
+    """
+    of_input, of_weight, of_bias = gradients.input, gradients.linear_weight, gradients.linear_bias
+    input_alone: Any = None if of_input else _backward_operator("Input")
+    weight_alone: Any = None if of_weight else _backward_operator("Weight")
+    bias_alone: Any = None if of_bias else _backward_operator("Bias")
+    bias_wanted = Tensor(packed("plan", {"chunk_bytes": 1, "shift": 1, "bias_frozen": 0}))
+
+    def completed(made, arguments, plan):
+        grad_input, grad_weight, grad_bias = made
+        hidden, linear_weight, target, linear_bias, weight = arguments[2:7]
+        if not of_input:
+            grad_input = input_alone(*arguments, plan)[0] if compiling() else hidden
+        if not of_weight:
+            grad_weight = weight_alone(*arguments, plan)[1] if compiling() else linear_weight
+        if not of_bias:
+            grad_bias = linear_bias
+            if compiling():
+                grad_bias = bias_alone(*arguments, plan * bias_wanted)[2]
+        return grad_input, grad_weight, target, grad_bias, weight, arguments[9], plan
+
+    return completed
+
+
+def _two_sweeps_bprop(gradients: Gradients, second: int):
+    """The bprop of a forward operator whose output `second` has the upstream gradient of z-loss."""
+    backward, completed = _backward_operator(_suffix(gradients)), _completing(gradients)
+
+    def bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias, weight)
+        arguments = (dout[0], dout[second], *tensors, out[2], out[1], options)
+        return completed(backward(*arguments, plan), arguments, plan)
+
+    return bprop
+
+
+def _one_sweep_bprop(gradients: Gradients):
+    completed = _completing(gradients)
+
+    def bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
+        made = (out[3], out[4], out[5])
+        if not compiling():
+            done = _rescale(dout[0], out[3], out[4], out[5], out[6])
+            made = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
+        elif not known_one(dout[0]):
+            made = (out[3] * dout[0], out[4] * dout[0], out[5] * dout[0])
+        made = (_once(made[0]), _once(made[1]), _once(made[2]))
+        tensors = (hidden, linear_weight, target, linear_bias, weight)
+        arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)
+        return completed(made, arguments, plan)
+
+    return bprop
+
+
+def _forward_operator(name, bprop, gradients):
+    operator = make_operator(name, bprop)
+    # A graph takes the bprop of another operator that has the same attributes.
+    operator.add_prim_attr("gradients", str(tuple(gradients)))
+    return operator
+
+
+@constexpr
+@functools.lru_cache(maxsize=32)
+def _loss_operator(rows: bool, gradients):
+    """Operators are made for each set of gradients, which a graph hands over as a plain tuple."""
+    gradients = Gradients(*gradients)
+    if gradients.in_forward and not rows:
+        name = "LinearCrossEntropyValueAndGrad" + _suffix(gradients)
+        return _forward_operator(name, _one_sweep_bprop(gradients), gradients)
+    name = "LinearCrossEntropyForwardRows" if rows else "LinearCrossEntropyForward"
+    return _forward_operator(name, _two_sweeps_bprop(gradients, 0), gradients)
+
+
+@constexpr
+@functools.lru_cache(maxsize=16)
+def _stats_operator(rows: bool, gradients):
+    gradients = Gradients(*gradients)
+    name = "LinearCrossEntropyStatsRows" if rows else "LinearCrossEntropyStats"
+    return _forward_operator(name, _two_sweeps_bprop(gradients, 3), gradients)
+
+
+def _arguments(options, target, linear_bias, weight, plan, dtype, has_grad_z_loss):
     """(target, linear_bias, weight, options, plan) as the operators take them."""
     has_weight = weight is not None
     if weight is None:
         weight = no_weight(dtype)
     if linear_bias is None:
         linear_bias = no_weight(dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, has_grad_z_loss)
-    return target, linear_bias, weight, packed, _plan(chunk_bytes, shift)
+    options = packed_options(options, ClassBlock(), has_weight, has_grad_z_loss)
+    return target, linear_bias, weight, options, plan
 
 
 def linear_cross_entropy(
-    hidden,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradient_in_forward,
+    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
 ):
     """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
-    arguments = _arguments(
-        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype, False
-    )
-    if options.reduction == "none":
-        return _forward_rows(hidden, linear_weight, *arguments)
-    if gradient_in_forward:
-        return _value_and_grad(hidden, linear_weight, *arguments)[:3]
-    return _forward(hidden, linear_weight, *arguments)
+    plan = _plan(chunk_bytes, shift, not gradients.linear_bias)
+    arguments = _arguments(options, target, linear_bias, weight, plan, hidden.dtype, False)
+    operator = _loss_operator(options.reduction == "none", gradients)
+    return operator(hidden, linear_weight, *arguments)[:3]
 
 
 def linear_cross_entropy_with_stats(
-    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift
+    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all from one pass over the chunks."""
-    arguments = _arguments(
-        options, target, linear_bias, weight, chunk_bytes, shift, hidden.dtype, True
-    )
-    if options.reduction == "none":
-        return _stats_rows(hidden, linear_weight, *arguments)
-    return _stats(hidden, linear_weight, *arguments)
+    plan = _plan(chunk_bytes, shift, not gradients.linear_bias)
+    arguments = _arguments(options, target, linear_bias, weight, plan, hidden.dtype, True)
+    operator = _stats_operator(options.reduction == "none", gradients)
+    return operator(hidden, linear_weight, *arguments)

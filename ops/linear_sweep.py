@@ -8,21 +8,16 @@ loop ends before them.
 
 from __future__ import annotations
 
-import numpy as np
 from mindspore import Tensor, get_context, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
-from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 
 from ms_ce.ops import composed
 from ms_ce.ops.composed_cells import number
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
-from ms_ce.ops.options import ClassBlock, Options
-
-# Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
-_MOST_ROWS_UNKNOWN = 1024
-_DEFAULT_SHARE, _SMALLEST_DEFAULT, _LARGEST_DEFAULT = 25, 8 << 20, 128 << 20
+from ms_ce.ops.linear_plan import counting, known_rows, rows_of_chunk
+from ms_ce.ops.options import ClassBlock, Gradients, Options
 
 _product = P.MatMul()
 _product_with_transpose = P.MatMul(transpose_b=True)
@@ -30,41 +25,13 @@ _product_of_transpose = P.MatMul(transpose_a=True)
 _write_rows = P.TensorScatterUpdate()
 _running_sum = P.CumSum()
 _sum = P.ReduceSum()
-_zeros_like = P.ZerosLike()
+_zeros_like, _ones_like = P.ZerosLike(), P.OnesLike()
 
 
 @constexpr
 def exact_dtype(dtype):
     """The dtype to compute and to add in."""
     return mstype.float64 if dtype == mstype.float64 else mstype.float32
-
-
-def known_rows(hidden):
-    """N of hidden states (N, H), or None where a compiled graph does not know it yet."""
-    return None if F.is_sequence_value_unknown(hidden.shape) else hidden.shape[0]
-
-
-@constexpr
-def rows_of_chunk(dtype, rows: int | None, classes: int, chunk_bytes: int) -> int:
-    """Rows whose logits take chunk_bytes at most; 0 stands for the default. `rows` is None where it is not known."""
-    row_bytes = classes * (8 if dtype == mstype.float64 else 4)
-    if chunk_bytes == 0:
-        chunk_bytes = _LARGEST_DEFAULT
-        if rows is not None:
-            share = rows * row_bytes // _DEFAULT_SHARE
-            chunk_bytes = min(max(share, _SMALLEST_DEFAULT), _LARGEST_DEFAULT)
-    most = max(1, chunk_bytes // row_bytes)
-    if rows is None:
-        return min(most, _MOST_ROWS_UNKNOWN)
-    if rows == 0:
-        return most
-    chunks = -(-rows // most)
-    return -(-rows // chunks)
-
-
-@constexpr
-def _counting(rows: int) -> Tensor:
-    return Tensor(np.arange(rows), mstype.int32)
 
 
 def on_cpu() -> bool:
@@ -100,6 +67,21 @@ class _Once(nn.Cell):
 _once = _Once()
 
 
+def _padded(gradient, columns):
+    """A gradient of weight or bias with 0 for the classes of padding."""
+    padding = columns - gradient.shape[0]
+    if padding <= 0:
+        return gradient
+    zeros = ops.zeros((padding, *gradient.shape[1:]), gradient.dtype)
+    return ops.concat((gradient, zeros))
+
+
+def _scaled(gradient, factor):
+    if factor is None:
+        return gradient
+    return gradient * factor
+
+
 class OneDevice(nn.Cell):
     """Where the classes lie: all of them here. `ms_ce.parallel.linear` has the other kind."""
 
@@ -129,12 +111,29 @@ class ChunkedRows(nn.Cell):
 
     Inputs: hidden (N, H), linear_weight (C_local, H), target (N,) class indices or (N, C_local) probabilities,
     linear_bias (C_local,) or None, weight of all classes or None. Target and weight are constants.
+    Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
+    frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
     Outputs: row losses, lse and Σ w·q' of each row, z-losses, whether each row is right and its entropy; all (N,). The
     last two are made for `stats` only.
     """
 
-    def __init__(self, kernels, place, options: Options, chunk_bytes: int, stats: bool = False):
+    def __init__(
+        self,
+        kernels,
+        place,
+        options: Options,
+        chunk_bytes: int,
+        gradients: Gradients,
+        stats: bool = False,
+        alone: bool = False,
+    ):
         super().__init__()
+        made = gradients[1:]
+        self.of_input, self.of_weight, self.of_bias = made
+        self.partly = not alone and not all(made)
+        if self.partly:
+            others = Gradients(gradients.in_forward, *(not one for one in made))
+            self.others = type(self)(kernels, place, options, chunk_bytes, others, alone=True)
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
         self.place, self.chunk_bytes, self.stats = place, chunk_bytes, stats
         self.options = options._replace(reduction="none")
@@ -185,7 +184,7 @@ class ChunkedRows(nn.Cell):
         """(places in the order, their rows, which of them count, hidden, target, logits) of a chunk."""
         hidden, matrix, target, bias, _, order, count, _, _, rows = given
         exact = matrix.dtype
-        place = first + _counting(rows)
+        place = first + counting(rows)
         valid = place < count
         index = ops.gather(order, ops.minimum(place, hidden.shape[0] - 1), 0)
         own = ops.gather(hidden, index, 0).astype(exact)
@@ -243,11 +242,17 @@ class ChunkedRows(nn.Cell):
         return mass * lse - dot + squares, lse, mass, squares, correct, entropy
 
     def no_gradients(self, given):
-        """Where the sums of gradients begin: hidden states in the order, weight, bias."""
+        """Where the sums of gradients begin: hidden states in the order, weight, bias; (1,) for what is not made."""
         hidden, matrix, bias = given[0], given[1], given[3]
-        grad_hidden = ops.zeros((hidden.shape[0] + given[9], hidden.shape[1]), matrix.dtype)
-        grad_bias = ops.zeros((1,), matrix.dtype) if bias is None else _zeros_like(bias)
-        return grad_hidden, _zeros_like(matrix), grad_bias
+        nothing = ops.zeros((1,), matrix.dtype)
+        grad_hidden, grad_weight, grad_bias = nothing, nothing, nothing
+        if self.of_input:
+            grad_hidden = ops.zeros((hidden.shape[0] + given[9], hidden.shape[1]), matrix.dtype)
+        if self.of_weight:
+            grad_weight = _zeros_like(matrix)
+        if self.of_bias and bias is not None:
+            grad_bias = _zeros_like(bias)
+        return grad_hidden, grad_weight, grad_bias
 
     def add_gradients(self, given, chunk, lse, mass, upstream, of_lse, sums):
         """`sums` with a chunk's part, from the gradients that arrive at its rows' losses and lse."""
@@ -261,10 +266,12 @@ class ChunkedRows(nn.Cell):
             upstream, of_lse, logits, own_target, weight, lse, mass, self.options, block
         )
         grad_hidden, grad_weight, grad_bias = sums
-        part = _product(slope, matrix)
-        grad_hidden = _write_rows(grad_hidden, place.expand_dims(1), part)
-        grad_weight = grad_weight + _product_of_transpose(slope, own)
-        if bias is not None:
+        if self.of_input:
+            part = _product(slope, matrix)
+            grad_hidden = _write_rows(grad_hidden, place.expand_dims(1), part)
+        if self.of_weight:
+            grad_weight = grad_weight + _product_of_transpose(slope, own)
+        if self.of_bias and bias is not None:
             grad_bias = grad_bias + _sum(slope, 0)
         return grad_hidden, grad_weight, grad_bias
 
@@ -280,9 +287,15 @@ class ChunkedRows(nn.Cell):
         rows = (own_lse, own_mass, upstream.astype(exact), of_lse.astype(exact))
         return self.add_gradients(given, chunk, rows[0], rows[1], rows[2], rows[3], sums)
 
-    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
+    def gradients_of(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
+        """The gradients that this Cell makes, those of all rows."""
         given = self.prepared(hidden, linear_weight, target, linear_bias, weight)
         saved = (out[1], out[2], dout[0], dout[3])
+        sums = self.swept_backward(given, saved)
+        return self.unordered(sums, given[7], linear_weight.shape[0])
+
+    def swept_backward(self, given, saved):
+        """The sums of gradients. A loop beside a Parameter would be kept by the compiler even where nobody reads it."""
         sums = self.no_gradients(given)
         if compiling():
             first = Tensor(0, mstype.int32)
@@ -292,32 +305,45 @@ class ChunkedRows(nn.Cell):
         else:
             for first in range(0, int(given[6]), given[9]):
                 sums = self.add_chunk_gradients(given, saved, Tensor(first, mstype.int32), sums)
-        grads = self.unordered(sums, given[7], linear_weight.shape[0])
+        return sums
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
+        grads = self.gradients_of(hidden, linear_weight, target, linear_bias, weight, out, dout)
+        if self.partly and compiling():
+            others = self.others.gradients_of(
+                hidden, linear_weight, target, linear_bias, weight, out, dout
+            )
+            grads = self.completed(grads, others)
         return self.returned(grads, None, hidden, linear_weight, target, linear_bias, weight)
+
+    def completed(self, grads, others):
+        grad_hidden = grads[0] if self.of_input else others[0]
+        grad_weight = grads[1] if self.of_weight else others[1]
+        return grad_hidden, grad_weight, grads[2] if self.of_bias else others[2]
 
     def unordered(self, sums, position, columns):
         """Sums of gradients with rows where they belong, and 0 for classes of padding."""
-        grad_hidden, grad_weight, grad_bias = ops.gather(sums[0], position, 0), sums[1], sums[2]
-        padding = columns - grad_weight.shape[0]
-        if padding > 0:
-            zeros = ops.zeros((padding, grad_weight.shape[1]), grad_weight.dtype)
-            grad_weight = ops.concat((grad_weight, zeros))
-            grad_bias = ops.concat((grad_bias, ops.zeros((padding,), grad_bias.dtype)))
+        grad_hidden, grad_weight, grad_bias = sums
+        if self.of_input:
+            grad_hidden = ops.gather(grad_hidden, position, 0)
+        if self.of_weight:
+            grad_weight = _padded(grad_weight, columns)
+        if self.of_bias:
+            grad_bias = _padded(grad_bias, columns)
         return grad_hidden, grad_weight, grad_bias
 
     def returned(self, grads, factor, hidden, linear_weight, target, linear_bias, weight):
-        """What a bprop returns: gradients times `factor` in the inputs' dtypes. Target and weight are constants,
-        whatever is returned for them."""
-        grad_hidden, grad_weight, grad_bias = grads
-        if factor is not None:
-            grad_hidden, grad_weight = grad_hidden * factor, grad_weight * factor
-            grad_bias = grad_bias * factor
-        grad_hidden = self.place.collected(grad_hidden)
-        grad_hidden = _once(grad_hidden.astype(hidden.dtype))
-        grad_weight = _once(grad_weight.astype(linear_weight.dtype))
-        if linear_bias is None:
-            return grad_hidden, grad_weight, target, None, weight
-        return grad_hidden, grad_weight, target, _once(grad_bias.astype(linear_bias.dtype)), weight
+        """What a bprop returns: gradients times `factor` in the inputs' dtypes, and anything for what is not made:
+        target and weight are constants, and PyNative wants nothing else that is not made."""
+        grad_hidden, grad_weight, grad_bias = hidden, linear_weight, linear_bias
+        if self.of_input or compiling():
+            grad_hidden = self.place.collected(_scaled(grads[0], factor))
+            grad_hidden = _once(grad_hidden.astype(hidden.dtype))
+        if self.of_weight or compiling():
+            grad_weight = _once(_scaled(grads[1], factor).astype(linear_weight.dtype))
+        if linear_bias is not None and (self.of_bias or compiling()):
+            grad_bias = _once(_scaled(grads[2], factor).astype(linear_bias.dtype))
+        return grad_hidden, grad_weight, target, grad_bias, weight
 
 
 class ChunkedSum(ChunkedRows):
@@ -328,8 +354,13 @@ class ChunkedSum(ChunkedRows):
 
     def construct(self, hidden, linear_weight, target, linear_bias, weight):
         given = self.prepared(hidden, linear_weight, target, linear_bias, weight)
-        total = ops.zeros((1,), self.wide)
-        sums = self.no_gradients(given)
+        total, sums = self.swept(given)
+        grads = self.unordered(sums, given[7], linear_weight.shape[0])
+        return total.reshape(()), grads[0], grads[1], grads[2]
+
+    def swept(self, given):
+        """The sums of losses and of gradients."""
+        total, sums = ops.zeros((1,), self.wide), self.no_gradients(given)
         if compiling():
             first = Tensor(0, mstype.int32)
             while first < given[6]:
@@ -338,8 +369,7 @@ class ChunkedSum(ChunkedRows):
         else:
             for first in range(0, int(given[6]), given[9]):
                 total, sums = self.add_both(given, Tensor(first, mstype.int32), total, sums)
-        grads = self.unordered(sums, given[7], linear_weight.shape[0])
-        return total.reshape(()), grads[0], grads[1], grads[2]
+        return total, sums
 
     def add_both(self, given, first, total, sums):
         """Loss and gradients of a chunk, from its logits."""
@@ -350,11 +380,14 @@ class ChunkedSum(ChunkedRows):
         losses = mass * lse - dot + number(self.z_loss, self.wide) * lse * lse
         losses = ops.select(valid, losses, _zeros_like(losses))
         of_lse = (2.0 * number(self.z_loss, self.wide) * lse).astype(exact)
-        one = ops.ones_like(of_lse)
+        one = _ones_like(of_lse)
         sums = self.add_gradients(given, chunk, lse, mass, one, of_lse, sums)
         return total + _sum(losses), sums
 
     def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
         factor = dout[0].astype(exact_dtype(hidden.dtype))
         grads = (out[1], out[2], out[3])
+        if self.partly and compiling():
+            others = self.others.construct(hidden, linear_weight, target, linear_bias, weight)
+            grads = self.completed(grads, others[1:])
         return self.returned(grads, factor, hidden, linear_weight, target, linear_bias, weight)

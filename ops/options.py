@@ -21,3 +21,12 @@ class ClassBlock(NamedTuple):  # MindSpore compiles no function that names anyth
 
     offset: int = 0
     total: int = 0
+
+
+class Gradients(NamedTuple):
+    """Of the linear loss: which gradients to make, and whether in the forward pass. What nobody wants costs nothing."""
+
+    in_forward: bool = False
+    input: bool = True
+    linear_weight: bool = True
+    linear_bias: bool = True

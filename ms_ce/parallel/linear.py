@@ -11,7 +11,9 @@ from mindspore.ops import constexpr
 from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import choose, device_target
 from ms_ce.ops import linear_sweep
+from ms_ce.ops.graph import compiling
 from ms_ce.ops.mean import total_weight
+from ms_ce.ops.options import Gradients
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, world
@@ -169,6 +171,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             logits, at least 8 MiB and at most 128 MiB.
         gradient_in_forward (bool): make the gradients in the forward pass, as in `ms_ce.linear_cross_entropy`;
             'auto' goes by `training` inside a compiled graph. Default 'auto'.
+        frozen (tuple of str): as there, the same on every rank of the group. Of a frozen input no gradient is summed
+            over the group.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Inputs:
@@ -218,6 +222,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         logit_scale=1.0,
         chunk_bytes=None,
         gradient_in_forward="auto",
+        frozen=(),
         backend="auto",
     ):
         super().__init__()
@@ -239,9 +244,12 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         name = choose(_OP, backend)
         rows = VocabParallelRows(chosen, blocks, num_classes, self.options, name, False)
         self.place = VocabularyBlocks(chosen, rows, blocks, num_classes, sequence_parallel)
-        plan = (KERNELS[name], self.place, self.options, self.chunk_bytes)
-        self.rows = linear_sweep.ChunkedRows(*plan)
-        self.sum = linear_sweep.ChunkedSum(*plan)
+        self.frozen = _linear_checks.check_frozen(_OP, frozen)
+        self.kernels = KERNELS[name]
+        wanted = [name not in self.frozen for name in _linear_checks.FREEZABLE]
+        self.rows = self.made_sweep(False, wanted)
+        self.sum = self.made_sweep(True, wanted)
+        self.sweeps: dict[tuple, nn.Cell] = {}
         self.parts = chosen.size if sequence_parallel else 1
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
@@ -251,6 +259,18 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             weight = ops.stop_gradient(weight)
         target = ops.stop_gradient(target)
         self.check(input, linear_weight, target, linear_bias)
+        input, linear_weight, linear_bias = _linear.constants(
+            self.frozen, input, linear_weight, linear_bias
+        )
+        gradients = _linear.gradients(
+            "chunked",
+            self.gradient_in_forward,
+            self.training,
+            self.frozen,
+            input,
+            linear_weight,
+            linear_bias,
+        )
         indices = holds_class_indices(target.dtype)
         hidden = linear_sweep.readable(input)
         hidden = ops.reshape(hidden, (-1, input.shape[-1]))
@@ -258,18 +278,34 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         if not indices:
             labels = ops.reshape(linear_sweep.readable(target), (-1, target.shape[-1]))
         given = (hidden, linear_weight, labels, linear_bias, weight)
+        if not compiling():
+            losses = self.sweep(gradients)(*given)[0]
+        elif gradients.in_forward and self.reduction != "none":
+            losses = self.sum(*given)[0]
+        else:
+            losses = self.rows(*given)[0]
         if self.reduction == "none":
             shape = target.shape if indices else target.shape[:-1]
-            return ops.cast(ops.reshape(self.rows(*given)[0], shape), input.dtype)
-        in_forward = _linear.gradient_wanted(
-            "chunked", self.gradient_in_forward, self.training, input.dtype
-        )
-        loss_sum = self.sum(*given)[0] if in_forward else ops.ReduceSum()(self.rows(*given)[0])
+            return ops.cast(ops.reshape(losses, shape), input.dtype)
+        loss_sum = losses if gradients.in_forward else ops.ReduceSum()(losses)
         divisor = None
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
             divisor = total_weight(labels, rows, weight, self.options.ignore_index, loss_sum.dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
+
+    def made_sweep(self, in_forward, wanted):
+        kind = linear_sweep.ChunkedSum if in_forward else linear_sweep.ChunkedRows
+        gradients = Gradients(in_forward, *wanted)
+        return kind(self.kernels, self.place, self.options, self.chunk_bytes, gradients)
+
+    def sweep(self, gradients):
+        """Where Python runs, the Cell that makes what is wanted this time."""
+        in_forward = gradients.in_forward and self.reduction != "none"
+        key = (in_forward, *gradients[1:])
+        if key not in self.sweeps:
+            self.sweeps[key] = self.made_sweep(in_forward, gradients[1:])
+        return self.sweeps[key]
 
     def check(self, input, linear_weight, target, linear_bias):
         """Everything that can be known of the tensors before the kernel runs."""

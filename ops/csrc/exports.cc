@@ -55,29 +55,35 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
 }  // namespace ms_ce
 
 // MindSpore looks an operation up by its name, and its inference by the name and "InferShape".
-#define MS_CE_FOR_EACH_OPERATION(X) \
-  X(CrossEntropyForward)            \
-  X(CrossEntropyForwardRows)        \
-  X(CrossEntropyStats)              \
-  X(CrossEntropyStatsRows)          \
-  X(CrossEntropyBackward)           \
-  X(CrossEntropyDoubleBackward)     \
-  X(CrossEntropyTargetGrad)         \
-  X(CrossEntropyWeightGrad)         \
-  X(CrossEntropyValueAndGrad)       \
-  X(CrossEntropyPartial)            \
-  X(CrossEntropyPartialBackward)    \
-  X(CrossEntropyPartialTargetGrad)  \
-  X(CrossEntropyPartialWeightGrad)  \
-  X(NLLForward)                     \
-  X(NLLForwardRows)                 \
-  X(NLLBackward)                    \
-  X(LinearCrossEntropyForward)      \
-  X(LinearCrossEntropyForwardRows)  \
-  X(LinearCrossEntropyStats)        \
-  X(LinearCrossEntropyStatsRows)    \
-  X(LinearCrossEntropyBackward)     \
-  X(LinearCrossEntropyValueAndGrad) \
+#define MS_CE_FOR_EACH_OPERATION(X)       \
+  X(CrossEntropyForward)                  \
+  X(CrossEntropyForwardRows)              \
+  X(CrossEntropyStats)                    \
+  X(CrossEntropyStatsRows)                \
+  X(CrossEntropyBackward)                 \
+  X(CrossEntropyDoubleBackward)           \
+  X(CrossEntropyTargetGrad)               \
+  X(CrossEntropyWeightGrad)               \
+  X(CrossEntropyValueAndGrad)             \
+  X(CrossEntropyPartial)                  \
+  X(CrossEntropyPartialBackward)          \
+  X(CrossEntropyPartialTargetGrad)        \
+  X(CrossEntropyPartialWeightGrad)        \
+  X(NLLForward)                           \
+  X(NLLForwardRows)                       \
+  X(NLLBackward)                          \
+  X(LinearCrossEntropyForward)            \
+  X(LinearCrossEntropyForwardRows)        \
+  X(LinearCrossEntropyStats)              \
+  X(LinearCrossEntropyStatsRows)          \
+  X(LinearCrossEntropyBackward)           \
+  X(LinearCrossEntropyBackwardInput)      \
+  X(LinearCrossEntropyBackwardWeight)     \
+  X(LinearCrossEntropyBackwardBias)       \
+  X(LinearCrossEntropyValueAndGrad)       \
+  X(LinearCrossEntropyValueAndGradInput)  \
+  X(LinearCrossEntropyValueAndGradWeight) \
+  X(LinearCrossEntropyValueAndGradBias)   \
   X(LinearCrossEntropyRescale)
 
 #if defined(__clang__)

@@ -26,7 +26,10 @@ void ZeroRows(const Array& array, int64_t rows) {
 
 void ZeroGradients(const LinearProblem& problem) {
   const int64_t classes = problem.loss.classes;
-  FillZeros(problem.grad_linear_weight.data, Bytes(problem.grad_linear_weight, classes * problem.features));
+  if (problem.grad_linear_weight.data != nullptr) {
+    FillZeros(problem.grad_linear_weight.data,
+              Bytes(problem.grad_linear_weight, classes * problem.features));
+  }
   ZeroRows(problem.grad_linear_bias, classes);
 }
 
@@ -184,7 +187,9 @@ UnitSums RunLinear(const LinearProblem& problem, LinearTask task) {
   }
   const bool vanishes = loss.reduction == Reduction::kMean && loss.total_weight == 0.0;
   if (task != LinearTask::kForward) {
-    FillZeros(problem.grad_hidden.data, Bytes(problem.grad_hidden, loss.rows * problem.features));
+    if (problem.grad_hidden.data != nullptr) {
+      FillZeros(problem.grad_hidden.data, Bytes(problem.grad_hidden, loss.rows * problem.features));
+    }
     if (vanishes) ZeroGradients(problem);
     if (vanishes && task == LinearTask::kBackward) return {};
     if (vanishes) task = LinearTask::kForward;

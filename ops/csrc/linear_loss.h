@@ -19,6 +19,7 @@ struct LinearProblem {
   int64_t features = 0;
   int64_t chunk_bytes = 0;  // for a chunk's logits; 0 leaves the choice to the loss
   bool shift = false;
+  bool bias_frozen = false;
   int64_t sequence = 0;  // under shift the length of the last leading axis, otherwise 0
 
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.

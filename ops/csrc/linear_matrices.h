@@ -74,8 +74,10 @@ class LinearMatrices {
   // The chunk's logits hold their gradient by now.
   void AddGradients() {
     if (!bias_gradient_.empty()) AddBiasGradient();
-    if (by_library_) NarrowGradient();
-    MakeHiddenGradient();
+    const bool of_hidden = problem_.grad_hidden.data != nullptr, of_weight = WeightGradient() != nullptr;
+    if (by_library_ && (of_hidden || of_weight)) NarrowGradient();
+    if (of_hidden) MakeHiddenGradient();
+    if (!of_weight) return;
     ForClasses([this](int64_t first, int64_t count) {
       if (by_library_) return AddLibraryWeightGradient(first, count);
       kernels_.add_gradient_of_classes(chunk_, first, count);
@@ -85,7 +87,7 @@ class LinearMatrices {
 
   // Sums over all chunks, rounded to the inputs' dtype once.
   void Finish() {
-    if (!direct_) {
+    if (!direct_ && WeightGradient() != nullptr) {
       ParallelFor(chunk_.classes, chunk_.classes * chunk_.features, [this](int64_t row) {
         const int64_t first = row * chunk_.features;
         kernels_.write(WeightGradient() + first, chunk_.features, problem_.grad_linear_weight, first);
@@ -124,7 +126,7 @@ class LinearMatrices {
       bias_gradient_.assign(static_cast<size_t>(chunk_.classes), 0.0);
     }
     chunk_.grad_weight = {problem_.grad_linear_weight.data, kComputeDtype<A>};
-    if (direct_) return;
+    if (direct_ || problem_.grad_linear_weight.data == nullptr) return;
     weight_sums_.Allocate(chunk_.classes * chunk_.features);
     chunk_.grad_weight.data = weight_sums_.get();
   }

@@ -1,6 +1,7 @@
 // What the operations of the linear loss do with a bound call: run the chunks, reduce, store the scalars.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "dispatch.h"
 #include "operations.h"
@@ -16,8 +17,15 @@ void CountWeight(Call* call) {
   StoreDouble(problem.total_weight, (*call)[kTotalWeight]);
 }
 
-void ZeroBiasOfNone(const Call& call) {
-  if (call.linear.linear_bias.data == nullptr) StoreDouble(0.0, call[kGradLinearBias]);
+void ZeroUnwanted(Call* call) {
+  LinearProblem& linear = call->linear;
+  for (const Argument* none : {&kNoGradHidden, &kNoGradLinearWeight}) {
+    if (const Tensor* gradient = call->Find(*none)) StoreDouble(0.0, *gradient);
+  }
+  if (linear.linear_bias.data != nullptr && !linear.bias_frozen) return;
+  const Tensor& bias = (*call)[kGradLinearBias];
+  std::memset(bias.data, 0, static_cast<size_t>(ElementCount(bias.shape)) * ElementSize(bias.dtype));
+  linear.grad_linear_bias = {};
 }
 
 void Scale(const Tensor& tensor, double factor) {
@@ -56,14 +64,14 @@ void RunLinearForward(Call* call) {
 void RunLinearValueAndGrad(Call* call) {
   const Problem& problem = call->problem();
   CountWeight(call);
-  ZeroBiasOfNone(*call);
+  ZeroUnwanted(call);
   StoreDouble(NAN, (*call)[kApplied]);
   const UnitSums sums = RunLinear(call->linear, LinearTask::kValueAndGrad);
   StoreDouble(Reduced(problem, sums.loss, problem.total_weight), (*call)[kLoss]);
 }
 
 void RunLinearBackward(Call* call) {
-  ZeroBiasOfNone(*call);
+  ZeroUnwanted(call);
   RunLinear(call->linear, LinearTask::kBackward);
 }
 

@@ -29,6 +29,7 @@ inline constexpr const char* kReductions[] = {"none", "mean", "sum"};
 inline constexpr Slot kPlanSlots[] = {
     {"chunk_bytes", &LinearProblem::chunk_bytes},  // of a chunk's logits; 0 leaves it to the loss
     {"shift", &LinearProblem::shift},              // position s is paired with the target of position s + 1
+    {"bias_frozen", &LinearProblem::bias_frozen},  // its gradient is 0
 };
 
 // The loss's own inputs.
@@ -100,6 +101,9 @@ inline constexpr Argument kGradLinearWeight{"grad_linear_weight", Type::kFloat, 
                                             &LinearProblem::grad_linear_weight};
 inline constexpr Argument kGradLinearBias{"grad_linear_bias", Type::kFloat, Extent::kLinearBias,
                                           &LinearProblem::grad_linear_bias};
+// A matrix's gradient that nobody wants: 0, and neither its product nor its memory.
+inline constexpr Argument kNoGradHidden{"grad_input", Type::kFloat, Extent::kScalar};
+inline constexpr Argument kNoGradLinearWeight{"grad_linear_weight", Type::kFloat, Extent::kScalar};
 inline constexpr Argument kUpstreamOfAll{"grad_loss", Type::kFloat, Extent::kScalar, &Problem::grad_loss};
 
 // clang-format off
@@ -185,10 +189,36 @@ inline constexpr Operation kOperations[] = {
       kSavedTotalWeight, kOptions, kPlan},
      {kGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
 
+    {"LinearCrossEntropyBackwardInput", Form::kEither,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+      kSavedTotalWeight, kOptions, kPlan},
+     {kGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearCrossEntropyBackwardWeight", Form::kEither,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+      kSavedTotalWeight, kOptions, kPlan},
+     {kNoGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearCrossEntropyBackwardBias", Form::kEither,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+      kSavedTotalWeight, kOptions, kPlan},
+     {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+
     // The loss and the gradients for upstream 1.
     {"LinearCrossEntropyValueAndGrad", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
+     RunLinearValueAndGrad},
+
+    {"LinearCrossEntropyValueAndGradInput", Form::kScalar,
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kLoss, kTotalWeight, kLse, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
+     RunLinearValueAndGrad},
+    {"LinearCrossEntropyValueAndGradWeight", Form::kScalar,
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kLoss, kTotalWeight, kLse, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
+     RunLinearValueAndGrad},
+    {"LinearCrossEntropyValueAndGradBias", Form::kScalar,
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kLoss, kTotalWeight, kLse, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
 
     // Multiplies the gradients by grad_loss where they lie, once.

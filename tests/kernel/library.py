@@ -61,10 +61,10 @@ def options(**settings: Any) -> np.ndarray:
     return _packed(Library().description["options"], {**_DEFAULTS, **settings})
 
 
-def plan(chunk_bytes: int = 0, shift: bool = False) -> np.ndarray:
+def plan(chunk_bytes: int = 0, shift: bool = False, bias_frozen: bool = False) -> np.ndarray:
     """The tensor that the linear loss takes beside its options."""
     slots = Library().description["plan"]
-    return _packed(slots, {"chunk_bytes": chunk_bytes, "shift": shift})
+    return _packed(slots, {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": bias_frozen})
 
 
 _DEFAULTS = {"ignore_index": -100, "reduction": "mean", "logit_scale": 1.0}

@@ -25,6 +25,15 @@ struct Outputs {
 
 double Smoothing(unsigned seed) { return seed % 3 == 0 ? 0.1 : 0.0; }
 
+// Which gradients of matrices an operation makes.
+struct Form {
+  const char* suffix;
+  bool of_input, of_weight;
+};
+
+const Form kForms[] = {
+    {"", true, true}, {"Input", true, false}, {"Weight", false, true}, {"Bias", false, false}};
+
 Inputs MakeInputs(const Case& test, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<double> normal(0.0, 1.0);
@@ -36,7 +45,7 @@ Inputs MakeInputs(const Case& test, unsigned seed) {
             Tensor(test.dtype, test.biased ? Shape{test.classes} : Shape{}),
             Tensor(test.dtype, {}),
             options.Pack(),
-            Tensor("int64", {2})};
+            Tensor("int64", {3})};
   const double scale = 2.0 / std::sqrt(static_cast<double>(test.features));
   for (int64_t i = 0; i < in.hidden.size(); ++i) in.hidden.Set(i, normal(random));
   for (int64_t i = 0; i < in.linear_weight.size(); ++i) in.linear_weight.Set(i, scale * normal(random));
@@ -49,22 +58,44 @@ Inputs MakeInputs(const Case& test, unsigned seed) {
   const int64_t logit_bytes = std::strcmp(test.dtype, "float64") == 0 ? 8 : 4;
   in.plan.Set(0, static_cast<double>(test.chunk_rows * test.classes * logit_bytes));
   in.plan.Set(1, 0.0);
+  in.plan.Set(2, 0.0);
   return in;
 }
 
-Outputs RunOnce(const Case& test, Inputs* in) {
+Outputs RunOnce(const Case& test, Inputs* in, const Form& form = kForms[0]) {
+  const Shape none{};
   Outputs out{Tensor(test.dtype, {}),
               Tensor("float64", {}),
               Tensor("float64", {test.rows}),
-              Tensor(test.dtype, in->hidden.shape(), test.past),
-              Tensor(test.dtype, in->linear_weight.shape(), test.past),
+              Tensor(test.dtype, form.of_input ? in->hidden.shape() : none, test.past),
+              Tensor(test.dtype, form.of_weight ? in->linear_weight.shape() : none, test.past),
               Tensor(test.dtype, in->bias.shape()),
               Tensor("float64", {})};
-  const std::string error = Run("LinearCrossEntropyValueAndGrad",
+  const std::string error = Run(("LinearCrossEntropyValueAndGrad" + std::string(form.suffix)).c_str(),
                                 {&in->hidden, &in->linear_weight, &in->target, &in->bias, &in->weight,
                                  &in->options, &in->plan, &out.loss, &out.total_weight, &out.lse,
                                  &out.grad_hidden, &out.grad_weight, &out.grad_bias, &out.applied});
   Check(error.empty(), "the linear loss threw: %s", error.c_str());
+  return out;
+}
+
+// Backward from what the forward of RunOnce saved, for upstream 1.
+Outputs RunBackward(const Case& test, Inputs* in, const Form& form, Outputs* forward) {
+  const Shape none{};
+  Outputs out{forward->loss,
+              forward->total_weight,
+              forward->lse,
+              Tensor(test.dtype, form.of_input ? in->hidden.shape() : none, test.past),
+              Tensor(test.dtype, form.of_weight ? in->linear_weight.shape() : none, test.past),
+              Tensor(test.dtype, in->bias.shape()),
+              Tensor("float64", {})};
+  Tensor one(test.dtype, {});
+  one.Set(0, 1.0);
+  const std::string error = Run(("LinearCrossEntropyBackward" + std::string(form.suffix)).c_str(),
+                                {&one, &one, &in->hidden, &in->linear_weight, &in->target, &in->bias,
+                                 &in->weight, &forward->lse, &forward->total_weight, &in->options,
+                                 &in->plan, &out.grad_hidden, &out.grad_weight, &out.grad_bias});
+  Check(error.empty(), "the linear loss's backward threw: %s", error.c_str());
   return out;
 }
 
@@ -136,11 +167,44 @@ bool Same(const Outputs& a, const Outputs& b) {
          a.grad_weight.SameBytes(b.grad_weight) && a.grad_bias.SameBytes(b.grad_bias);
 }
 
+bool IsZero(const Tensor& tensor) {
+  for (int64_t i = 0; i < tensor.size(); ++i) {
+    if (tensor.Get(i) != 0.0) return false;
+  }
+  return true;
+}
+
+// What a form makes has the bits of the whole operation's, and the rest is 0.
+void ExpectPart(const Form& form, const Outputs& whole, const Outputs& part, bool bias_frozen,
+                const char* what) {
+  Check(form.of_input ? part.grad_hidden.SameBytes(whole.grad_hidden) : IsZero(part.grad_hidden),
+        "%s: gradient of input", what);
+  Check(form.of_weight ? part.grad_weight.SameBytes(whole.grad_weight) : IsZero(part.grad_weight),
+        "%s: gradient of weight", what);
+  Check(bias_frozen ? IsZero(part.grad_bias) : part.grad_bias.SameBytes(whole.grad_bias),
+        "%s: gradient of bias", what);
+}
+
+void TestForms(const Case& test, Inputs* in, Outputs* whole) {
+  const Outputs backward = RunBackward(test, in, kForms[0], whole);
+  for (const Form& form : kForms) {
+    for (const bool bias_frozen : {false, true}) {
+      in->plan.Set(2, bias_frozen);
+      const Outputs part = RunOnce(test, in, form);
+      Check(part.loss.SameBytes(whole->loss), "the loss depends on the gradients wanted");
+      ExpectPart(form, *whole, part, bias_frozen, "value and grad");
+      ExpectPart(form, backward, RunBackward(test, in, form, whole), bias_frozen, "backward");
+    }
+  }
+  in->plan.Set(2, 0.0);
+}
+
 void TestCase(const Case& test, unsigned seed) {
   Inputs in = MakeInputs(test, seed);
   const Expected expected = Reference(test, in, Smoothing(seed));
   MsCeSetThreads(1);
-  const Outputs one = RunOnce(test, &in);
+  Outputs one = RunOnce(test, &in);
+  TestForms(test, &in, &one);
   ExpectNear(test, "loss", one.loss, {expected.loss});
   ExpectNear(test, "gradient of input", one.grad_hidden, expected.grad_hidden);
   ExpectNear(test, "gradient of weight", one.grad_weight, expected.grad_weight);

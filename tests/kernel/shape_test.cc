@@ -71,7 +71,7 @@ void Expect(const char* name, const Shapes& inputs, const Shapes& outputs) {
 
 // -1 is an unknown size, {-2} an unknown rank.
 void TestUnknownShapes() {
-  const Shape scalar{}, one{1}, slots{10}, plan{2};
+  const Shape scalar{}, one{1}, slots{10}, plan{3};
   Expect("CrossEntropyForward", {{5}, scalar, one, slots}, {scalar, scalar, scalar});
   Expect("CrossEntropyForwardRows", {{-1, 5}, {-1}, one, slots}, {{-1}, scalar, {-1}});
   Expect("CrossEntropyForwardRows", {{-2}, {-2}, one, slots}, {{-2}, scalar, {-2}});

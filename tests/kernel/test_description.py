@@ -92,7 +92,8 @@ def test_slots(default_library: Library) -> None:
     assert packed[[0, 1, 6, 7, 8, 9]].tolist() == [-7, 2, 3, 9, 1, 1]
     assert packed.view("f8")[2:6].tolist() == [0.5, 0.25, 2.0, 1.5]
     assert len(packed) == 10
-    assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1]
+    assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1, 0]
+    assert plan(bias_frozen=True).tolist() == [0, 0, 1]
     assert default_library.description["reductions"] == ["none", "mean", "sum"]
 
 

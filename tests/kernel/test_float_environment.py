@@ -47,7 +47,13 @@ REDUCTIONS = {
     "LinearCrossEntropyStats": ("mean",),
     "LinearCrossEntropyStatsRows": ("none",),
     "LinearCrossEntropyBackward": BOTH,
+    "LinearCrossEntropyBackwardInput": BOTH,
+    "LinearCrossEntropyBackwardWeight": BOTH,
+    "LinearCrossEntropyBackwardBias": BOTH,
     "LinearCrossEntropyValueAndGrad": ("mean",),
+    "LinearCrossEntropyValueAndGradInput": ("mean",),
+    "LinearCrossEntropyValueAndGradWeight": ("mean",),
+    "LinearCrossEntropyValueAndGradBias": ("mean",),
     "LinearCrossEntropyRescale": ("mean",),
 }
 

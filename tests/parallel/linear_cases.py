@@ -105,6 +105,14 @@ def _two_ranks() -> list[LinearCase]:
         LinearCase("sequence parallel, graph", mode=GRAPH, **sequence),
         LinearCase("composed backend", loss={"backend": "composed"}, **two),
         LinearCase("no row that counts", empty_row_ranks=(0,), **two),
+        LinearCase("frozen input", loss={"frozen": ("input",), **_in_forward(False)}, **two),
+        LinearCase("frozen weight, padded", loss={"frozen": ("linear_weight",)}, **padded, **two),
+        LinearCase(
+            "frozen head, jit",
+            mode=JIT,
+            loss={"frozen": ("linear_weight", "linear_bias"), **_in_forward(True)},
+            **sequence,
+        ),
     ]
     rows = {"row_ranks": 2}
     return [
@@ -141,6 +149,7 @@ LINEAR_PROGRAMS: dict[int, tuple[str, ...]] = {
     2: (
         "collectives, gradients in two sweeps",
         "collectives, gradients in one sweep",
+        "collectives, frozen input",
         "wrong arguments",
         "label out of range",
     ),

@@ -26,6 +26,9 @@ REFERENCE_OPTIONS = (
 )
 
 
+GRADIENTS = ("input", "linear_weight", "linear_bias")
+
+
 class Network(nn.Cell):
     """A loss that is one term of something larger: the upstream gradient is not 1."""
 
@@ -136,20 +139,22 @@ def run(case: LinearCase, place_of: Callable) -> None:
     if case.mode == PYNATIVE:  # where it is not one more compilation
         check_linear(to_numpy(loss(*inputs)), expected[0], backend, loss_dtype, "loss")
     check_linear(to_numpy(value) / 2, expected[0].sum(), backend, loss_dtype, "loss in training")
-    names = ("gradient of input", "gradient of linear_weight", "gradient of linear_bias")
-    count = len(positions)
+    frozen, count = case.loss.get("frozen", ()), len(positions)
     for name, gradient, wanted in zip(
-        names[:count], gradients, expected[1 : count + 1], strict=True
+        GRADIENTS[:count], gradients, expected[1 : count + 1], strict=True
     ):
-        check_linear(to_numpy(gradient) / 2, wanted, backend, case.dtype, name)
+        of = wanted * (name not in frozen)
+        check_linear(to_numpy(gradient) / 2, of, backend, case.dtype, f"gradient of {name}")
 
 
-def collectives(in_forward: bool) -> None:
-    """One for the statistics of each chunk with rows that count, one for the gradient of input."""
+def collectives(in_forward: bool, input_frozen: bool = False) -> None:
+    """One for the statistics of each chunk with rows that count, one for the gradient of input where one is wanted."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     rows, classes, chunk_rows = 10, 4, 3
     loss = VocabParallelLinearCrossEntropyLoss(
-        chunk_bytes=chunk_rows * classes * 4, gradient_in_forward=in_forward
+        chunk_bytes=chunk_rows * classes * 4,
+        gradient_in_forward=in_forward,
+        frozen=("input",) if input_frozen else (),
     )
     statistics = CountedCalls(loss.place.rows.gather.collective)
     hidden_sum = CountedCalls(loss.place.reduce)
@@ -160,8 +165,8 @@ def collectives(in_forward: bool) -> None:
     ms.value_and_grad(loss, (0, 1))(*map(Tensor, (*inputs, target)))
     assert statistics.count == 2, statistics.count
     assert statistics.elements == 2 * chunk_rows * 2 * 6, statistics.elements
-    assert hidden_sum.count == 1, hidden_sum.count
-    assert hidden_sum.elements == rows * FEATURES, hidden_sum.elements
+    assert hidden_sum.count == (0 if input_frozen else 1), hidden_sum.count
+    assert hidden_sum.elements == hidden_sum.count * rows * FEATURES, hidden_sum.elements
 
 
 def wrong_arguments() -> None:
@@ -216,6 +221,7 @@ def label_out_of_range() -> None:
 PROGRAMS = {
     "collectives, gradients in two sweeps": lambda: collectives(in_forward=False),
     "collectives, gradients in one sweep": lambda: collectives(in_forward=True),
+    "collectives, frozen input": lambda: collectives(in_forward=True, input_frozen=True),
     "wrong arguments": wrong_arguments,
 }
 RAISING = {"label out of range": label_out_of_range}
