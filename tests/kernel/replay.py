@@ -240,6 +240,15 @@ def block_calls(dtype: str, probabilities: bool) -> list[Call]:
     return [Call("CrossEntropyPartial" + name, dtype, given, expected) for name in names]
 
 
+# Operations of the linear loss that leave out gradients nobody wants.
+LEFT_OUT = {
+    "": (),
+    "Input": ("linear_weight",),
+    "Weight": ("input",),
+    "Bias": ("input", "linear_weight"),
+}
+
+
 def linear_calls(dtype: str, reduction: str) -> list[Call]:
     """Every operation of the linear loss, in chunks of two rows."""
     random = np.random.default_rng(5)
@@ -274,11 +283,18 @@ def linear_calls(dtype: str, reduction: str) -> list[Call]:
     calls = [
         ("Forward" + suffix, given, result._asdict()),
         ("Stats" + suffix, given, result._asdict()),
-        ("Backward", given, gradients(to_float64(upstream))),
     ]
+    nothing = {
+        form: {f"grad_{name}": np.zeros(()) for name in names} for form, names in LEFT_OUT.items()
+    }
+    of_upstream = gradients(to_float64(upstream))
+    for form, zeros in nothing.items():
+        calls.append(("Backward" + form, given, {**of_upstream, **zeros}))
     if reduction != "none":
         made = gradients(1.0)
-        calls.append(("ValueAndGrad", given, {**result._asdict(), **made, "applied": np.nan}))
+        whole = {**result._asdict(), **made, "applied": np.nan}
+        for form, zeros in nothing.items():
+            calls.append(("ValueAndGrad" + form, given, {**whole, **zeros}))
         rounded = {name: cast(value, dtype) for name, value in made.items()}
         factor = to_float64(upstream)
         scaled = {name: factor * to_float64(value) for name, value in rounded.items()}
