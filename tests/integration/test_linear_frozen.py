@@ -332,7 +332,8 @@ def test_graph_of_a_frozen_head_makes_no_gradient_of_the_table(
         return
     assert count(whole, operator(gradient_in_forward, "")) == 1
     assert count(frozen, operator(gradient_in_forward, "Input")) == 1
-    assert sum(kind.startswith("Linear") for kind, _ in frozen) == 2, frozen
+    operators = 1 if gradient_in_forward else 2  # the backward operator, where there is one
+    assert sum(kind.startswith("Linear") for kind, _ in frozen) == operators, frozen
 
 
 @pytest.mark.parametrize("gradient_in_forward", (True, False))
@@ -348,7 +349,8 @@ def test_graph_of_a_frozen_input_makes_no_gradient_of_it(gradient_in_forward, ba
         return
     assert count(whole, operator(gradient_in_forward, "")) == 1
     assert count(frozen, operator(gradient_in_forward, "Weight")) == 1
-    assert sum(kind.startswith("Linear") for kind, _ in frozen) == 2, frozen
+    operators = 1 if gradient_in_forward else 2  # the backward operator, where there is one
+    assert sum(kind.startswith("Linear") for kind, _ in frozen) == operators, frozen
 
 
 class CountedProducts:
