@@ -19,8 +19,13 @@ def known_rows(hidden):
 
 
 @constexpr
-def rows_of_chunk(dtype, rows: int | None, classes: int, chunk_bytes: int) -> int:
-    """Rows whose logits take chunk_bytes at most; 0 stands for the default. `rows` is None where it is not known."""
+def rows_of_chunk(dtype, rows: int | None, classes: int | None, chunk_bytes: int) -> int:
+    """Rows whose logits take chunk_bytes at most; 0 stands for the default. What a graph does not know yet is None."""
+    if classes is None:
+        raise ValueError(
+            "ms_ce: the linear loss needs the number of classes, linear_weight's first dimension, when a graph is "
+            "compiled; give set_inputs a linear_weight of known shape, or use backend='cpu'"
+        )
     row_bytes = classes * (8 if dtype == mstype.float64 else 4)
     if chunk_bytes == 0:
         chunk_bytes = _LARGEST_DEFAULT

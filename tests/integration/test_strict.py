@@ -85,3 +85,12 @@ def test_unknown_rank_is_refused_by_name(name, backend):
             network(*tensors)
     finally:
         ms.set_context(mode=ms.PYNATIVE_MODE)
+
+
+def test_unknown_number_of_classes_of_a_composed_linear_loss_is_asked_for(graph_mode):
+    program = PROGRAMS["linear_cross_entropy"]
+    tensors = program.tensors()
+    network = Function(program.make("composed"), {})
+    network.set_inputs(*(Tensor(shape=[None] * t.ndim, dtype=t.dtype) for t in tensors))
+    with pytest.raises(ValueError, match="needs the number of classes, linear_weight's first"):
+        network(*tensors)

@@ -1,0 +1,53 @@
+"""What MindSpore itself cannot do, shown without ms_ce: a test that fails here says that documents can promise more."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).with_name("limits_worker.py")
+OPERATOR = """
+#include <cstdint>
+#include <vector>
+namespace mindspore { class AotExtra; }
+extern "C" int Twice(int, void** data, int* ndims, int64_t** shapes, const char**, void*, void*) {
+  int64_t count = 1;
+  for (int i = 0; i < ndims[0]; ++i) count *= shapes[0][i];
+  for (int64_t i = 0; i < count; ++i) static_cast<float*>(data[1])[i] = 2 * static_cast<float*>(data[0])[i];
+  return 0;
+}
+extern "C" std::vector<int64_t> TwiceInferShape(int* ndims, int64_t** shapes, mindspore::AotExtra*) {
+  return std::vector<int64_t>(shapes[0], shapes[0] + ndims[0]);
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def operator(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("operator")
+    source, library = folder / "twice.cc", folder / "libtwice.so"
+    source.write_text(OPERATOR)
+    compiler = os.environ.get("CXX") or shutil.which("g++") or "clang++"
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library], check=True)
+    return library
+
+
+def _run(action, library, file, shape):
+    command = [sys.executable, WORKER, action, library, file, shape]
+    return subprocess.run(command, cwd=file.parent, capture_output=True, text=True, check=False)
+
+
+def test_a_custom_operator_of_unknown_shape_does_not_run_from_a_file(operator, tmp_path):
+    for shape in ("static", "dynamic"):
+        exported = _run("export", operator, tmp_path / shape, shape)
+        assert exported.returncode == 0, exported.stderr[-2000:]
+    static = _run("load", operator, tmp_path / "static.mindir", "static")
+    assert "[[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]]" in static.stdout, static.stderr[-2000:]
+    dynamic = _run("load", operator, tmp_path / "dynamic.mindir", "dynamic")
+    assert dynamic.returncode != 0
+    assert "PrimitivePy" in dynamic.stderr
