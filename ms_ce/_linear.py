@@ -5,14 +5,23 @@ from __future__ import annotations
 from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import constexpr
+from mindspore.ops import operations as P
 
 from ms_ce import _checks, _linear_checks
 from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
-from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
+from ms_ce.ops.graph import (
+    compiling,
+    is_class_index,
+    may_need_gradient,
+    recording,
+    without_gradient,
+)
 from ms_ce.ops.options import Gradients
 
 exact_dtype = linear_sweep.exact_dtype
+# vmap puts the results of ops.matmul on a wrong axis where its first argument is not mapped on axis 0.
+_product = P.MatMul(transpose_b=True)
 
 
 @constexpr
@@ -95,7 +104,7 @@ def _logits(input, linear_weight, target, linear_bias, weight, shift):
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
-    logits = ops.matmul(input.reshape((-1, features)), matrix.T)
+    logits = _product(input.reshape((-1, features)), matrix)
     if linear_bias is not None:
         logits = logits + linear_bias.astype(exact).reshape((-1,))
     if linear_weight.ndim > 2:
@@ -214,9 +223,9 @@ def linear_cross_entropy_on(
     _linear_checks.check_tensors(
         op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
     )
-    target = ops.stop_gradient(target)
+    target = without_gradient(target)
     if weight is not None:
-        weight = ops.stop_gradient(weight)
+        weight = without_gradient(weight)
     dtype = input.dtype
     input, linear_weight, target, linear_bias, weight = _in_one_dtype(
         input, linear_weight, target, linear_bias, weight
@@ -286,7 +295,7 @@ def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, opt
         logit_scale=options.logit_scale,
     )
     shape = _leading(input, shift)
-    lse, entropy = ops.stop_gradient(lse).reshape(shape), ops.stop_gradient(entropy)
+    lse, entropy = without_gradient(lse).reshape(shape), without_gradient(entropy)
     if options.reduction == "none":
         loss, z_part, entropy = loss.reshape(shape), z_part.reshape(shape), entropy.reshape(shape)
     return loss, total_weight, lse, z_part, correct, entropy
@@ -338,9 +347,9 @@ def linear_cross_entropy_with_stats_on(
         op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
     )
     _linear_checks.check_matrix(op, linear_weight.ndim)
-    target = ops.stop_gradient(target)
+    target = without_gradient(target)
     if weight is not None:
-        weight = ops.stop_gradient(weight)
+        weight = without_gradient(weight)
     dtype, exact = input.dtype, exact_dtype(input.dtype)
     input, linear_weight, target, linear_bias, weight = _in_one_dtype(
         input, linear_weight, target, linear_bias, weight

@@ -22,8 +22,9 @@ from ms_ce.ops.composed_cells import (
     rest,
     scaled_square,
     total,
+    weight_of,
 )
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, without_gradient
 from ms_ce.ops.mean import mean
 from ms_ce.ops.options import ClassBlock, Options
 
@@ -60,7 +61,7 @@ def _prepared(logits, target, weight):
         weight = weight.astype(real)
     # A class index would get gradients through its masks, which are bool and which MindSpore cannot add.
     indices = is_class_index(target.dtype)
-    target = ops.stop_gradient(target) if indices else target.astype(real)
+    target = without_gradient(target) if indices else target.astype(real)
     x = logits.astype(real)
     if logits.ndim == 1:
         return x.expand_dims(0), target.expand_dims(0), weight
@@ -103,7 +104,7 @@ def _picked_rows(log_prob, index, keep, weight):
     """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
     row_weight = keep.astype(log_prob.dtype)
     if weight is not None:
-        row_weight = row_weight * ops.gather(weight, index, 0)
+        row_weight = row_weight * weight_of(weight, index)
     return -_product(row_weight, pick(log_prob, index)), row_weight
 
 
@@ -182,7 +183,7 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, target, weight, options)
     best = target.argmax(axis=1) if keep is None else target
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
-    fixed = ops.stop_gradient(log_prob)
+    fixed = without_gradient(log_prob)
     entropy = -class_sum(_product(ops.exp(fixed), fixed))
     count = total(ops.ones_like(entropy))
     if keep is not None:
@@ -197,7 +198,7 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
         lse = lse.squeeze(0)
     num_correct = total(correct.astype(mstype.int64))
     # Gradients flow through loss and z-loss only.
-    logged = ops.stop_gradient(total_weight), ops.stop_gradient(lse)
+    logged = without_gradient(total_weight), without_gradient(lse)
     return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
 
 

@@ -3,7 +3,8 @@
 MindSpore has no second derivative of LogSoftmax or GatherD, its PyNative forgets the upstream gradient in the second
 derivative of a sum or a reshape, and its LogSoftmax, Softmax and NLLLoss are inexact or wrong in places
 (docs/backends.md). So the linear and smooth pieces of the loss are Cells with a bprop, each other's transposes, of
-primitives that vmap vectorises rightly; everything else is differentiated by MindSpore.
+primitives that vmap vectorises rightly in the way they are used here: _Pick's x is mapped wherever its index is, and
+both on axis 0, since Select has made them. Everything else is differentiated by MindSpore.
 """
 
 from __future__ import annotations
@@ -169,6 +170,35 @@ class _Pick(nn.Cell):
         return _place(dout, index, log_prob), zeros_like(index)
 
 
+class _WeightOf(nn.Cell):
+    """weight[index]. vmap's rules fail for Gather where neither of the two is mapped, for GatherD where only the index
+    is."""
+
+    def __init__(self):
+        super().__init__()
+        self.gather = P.GatherNd()
+
+    def construct(self, weight, index):
+        return self.gather(weight, index.expand_dims(-1))
+
+    def bprop(self, weight, index, out, dout):
+        return _weight_totals(dout, index, weight), zeros_like(index)
+
+
+class _WeightTotals(nn.Cell):
+    """The sum of `values` of each class, like the weight: the transpose of _WeightOf."""
+
+    def __init__(self):
+        super().__init__()
+        self.add = P.UnsortedSegmentSum()
+
+    def construct(self, values, index, like):
+        return self.add(values, index, like.shape[0])
+
+    def bprop(self, values, index, like, out, dout):
+        return weight_of(dout, index), zeros_like(index), zeros_like(like)
+
+
 class _ScaledSquare(nn.Cell):
     """factor·x², where neither value nor derivative overflows before it has to."""
 
@@ -190,6 +220,7 @@ class _Faithful(nn.Cell):
 
 
 class_sum, total, by_class = _ClassSum(), _Total(), _ByClass()
-log_softmax, log_sum_exp, pick = _LogSoftmax(), _LogSumExp(), _Pick()
+log_softmax, log_sum_exp, pick, weight_of = _LogSoftmax(), _LogSumExp(), _Pick(), _WeightOf()
 scaled_square, faithful = _ScaledSquare(), _Faithful()
-_softmax, _place, _class_totals = _Softmax(), _Place(), _ClassTotals()
+_softmax, _place = _Softmax(), _Place()
+_class_totals, _weight_totals = _ClassTotals(), _WeightTotals()
