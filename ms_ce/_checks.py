@@ -16,6 +16,7 @@ from mindspore.ops import constexpr
 from mindspore.ops import functional as F
 from mindspore.ops.primitive import PrimitiveWithInfer
 
+from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import Options
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
@@ -35,7 +36,8 @@ def _names(dtypes) -> str:
 
 def known_shape(tensor):
     """The shape as a tuple, or None where a compiled graph does not know it yet."""
-    if F.is_sequence_value_unknown(tensor.shape):
+    # Only in a graph: PyNative would run an operator for it.
+    if compiling() and F.is_sequence_value_unknown(tensor.shape):
         return None
     return tensor.shape
 
