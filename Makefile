@@ -26,13 +26,14 @@ test: $(INSTALLED)
 test-mutations: $(INSTALLED)
 	MS_CE_MUTATION_PART=$(PART) python -m pytest -n 2 --dist load tests/ascend/mutation_run.py
 
-# The same kernel for the processors of Ascend hosts, cross-compiled and run under qemu-user.
+# The same kernel for the processors of Ascend hosts, cross-compiled and run under qemu-user, which takes a quarter of an hour
+# and more for all tests of SVE: it replays every operation there, and runs everything on NEON.
 test-aarch64: $(INSTALLED)
 	cmake -S ops/csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/csrc/aarch64.cmake \
 	  -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/aarch64
 	cmake --build build/aarch64 --target ms_ce_kernel_test -j2
 	python -m tests.kernel.replay build/calls
-	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --stride 1000003
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --isa neon --stride 1000003
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --replay build/calls
 
 test-every-float: $(INSTALLED)
