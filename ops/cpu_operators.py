@@ -104,16 +104,13 @@ def _combinations(letters: str, types: dict[str, list[str]]) -> list[tuple[str, 
 
 def _out_dtype(inputs: str, outputs: str) -> Callable:
     """From the inputs' dtypes those of the outputs, of which there may be one alone."""
-
-    def dtype(letter, given):
-        # As tensor types: a bare dtype with shape () would make a graph see a Python number.
-        fixed = {"D": mstype.float64, "I": mstype.int64}
-        if letter in fixed:
-            return mstype.TensorType(fixed[letter])
-        return given[inputs.index(letter)]
+    # As tensor types: a bare dtype with shape () would make a graph see a Python number. Made once: PyNative asks at
+    # every call.
+    fixed = {"D": mstype.TensorType(mstype.float64), "I": mstype.TensorType(mstype.int64)}
+    sources = [(fixed.get(o), inputs.find(o)) for o in outputs]
 
     def dtypes(*given):
-        results = tuple(dtype(letter, given) for letter in outputs)
+        results = tuple(given[place] if own is None else own for own, place in sources)
         return results if len(results) > 1 else results[0]
 
     return dtypes
