@@ -107,7 +107,7 @@ def _out_dtype(inputs: str, outputs: str) -> Callable:
     # As tensor types: a bare dtype with shape () would make a graph see a Python number. Made once: PyNative asks at
     # every call.
     fixed = {"D": mstype.TensorType(mstype.float64), "I": mstype.TensorType(mstype.int64)}
-    sources = [(fixed.get(o), inputs.find(o)) for o in outputs]
+    sources = [(fixed.get(o), -1 if o in fixed else inputs.index(o)) for o in outputs]
 
     def dtypes(*given):
         results = tuple(given[place] if own is None else own for own, place in sources)
