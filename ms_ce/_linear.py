@@ -73,6 +73,14 @@ def constants(frozen, input, linear_weight, linear_bias):
     return input, linear_weight, linear_bias
 
 
+def _constant_data(backend, matrix, target, weight):
+    """Target and class weight without a gradient. The kernel's operators return none for them, and a Cell that stops
+    one could not be differentiated in a function that holds the tensor of its caller."""
+    if backend == "cpu" and matrix:
+        return target, weight
+    return without_gradient(target), None if weight is None else without_gradient(weight)
+
+
 def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
     """Everything in float32 where hidden states of 16 bits meet parameters of float32: the parameters are not rounded
     and get gradients of their own dtype."""
@@ -223,9 +231,7 @@ def linear_cross_entropy_on(
     _linear_checks.check_tensors(
         op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
     )
-    target = without_gradient(target)
-    if weight is not None:
-        weight = without_gradient(weight)
+    target, weight = _constant_data(backend, linear_weight.ndim == 2, target, weight)
     dtype = input.dtype
     input, linear_weight, target, linear_bias, weight = _in_one_dtype(
         input, linear_weight, target, linear_bias, weight
@@ -347,9 +353,7 @@ def linear_cross_entropy_with_stats_on(
         op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
     )
     _linear_checks.check_matrix(op, linear_weight.ndim)
-    target = without_gradient(target)
-    if weight is not None:
-        weight = without_gradient(weight)
+    target, weight = _constant_data(backend, linear_weight.ndim == 2, target, weight)
     dtype, exact = input.dtype, exact_dtype(input.dtype)
     input, linear_weight, target, linear_bias, weight = _in_one_dtype(
         input, linear_weight, target, linear_bias, weight

@@ -13,7 +13,7 @@ from mindspore import Tensor, from_numpy, nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options
+from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options, zeros_like
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients
 
@@ -94,14 +94,11 @@ class _Once(nn.Cell):
 _once = _Once()
 
 
-# Target and class weight are constants here: ms_ce.linear stops their gradients, whatever is returned for them.
-
-
 def _completing(gradients: Gradients):
     """What a bprop returns, from the gradients that were made and the backward operator's arguments.
 
     A graph may ask for the others all the same, say for a parameter that was frozen: they come from operators of their
-    own, which the compiler drops where nobody does.
+    own, which the compiler drops where nobody does. Target and class weight are constants.
     """
     of_input, of_weight, of_bias = gradients.input, gradients.linear_weight, gradients.linear_bias
     input_alone: Any = None if of_input else _backward_operator("Input")
@@ -120,7 +117,8 @@ def _completing(gradients: Gradients):
             grad_bias = linear_bias
             if compiling():
                 grad_bias = bias_alone(*arguments, plan * bias_wanted)[2]
-        return grad_input, grad_weight, target, grad_bias, weight, arguments[9], plan
+        nothing = zeros_like(target), zeros_like(weight)
+        return grad_input, grad_weight, nothing[0], grad_bias, nothing[1], arguments[9], plan
 
     return completed
 
