@@ -30,8 +30,6 @@ bool Check(bool held, const char* format, Values... values) {
 
 void TestMath(unsigned stride);  // every `stride`-th float
 void TestEnvironment();
-void TestLinear();
-void TestOperations();
 void TestReplay(const char* path);  // a file that tests/kernel/replay.py wrote
 void TestShapes();
 

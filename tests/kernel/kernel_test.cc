@@ -32,8 +32,6 @@ int main(int argc, char** argv) {
       continue;
     }
     ms_ce_test::TestMath(stride);
-    ms_ce_test::TestOperations();
-    ms_ce_test::TestLinear();
     ms_ce_test::TestEnvironment();
     ++tested;
   }

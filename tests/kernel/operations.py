@@ -47,86 +47,81 @@ class Loss:
         self.suffix = "Rows" if self.settings["reduction"] == "none" else ""
         self.probability = target.dtype.kind == "f" or dtype_name(target) == "bfloat16"
 
-    def _options(self, **more: Any) -> np.ndarray:
-        return options(**{**self.settings, "has_weight": self.weight is not None, **more})
-
-    def _inputs(self, **more: Any) -> list[np.ndarray]:
+    def _given(self, **more: np.ndarray) -> dict[str, np.ndarray]:
+        """Inputs by name; what is not given is a placeholder of nan."""
         placeholder = cast(np.full(1, np.nan), self.dtype)
-        weight = placeholder if self.weight is None else self.weight
-        return [self.logits, self.target, weight, self._options(**more)]
+        return {
+            "logits": self.logits,
+            "target": self.target,
+            "weight": placeholder if self.weight is None else self.weight,
+            "options": options(
+                **self.settings,
+                has_weight=self.weight is not None,
+                has_grad_z_loss="grad_z_loss" in more,
+            ),
+            "grad_z_loss": placeholder,
+            **more,
+        }
 
-    def forward(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """loss, total_weight, lse."""
-        out = (
-            empty(self.reduced, self.dtype),
-            empty((), "float64"),
-            empty(self.rows, "float64"),
-        )
-        self.library.call("CrossEntropyForward" + self.suffix, self._inputs(), list(out))
+    def _output(self, argument: dict[str, str]) -> np.ndarray:
+        shapes = {
+            "scalar": (),
+            "rows": self.rows,
+            "loss": self.reduced,
+            "logits": self.shape,
+            "target": self.target.shape,
+            "weight": np.shape(self.weight),
+        }
+        dtypes = {"D": "float64", "I": "int64", "P": dtype_name(self.target)}
+        if self.weight is not None:
+            dtypes["W"] = dtype_name(self.weight)
+        return empty(shapes[argument["extent"]], dtypes.get(argument["type"], self.dtype))
+
+    def _run(self, name: str, **more: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The outputs of an operation, which the library's description of it lists."""
+        operation, given = self.library.operations["CrossEntropy" + name], self._given(**more)
+        out = tuple(self._output(argument) for argument in operation["outputs"])
+        inputs = [given[argument["name"]] for argument in operation["inputs"]]
+        self.library.call(operation["name"], inputs, list(out))
         return out
+
+    def _run_backward(
+        self, name: str, grad_loss: np.ndarray, grad_z: np.ndarray | None = None, **more: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        _, total_weight, lse = self.forward()
+        if grad_z is not None:
+            more["grad_z_loss"] = grad_z
+        return self._run(name, grad_loss=grad_loss, lse=lse, total_weight=total_weight, **more)
+
+    def forward(self) -> tuple[np.ndarray, ...]:
+        """loss, total_weight, lse."""
+        return self._run("Forward" + self.suffix)
 
     def statistics(self) -> tuple[np.ndarray, ...]:
         """loss, total_weight, lse, z_loss, num_correct, entropy."""
-        out = (
-            empty(self.reduced, self.dtype),
-            empty((), "float64"),
-            empty(self.rows, "float64"),
-            empty(self.reduced, self.dtype),
-            empty((), "int64"),
-            empty(self.reduced, self.dtype),
-        )
-        self.library.call("CrossEntropyStats" + self.suffix, self._inputs(), list(out))
-        return out
-
-    def _saved(self, grad_loss: np.ndarray, *, grad_z: np.ndarray | None = None) -> list:
-        _, total_weight, lse = self.forward()
-        logits, target, weight, opts = self._inputs(has_grad_z_loss=grad_z is not None)
-        placeholder = cast(np.full(1, np.nan), self.dtype)
-        second = placeholder if grad_z is None else grad_z
-        return [grad_loss, second, logits, target, weight, lse, total_weight, opts]
+        return self._run("Stats" + self.suffix)
 
     def backward(self, grad_loss: np.ndarray, grad_z: np.ndarray | None = None) -> np.ndarray:
-        grad = empty(self.shape, self.dtype)
-        self.library.call("CrossEntropyBackward", self._saved(grad_loss, grad_z=grad_z), [grad])
-        return grad
+        """grad_logits."""
+        return self._run_backward("Backward", grad_loss, grad_z)[0]
 
     def double_backward(
         self, direction: np.ndarray, grad_loss: np.ndarray, grad_z: np.ndarray | None = None
     ) -> tuple[np.ndarray, ...]:
         """grad_grad_loss, grad_grad_z_loss, grad_logits, direction_mean."""
-        out = (
-            empty(self.reduced, self.dtype),
-            empty(self.reduced, self.dtype),
-            empty(self.shape, self.dtype),
-            empty(self.rows, "float64"),
-        )
-        inputs = [direction, *self._saved(grad_loss, grad_z=grad_z)]
-        self.library.call("CrossEntropyDoubleBackward", inputs, list(out))
-        return out
+        return self._run_backward("DoubleBackward", grad_loss, grad_z, direction=direction)
 
     def target_grad(self, grad_loss: np.ndarray) -> np.ndarray:
-        grad = empty(self.shape, dtype_name(self.target))
-        first, _, *rest = self._saved(grad_loss)
-        self.library.call("CrossEntropyTargetGrad", [first, *rest], [grad])
-        return grad
+        """grad_target."""
+        return self._run_backward("TargetGrad", grad_loss)[0]
 
     def weight_grad(self, grad_loss: np.ndarray) -> np.ndarray:
-        assert self.weight is not None
-        grad = empty(self.weight.shape, dtype_name(self.weight))
-        first, _, *rest = self._saved(grad_loss)
-        self.library.call("CrossEntropyWeightGrad", [first, *rest], [grad])
-        return grad
+        """grad_weight."""
+        return self._run_backward("WeightGrad", grad_loss)[0]
 
     def value_and_grad(self) -> tuple[np.ndarray, ...]:
         """loss, total_weight, lse, grad_logits."""
-        out = (
-            empty((), self.dtype),
-            empty((), "float64"),
-            empty(self.rows, "float64"),
-            empty(self.shape, self.dtype),
-        )
-        self.library.call("CrossEntropyValueAndGrad", self._inputs(), list(out))
-        return out
+        return self._run("ValueAndGrad")
 
     def _reference_arguments(self) -> tuple[Any, Any, Any]:
         target = to_float64(self.target) if self.probability else self.target

@@ -25,9 +25,9 @@ Shape ShapeOf(Extent extent, bool per_row) {
     case Extent::kScalar:
       return {};
     case Extent::kOptions:
-      return {10};
+      return {static_cast<int64_t>(std::size(ms_ce::kOptionSlots))};
     case Extent::kPlan:
-      return {2};
+      return {static_cast<int64_t>(std::size(ms_ce::kPlanSlots))};
     case Extent::kLogits:
       return {8, 5, 3};
     case Extent::kRows:
@@ -71,7 +71,8 @@ void Expect(const char* name, const Shapes& inputs, const Shapes& outputs) {
 
 // -1 is an unknown size, {-2} an unknown rank.
 void TestUnknownShapes() {
-  const Shape scalar{}, one{1}, slots{10}, plan{3};
+  const Shape scalar{}, one{1};
+  const Shape slots = ShapeOf(Extent::kOptions, false), plan = ShapeOf(Extent::kPlan, false);
   Expect("CrossEntropyForward", {{5}, scalar, one, slots}, {scalar, scalar, scalar});
   Expect("CrossEntropyForwardRows", {{-1, 5}, {-1}, one, slots}, {{-1}, scalar, {-1}});
   Expect("CrossEntropyForwardRows", {{-2}, {-2}, one, slots}, {{-2}, scalar, {-2}});

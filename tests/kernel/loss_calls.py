@@ -1,0 +1,242 @@
+"""Calls of the operations on logits, with what they must return by ms_ce/reference.py."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.cases import Case
+from tests.kernel.call import Call, Dtypes, Repeat, placeholder
+from tests.kernel.library import cast, options, to_float64
+from tests.kernel.operations import reference
+
+_problems = itertools.count()
+
+
+class LossCase(NamedTuple):
+    """A case and what it leaves to the kernel's own tests."""
+
+    case: Case
+    dtypes: Dtypes
+    grad_z: bool = False  # an upstream gradient of the z-loss beside that of the loss
+    zeros: bool = False  # every third weight is 0
+    offset: float = 0.0  # of all logits; far from 0, a sum that forgets the maximum underflows
+    repeat: Repeat | None = (
+        None  # the logits are the case's over and over: large, and short in a file
+    )
+    times: int = 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the logits."""
+        shape = list(self.case.shape)
+        if self.repeat is not None:
+            shape[self.repeat.axis] *= self.times
+        return tuple(shape)
+
+
+class LossProblem:
+    """The tensors of one case, and the reference's answers. Upstream gradients follow the case's reduction."""
+
+    def __init__(self, loss_case: LossCase):
+        case, dtypes = loss_case.case, loss_case.dtypes
+        self.case, self.dtypes, self.repeat = case, dtypes, loss_case.repeat
+        drawn = case.inputs(dtypes.logits)
+        self.settings = {"reduction": "mean", **case.options}
+        self.per_row = self.settings["reduction"] == "none"
+        self.times = loss_case.times
+        self.logits = self._tiled(cast(drawn["logits"] + loss_case.offset, dtypes.logits))
+        target = drawn["target"]
+        self.target = self._tiled(cast(target, dtypes.target) if case.probabilities else target)
+        self.weight = None if drawn["weight"] is None else cast(drawn["weight"], dtypes.weight)
+        if self.weight is not None and loss_case.zeros:
+            self.weight[::3] = 0
+        self.upstream = self._upstream(drawn["grad_loss"])
+        other = np.random.default_rng(2).normal(size=drawn["grad_loss"].shape)
+        self.upstream_z = self._upstream(other) if loss_case.grad_z else None
+        self.exact = (
+            to_float64(self.logits),
+            to_float64(self.target) if case.probabilities else self.target,
+            None if self.weight is None else to_float64(self.weight),
+        )
+        self.result = reference.cross_entropy(*self.exact, **self.settings)
+
+    def _tiled(self, values: np.ndarray) -> np.ndarray:
+        if self.repeat is None:
+            return values
+        parts = [values] * self.times
+        return np.concatenate(parts, self.repeat.axis).view(type(values))
+
+    def _upstream(self, values: np.ndarray) -> np.ndarray:
+        values = cast(values, self.dtypes.logits)
+        return self._tiled(values) if self.per_row else values
+
+    def gradient(self, **changes: Any) -> Any:
+        """All gradients."""
+        return reference.cross_entropy_grad(*self.exact, **{**self.settings, **changes})
+
+    def _by_logits(self, grad: Any) -> np.ndarray:
+        """grad is the reference's derivative by the logits of Σ grad_loss·loss; linear in grad_loss."""
+        by_loss = grad(grad_loss=to_float64(self.upstream))
+        if self.upstream_z is None:
+            return by_loss
+        upstream_z = to_float64(self.upstream_z)
+        return by_loss + grad(grad_loss=upstream_z) - grad(grad_loss=upstream_z, z_loss=0.0)
+
+    def given(self) -> dict[str, np.ndarray]:
+        """Inputs of every operation by name."""
+        nothing = placeholder(self.dtypes.logits)
+        return {
+            "logits": self.logits,
+            "target": self.target,
+            "weight": nothing if self.weight is None else self.weight,
+            "options": options(
+                **self.settings,
+                has_weight=self.weight is not None,
+                has_grad_z_loss=self.upstream_z is not None,
+            ),
+            "grad_loss": self.upstream,
+            "grad_z_loss": nothing if self.upstream_z is None else self.upstream_z,
+            "lse": np.asarray(self.result.lse, np.float64),
+            "total_weight": np.asarray(self.result.total_weight, np.float64),
+        }
+
+    def expected(self) -> dict[str, Any]:
+        """What the operations but double backward return."""
+        grads = self.gradient(grad_loss=to_float64(self.upstream))
+        return {
+            **self.result._asdict(),
+            "grad_logits": self._by_logits(lambda **changes: self.gradient(**changes).logits),
+            "grad_target": grads.target,
+            "grad_weight": grads.weight,
+        }
+
+    def second(self, direction: np.ndarray) -> dict[str, Any]:
+        """What double backward returns."""
+        exact, rows = to_float64(direction), self.result.lse.shape
+
+        def along(**changes: Any) -> np.ndarray:
+            unit = self.gradient(grad_loss=np.ones(np.shape(self.upstream)), **changes).logits
+            product = reference.to_rows(unit * exact).sum(1)
+            return product.reshape(rows) if self.per_row else product.sum()
+
+        def hvp(**changes: Any) -> np.ndarray:
+            settings = {**self.settings, **changes}
+            return reference.cross_entropy_hvp(exact, *self.exact, **settings)
+
+        names = ("softcap", "logit_scale")
+        of_lse = {name: self.settings[name] for name in names if name in self.settings}
+        slope = reference.lse_grad(self.exact[0], **of_lse) * exact
+        mean = reference.to_rows(slope).sum(1).reshape(rows)
+        if not self.case.probabilities:
+            ignored = self.target == self.settings.get("ignore_index", -100)
+            mean = np.where(ignored, 0.0, mean)
+        return {
+            "grad_grad_loss": along(),
+            "grad_grad_z_loss": along() - along(z_loss=0.0),
+            "grad_logits": self._by_logits(hvp),
+            "direction_mean": mean,
+        }
+
+
+def loss_calls(loss_case: LossCase) -> list[Call]:
+    """Every operation on logits that takes this case; of a large one those whose outputs may be large."""
+    problem = LossProblem(loss_case)
+    dtype, given, expected = problem.dtypes.logits, problem.given(), problem.expected()
+    suffix = "Rows" if problem.per_row else ""
+    names = ["Forward" + suffix, "Backward"]
+    number = next(_problems)
+    labels = {name: f"{number} {name}" for name in ("loss", "total_weight", "lse")}
+    if problem.repeat is None:
+        names.append("Stats" + suffix)
+        names += ["TargetGrad"] * problem.case.probabilities
+        names += ["WeightGrad"] * (problem.weight is not None)
+    calls = [
+        Call(
+            "CrossEntropy" + name,
+            dtype,
+            given,
+            expected,
+            labels=labels if name.startswith("Forward") else None,
+            repeat=problem.repeat,
+        )
+        for name in names
+    ]
+    if not problem.per_row:
+        own = {**expected, "grad_logits": problem.gradient().logits}
+        name = "CrossEntropyValueAndGrad"
+        calls.append(Call(name, dtype, given, own, labels=labels, repeat=problem.repeat))
+    if problem.repeat is None:
+        direction = cast(np.random.default_rng(1).normal(size=problem.logits.shape), dtype)
+        along = {**given, "direction": direction}
+        second = problem.second(direction)
+        calls.append(Call("CrossEntropyDoubleBackward", dtype, along, second))
+    return calls
+
+
+def nll_calls(case: Case, dtype: str) -> list[Call]:
+    """NLL of the case's logits as log-probabilities."""
+    drawn = case.inputs(dtype)
+    log_prob, upstream = cast(drawn["logits"], dtype), cast(drawn["grad_loss"], dtype)
+    weight = None if drawn["weight"] is None else cast(drawn["weight"], dtype)
+    exact = (to_float64(log_prob), drawn["target"], None if weight is None else to_float64(weight))
+    loss, total_weight = reference.nll_loss(*exact, **case.options)
+    grads = reference.nll_loss_grad(*exact, **case.options, grad_loss=to_float64(upstream))
+    given = {
+        "log_prob": log_prob,
+        "target": drawn["target"],
+        "weight": placeholder(dtype) if weight is None else weight,
+        "options": options(**case.options, has_weight=weight is not None),
+        "grad_loss": upstream,
+    }
+    suffix = "Rows" if case.options.get("reduction") == "none" else ""
+    expected = {"loss": loss, "total_weight": total_weight, "grad_log_prob": grads.logits}
+    return [Call("NLL" + name, dtype, given, expected) for name in ("Forward" + suffix, "Backward")]
+
+
+def block_calls(dtype: str, probabilities: bool) -> list[Call]:
+    """Every operation on a block of the classes: classes 4 to 12 of 17, in the formulas of reference.py."""
+    random = np.random.default_rng(9)
+    block, classes, smoothing = slice(4, 13), 17, 0.1
+    logits = cast(random.normal(size=(6, classes)), dtype)
+    weight = cast(random.random(classes), dtype)
+    target = random.integers(0, classes, 6)
+    q = np.eye(classes)[target]
+    if probabilities:
+        target = cast(random.random((6, classes)), dtype)
+        q = to_float64(target)
+    x, w = to_float64(logits), to_float64(weight)
+    factor = w * ((1 - smoothing) * q + smoothing / classes)
+    lse, own = (np.log(np.exp(part).sum(1)) for part in (x, x[:, block]))
+    dot, mass = ((factor[:, block] * values).sum(1) for values in (x[:, block], 1.0))
+    grad_rows, grad_lse, whole_mass = random.normal(size=6), random.normal(size=6), factor.sum(1)
+    p = np.exp(x - lse[:, None])[:, block]
+    of_rows = grad_rows[:, None] * (whole_mass[:, None] * p - factor[:, block])
+    settings = {"reduction": "none", "label_smoothing": smoothing}
+    exact = (x, q if probabilities else target, w)
+    whole = reference.cross_entropy_grad(*exact, **settings, grad_loss=grad_rows)
+    grad_weight = np.zeros(classes)
+    grad_weight[block] = whole.weight[block]
+    given = {
+        "logits": logits[:, block].copy(),
+        "target": target[:, block].copy() if probabilities else target,
+        "weight": weight,
+        "options": options(**settings, class_offset=4, total_classes=classes, has_weight=True),
+        "grad_rows": grad_rows,
+        "grad_lse": grad_lse,
+        "lse": lse,
+        "mass": whole_mass,
+        "total_weight": np.zeros(()),
+    }
+    expected = {
+        "partial": np.stack([own, dot, mass], axis=1),
+        "grad_logits": of_rows + grad_lse[:, None] * p,
+        "grad_weight": grad_weight,
+    }
+    names = ["", "Backward", "WeightGrad"]
+    if probabilities:
+        expected["grad_target"] = whole.target[:, block]
+        names.append("TargetGrad")
+    return [Call("CrossEntropyPartial" + name, dtype, given, expected) for name in names]
