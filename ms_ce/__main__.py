@@ -12,7 +12,7 @@ import numpy
 
 from ms_ce import __version__, available_backends
 from ms_ce.backend import partitioned
-from ms_ce.ops import ascend, library
+from ms_ce.ops import ascend, eager, library
 
 
 def support_table() -> str:
@@ -36,6 +36,7 @@ def describe() -> None:
         print(f"kernel: {library.instruction_set()} (here run: {sets}; MS_CE_ISA chooses)")
     else:
         print(f"kernel: none: {library.problem()}")
+    print(f"PyNative: {eager.description()}")
     print("backends, in the order in which 'auto' chooses:")
     for row in available_backends():
         state = "usable" if row.reason is None else f"not usable: {row.reason}"

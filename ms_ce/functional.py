@@ -12,10 +12,11 @@ from mindspore.ops import constexpr
 from ms_ce import _arguments, _checks
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import chosen
-from ms_ce.ops import ascend, composed, cpu
-from ms_ce.ops.graph import compiling, recording
+from ms_ce.ops import ascend, composed, cpu, eager
+from ms_ce.ops.graph import compiling, may_need_gradient, recording
 
-_LARGE = 1 << 20  # logits from which on their gradient may be made in the forward pass unasked
+# Logits from which on their gradient may be made in the forward pass unasked, in a graph and in PyNative.
+_LARGE, _LARGE_EAGER = 1 << 20, 1 << 16
 
 
 class LossStats(NamedTuple):
@@ -56,7 +57,7 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
 
 
 @constexpr
-def _gradient_in_forward(choice, training, shape) -> bool:
+def _in_forward_of_graph(choice, training, shape) -> bool:
     """What `gradient_in_forward` means in a graph that is being compiled.
 
     Where PyNative records, it will call the backward pass as a graph of its own, to which no upstream is known.
@@ -67,14 +68,21 @@ def _gradient_in_forward(choice, training, shape) -> bool:
     return training and large and not recording()
 
 
+def _in_forward(choice, training, input) -> bool:
+    if compiling():
+        return _in_forward_of_graph(choice, training, _checks.known_shape(input))
+    if choice is False or not eager.AVAILABLE or not eager.recording():
+        return False
+    return may_need_gradient(input) and (choice is True or input.size >= _LARGE_EAGER)
+
+
 def cross_entropy_on(
     op, backend, input, target, weight, options, gradient_in_forward=False, training=False
 ):
     """`cross_entropy` with backend and options already chosen, as a Cell holds them."""
     check_inputs(op, "input", input, target, weight, options, True)
     if backend == "cpu":
-        shape = _checks.known_shape(input)
-        in_forward = compiling() and _gradient_in_forward(gradient_in_forward, training, shape)
+        in_forward = _in_forward(gradient_in_forward, training, input)
         return cpu.cross_entropy(input, target, weight, options, in_forward)[0]
     if backend == "ascend":
         return ascend.cross_entropy(input, target, weight, options)[0]
@@ -139,13 +147,12 @@ def cross_entropy(
         z_loss (float): factor of lse², which keeps logits near 0 (PaLM uses 1e-4). Default 0.
         softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
         logit_scale (float): multiplies the logits first. Default 1.
-        gradient_in_forward (bool): inside a compiled graph, make the gradient of input in the forward pass, while a
-            row of logits is in the cache. It saves reading them again where the compiler sees that the upstream
-            gradient is 1, as of a loss that is minimised as it is. For any other (a loss scale, a weighted sum of
-            losses) the gradient is made by the backward pass as well, and what the forward pass made is not used.
-            Results are the same either way. 'auto' is False for this function, and in a `CrossEntropyLoss` goes by
-            its `training`, from 2^20 logits on. Without effect in PyNative, where MindSpore would copy the gradient,
-            for 'none', and on other backends than 'cpu'. Default 'auto'.
+        gradient_in_forward (bool): make the gradient of input in the forward pass, while a row of logits is in the
+            cache. It saves reading them again where the upstream gradient is 1, as of a loss that is minimised as it
+            is. For any other (a loss scale, a weighted sum of losses) the gradient is made by the backward pass, and
+            what the forward pass made is not used. 'auto' does it in PyNative where a gradient is recorded, from 2^16
+            logits on; in a compiled graph never for this function, and in a `CrossEntropyLoss` by its `training`, from
+            2^20 logits on. Without effect for 'none', and on other backends than 'cpu'. Default 'auto'.
 
     Returns:
         Tensor of input's dtype: a scalar, or with 'none' of input's shape without the class axis.

@@ -22,6 +22,7 @@ from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
     partial_target_grad,
     partial_weight_grad,
 )
+from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import ClassBlock
@@ -32,29 +33,35 @@ _gather = P.Gather()
 probe = library.problem
 
 
-def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options):
-    """Gradients of the loss with respect to target, weight and options."""
-    grad_target = zeros_like(target)
-    if not is_class_index(target.dtype):
-        grad_target = _target_grad(grad_loss, logits, target, weight, lse, total_weight, options)
-    grad_weight = weight
-    if weight.ndim == 1:
-        grad_weight = _weight_grad(grad_loss, logits, target, weight, lse, total_weight, options)
+def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options, first):
+    """Gradients of the loss with respect to target, weight and options, an operator's inputs from `first` on."""
+    rest = (lse, total_weight, options)
+    grad_target, grad_weight = target, weight
+    if wanted(first):
+        grad_target = zeros_like(target)
+        if not is_class_index(target.dtype):
+            grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
+    if wanted(first + 1) and weight.ndim == 1:
+        grad_weight = _weight_grad(grad_loss, logits, target, weight, *rest)
     return grad_target, grad_weight, options
 
 
-def _forward_bprop(logits, target, weight, options, out, dout):
-    lse, total_weight = out[2], out[1]
-    grad = _backward(dout[0], dout[0], logits, target, weight, lse, total_weight, options)
-    data = _data_gradients(dout[0], logits, target, weight, lse, total_weight, options)
+def _gradients(grad_loss, grad_z_loss, logits, target, weight, out, options):
+    """Of the inputs of a forward operator."""
+    saved = (logits, target, weight, out[2], out[1], options)
+    grad = logits
+    if wanted(0):
+        grad = _backward(grad_loss, grad_z_loss, *saved)
+    data = _data_gradients(grad_loss, *saved, 1)
     return grad, data[0], data[1], data[2]
+
+
+def _forward_bprop(logits, target, weight, options, out, dout):
+    return _gradients(dout[0], dout[0], logits, target, weight, out, options)
 
 
 def _stats_bprop(logits, target, weight, options, out, dout):
-    lse, total_weight = out[2], out[1]
-    grad = _backward(dout[0], dout[3], logits, target, weight, lse, total_weight, options)
-    data = _data_gradients(dout[0], logits, target, weight, lse, total_weight, options)
-    return grad, data[0], data[1], data[2]
+    return _gradients(dout[0], dout[3], logits, target, weight, out, options)
 
 
 # Second derivatives. lse and total_weight are functions of the other inputs: the derivatives below are total ones,
@@ -68,7 +75,7 @@ def _backward_bprop(
     second = _double_backward(
         dout, grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options
     )
-    data = _data_gradients(grad_loss, dout, target, weight, second[3], total_weight, options)
+    data = _data_gradients(grad_loss, dout, target, weight, second[3], total_weight, options, 3)
     grad_target, grad_weight = data[0], data[1]
     if not is_class_index(target.dtype):
         grad_target = _unless_softcap(grad_target, options)
@@ -236,7 +243,7 @@ def _gradient_for(grad_loss, gradient, *saved):
 def _forward_with_gradient_bprop(logits, target, weight, options, out, dout):
     saved = (logits, target, weight, out[2], out[1], options)
     grad = _gradient_for(dout[0], out[3], *saved)
-    data = _data_gradients(dout[0], logits, target, weight, out[2], out[1], options)
+    data = _data_gradients(dout[0], logits, target, weight, out[2], out[1], options, 1)
     return grad, data[0], data[1], data[2]
 
 
@@ -247,7 +254,11 @@ def _value_and_grad_bprop(logits, target, weight, options, out, dout):
     )
 
 
-_forward_with_gradient = make_operator("CrossEntropyValueAndGrad", _forward_with_gradient_bprop)
+_forward_with_gradient = make_operator(
+    "CrossEntropyValueAndGrad",
+    _forward_with_gradient_bprop,
+    Derivative(_forward_bprop, made={3: 0}, plain=_forward),
+)
 _value_and_grad = make_operator("CrossEntropyValueAndGrad", _value_and_grad_bprop)
 if _forward_with_gradient is not None:
     # Else MindSpore takes the two for one, with one derivative.

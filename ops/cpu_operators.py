@@ -20,6 +20,7 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.custom import compiled
+from ms_ce.ops.eager import Derivative
 from ms_ce.ops.options import ClassBlock, Options
 
 zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
@@ -116,7 +117,7 @@ def _out_dtype(inputs: str, outputs: str) -> Callable:
     return dtypes
 
 
-def make_operator(name: str, bprop: Callable | None = None):
+def make_operator(name: str, bprop: Callable | None = None, derivative: Derivative | None = None):
     """The kernel's operation `name`, made when ms_ce is imported, on whatever device; it runs on CPU only."""
     if library.problem() is not None:
         return None
@@ -132,4 +133,5 @@ def make_operator(name: str, bprop: Callable | None = None):
         _combinations(types_in + types_out, description["types"]),
         _out_dtype(types_in, types_out),
         bprop,
+        derivative,
     )

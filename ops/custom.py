@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from mindspore import ops
 from mindspore.ops import CustomRegOp
+
+from ms_ce.ops import eager
 
 
 def registration(
@@ -32,6 +35,11 @@ class _CpuOperator(ops.Custom):
     ops.Custom takes every ahead-of-time operator that is made while the device is Ascend for one of Ascend C.
     """
 
+    derivative: eager.Derivative | None = None
+
+    def __call__(self, *inputs: Any) -> Any:
+        return eager.call(super().__call__, self.derivative, inputs)
+
     @property
     def is_ascend_c(self) -> bool:
         return False
@@ -49,9 +57,13 @@ def compiled(
     dtypes: Iterable[Sequence[str]],
     out_dtype: Callable,
     bprop: Callable | None = None,
+    derivative: eager.Derivative | None = None,
 ) -> ops.Custom:
-    """The CPU operator `name` of `library`; shapes are inferred by the library's `<name>InferShape`."""
-    return _CpuOperator(
+    """The CPU operator `name` of `library`; shapes are inferred by the library's `<name>InferShape`.
+
+    `derivative` is that of PyNative, where it is another than `bprop`.
+    """
+    operator = _CpuOperator(
         f"{library}:{name}",
         out_shape=None,
         out_dtype=out_dtype,
@@ -59,3 +71,6 @@ def compiled(
         bprop=bprop,
         reg_info=registration(name, inputs, outputs, dtypes, "CPU"),
     )
+    if bprop is not None:
+        operator.derivative = derivative or eager.Derivative(bprop)
+    return operator

@@ -7,10 +7,11 @@ import copy
 import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore.common.api import _pynative_executor
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 from mindspore.ops.primitive import PrimitiveWithInfer
+
+from ms_ce.ops import eager
 
 
 class _Compiling(PrimitiveWithInfer):
@@ -65,10 +66,7 @@ class IsFrozen(PrimitiveWithInfer):
         return IsFrozen(copy.deepcopy(self.parameters[0], memo))
 
 
-@constexpr
-def recording() -> bool:
-    """Whether PyNative records for a gradient at this moment."""
-    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+recording = constexpr(eager.recording)
 
 
 class _KnownOne(PrimitiveWithInfer):

@@ -14,6 +14,7 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options, zeros_like
+from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients
 
@@ -117,8 +118,17 @@ def _completing(gradients: Gradients):
             grad_bias = linear_bias
             if compiling():
                 grad_bias = bias_alone(*arguments, plan * bias_wanted)[2]
-        nothing = zeros_like(target), zeros_like(weight)
-        return grad_input, grad_weight, nothing[0], grad_bias, nothing[1], arguments[9], plan
+        grad_target = zeros_like(target) if wanted(2) else target
+        grad_class_weight = zeros_like(weight) if wanted(4) else weight
+        return (
+            grad_input,
+            grad_weight,
+            grad_target,
+            grad_bias,
+            grad_class_weight,
+            arguments[9],
+            plan,
+        )
 
     return completed
 
@@ -153,8 +163,8 @@ def _one_sweep_bprop(gradients: Gradients):
     return bprop
 
 
-def _forward_operator(name, bprop, gradients):
-    operator = make_operator(name, bprop)
+def _forward_operator(name, bprop, gradients, derivative=None):
+    operator = make_operator(name, bprop, derivative)
     # A graph takes the bprop of another operator that has the same attributes.
     operator.add_prim_attr("gradients", str(tuple(gradients)))
     return operator
@@ -167,7 +177,9 @@ def _loss_operator(rows: bool, gradients):
     gradients = Gradients(*gradients)
     if gradients.in_forward and not rows:
         name = "LinearCrossEntropyValueAndGrad" + _suffix(gradients)
-        return _forward_operator(name, _one_sweep_bprop(gradients), gradients)
+        later = _two_sweeps_bprop(gradients, 0)
+        derivative = Derivative(later, made={3: 0, 4: 1, 5: 3}, rescale=_rescale)
+        return _forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
     name = "LinearCrossEntropyForwardRows" if rows else "LinearCrossEntropyForward"
     return _forward_operator(name, _two_sweeps_bprop(gradients, 0), gradients)
 

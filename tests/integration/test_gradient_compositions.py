@@ -56,6 +56,7 @@ FORMS = {"plain": _plain, "linear": _linear}
 def make(request, monkeypatch):
     """A form by its `gradient_in_forward`; 'auto' takes small logits for large ones."""
     monkeypatch.setattr(functional, "_LARGE", 1)
+    monkeypatch.setattr(functional, "_LARGE_EAGER", 1)
     return FORMS[request.param]
 
 

@@ -104,17 +104,6 @@ class _Loss(nn.Cell):
         return self.loss(logits, target)
 
 
-@pytest.mark.parametrize("choice", ("auto", True))
-def test_not_in_pynative(choice, monkeypatch):
-    """MindSpore would copy the gradient there, which costs more than is saved."""
-    monkeypatch.setattr(cpu, "_forward_with_gradient", None)
-    logits, target = _tensors(LARGE)
-    loss = ms_ce.CrossEntropyLoss(gradient_in_forward=choice).set_train()
-    gradient = ms.grad(loss)(logits, target)
-    wanted = reference.cross_entropy_grad(logits.asnumpy(), target.asnumpy()).logits
-    np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=1e-4, atol=1e-7)
-
-
 @pytest.mark.parametrize("shape", (SMALL, LARGE))
 @pytest.mark.parametrize("training", (True, False))
 @pytest.mark.parametrize("choice", ("auto", True, False))

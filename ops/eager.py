@@ -1,0 +1,202 @@
+"""Where Python runs, an operator with a derivative is an autograd function of MindSpore's PyNative.
+
+MindSpore itself would ask an operator's bprop for the gradient of every input, wanted or not, and copy one made
+earlier. Here the bprop is asked for what `needs_input_grad` names, and a gradient that the forward pass has made is
+handed out as it is. Compiled graphs never come here. Without `_Function` (before MindSpore 2.7.2) MindSpore's own way
+serves.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.common.api import _pynative_executor
+from mindspore.ops import operations as P
+from mindspore.ops.primitive import PrimitiveWithInfer
+
+try:
+    from mindspore.common._grad_function import _Function
+except ImportError:  # pragma: no cover  MindSpore before 2.7.2
+    _Function = None
+
+AVAILABLE = _Function is not None
+# After an upstream gradient that was not 1, a loss scale say, this many losses do without a gradient made in advance.
+_PLAIN_CALLS = 15
+_zeros_like = P.ZerosLike()
+_state = threading.local()
+
+
+def description() -> str:
+    """How PyNative differentiates the losses, for `python -m ms_ce`."""
+    if AVAILABLE:
+        return "gradients by autograd functions"
+    return "gradients by MindSpore's way through bprops: this MindSpore has no _Function"
+
+
+def recording() -> bool:
+    """Whether PyNative records for a gradient at this moment."""
+    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+
+
+class _Wanted(PrimitiveWithInfer):
+    """wanted(i): whether the bprop that runs has to make the gradient of its input i.
+
+    A graph makes all of them and drops what nobody reads.
+    """
+
+    def __init__(self):
+        super().__init__("ms_ce_wanted")
+
+    def __call__(self, index):
+        mask = getattr(_state, "wanted", None)
+        return mask is None or mask[index]
+
+    def __infer__(self, index):
+        return {"shape": (), "dtype": mstype.bool_, "value": True}
+
+
+wanted = _Wanted()
+
+
+class _Upstreams:
+    """The gradients that arrive at an operator's outputs, 0 where none does: made when it is read."""
+
+    def __init__(self, given: Sequence[Tensor | None], outputs: Sequence[Tensor]):
+        self.given, self.outputs = given, outputs
+
+    def __getitem__(self, index: int) -> Tensor:
+        value = self.given[index]
+        return _zeros_like(self.outputs[index]) if value is None else value
+
+
+def _differentiable(tensor: Tensor) -> bool:
+    return tensor.dtype in (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
+
+
+def _node(tensor: Tensor) -> str:
+    """What made a tensor: another answer later means that it was assigned to, which MindSpore does not notice."""
+    return str(getattr(tensor, "_grad_node", None))
+
+
+def _is_one(upstream: Tensor | None) -> bool:
+    return upstream is not None and upstream.ndim == 0 and upstream.item() == 1
+
+
+class Derivative:
+    """How an operator is differentiated.
+
+    bprop: (*inputs, out, dout) to the gradients of the inputs, as in MindSpore.
+    made: {output: input} where an output is the gradient of an input, for an upstream of 1. These outputs, and those
+        behind them, are the last ones, and neither the caller nor `bprop` sees them.
+    rescale: (upstream, *those outputs) multiplies them where they lie. Without it they are of no use for another
+        upstream: then
+    plain: the operator without them, serves the next calls.
+    """
+
+    def __init__(
+        self,
+        bprop: Callable,
+        made: dict[int, int] | None = None,
+        rescale: Callable | None = None,
+        plain: Callable | None = None,
+    ):
+        self.bprop, self.made, self.rescale, self.plain = bprop, made or {}, rescale, plain
+        self.visible = min(made) if made else None
+        self.plain_calls = 0
+
+    def was_of_no_use(self) -> None:
+        self.plain_calls = _PLAIN_CALLS
+
+    def instead(self) -> Callable | None:
+        """What to call this time, where it is not the operator."""
+        if self.plain is None or self.plain_calls == 0:
+            return None
+        self.plain_calls -= 1
+        return self.plain
+
+    def gradients(self, mask, inputs, outputs, upstreams) -> list[Tensor | None]:
+        """By the bprop; None for what is not wanted."""
+        if not any(mask):
+            return [None] * len(inputs)
+        several = len(outputs) > 1
+        arriving = _Upstreams(upstreams, outputs)
+        before, _state.wanted = getattr(_state, "wanted", None), mask
+        try:
+            grads = self.bprop(
+                *inputs, outputs if several else outputs[0], arriving if several else arriving[0]
+            )
+        finally:
+            _state.wanted = before
+        return [grad if want else None for grad, want in zip(grads, mask, strict=True)]
+
+
+if AVAILABLE:
+
+    class _Recorded(_Function):
+        """apply(run, derivative, *inputs): run(*inputs), differentiated by `derivative`."""
+
+        @staticmethod
+        def forward(ctx: Any, run: Callable, derivative: Derivative, *inputs: Tensor) -> Any:
+            result = run(*inputs)
+            outputs = result if isinstance(result, tuple) else (result,)
+            ctx.made = outputs[derivative.visible :] if derivative.made else None
+            outputs = outputs[: derivative.visible]
+            ctx.derivative, ctx.nodes = derivative, [_node(each) for each in inputs]
+            ctx.set_materialize_grads(False)
+            ctx.save_for_backward(*inputs, *outputs)
+            return outputs if len(outputs) > 1 else outputs[0]
+
+        @staticmethod
+        def backward(ctx: Any, *upstreams: Tensor | None) -> tuple:
+            derivative, saved = ctx.derivative, ctx.saved_tensors
+            inputs, outputs = saved[: len(ctx.nodes)], saved[len(ctx.nodes) :]
+            needed = ctx.needs_input_grad[2:]
+            mask = [
+                bool(need) and _differentiable(each)
+                for need, each in zip(needed, inputs, strict=True)
+            ]
+            made = {place: each for place, each in _made(ctx, upstreams[0]) if mask[place]}
+            rest = [want and place not in made for place, want in enumerate(mask)]
+            if any(rest):
+                _refuse_assigned(ctx.nodes, inputs)
+            grads = derivative.gradients(rest, inputs, outputs, upstreams)
+            return (None, None, *(made.get(place, grad) for place, grad in enumerate(grads)))
+
+
+def _made(ctx: Any, upstream: Tensor | None) -> Iterable[tuple[int, Tensor]]:
+    """(input, gradient) from the forward pass, times the upstream; once, since who gets them may change them, and not
+    where they are differentiated again, to which they would be constants."""
+    made, ctx.made = ctx.made, None
+    if made is None or upstream is None or recording():
+        return ()
+    derivative = ctx.derivative
+    if not _is_one(upstream):
+        if derivative.rescale is None:
+            derivative.was_of_no_use()
+            return ()
+        derivative.rescale(upstream, *made)
+    first = derivative.visible
+    return [(place, made[output - first]) for output, place in derivative.made.items()]
+
+
+def _refuse_assigned(nodes: Sequence[str], inputs: Sequence[Tensor]) -> None:
+    for place, (node, tensor) in enumerate(zip(nodes, inputs, strict=True)):
+        if _node(tensor) != node:
+            raise RuntimeError(
+                f"ms_ce: input {place} of the loss was assigned to between the loss and its gradient; compute the loss "
+                "again, or assign to a copy"
+            )
+
+
+def call(run: Callable, derivative: Derivative | None, inputs: Sequence[Tensor]) -> Any:
+    """run(*inputs), recorded where PyNative records."""
+    if derivative is None or not AVAILABLE or not recording():
+        return run(*inputs)
+    instead = derivative.instead()
+    if instead is not None:
+        return instead(*inputs)
+    return _Recorded.apply(run, derivative, *inputs)
