@@ -6,11 +6,12 @@ tests/ascend/test_op_host.py holds this table and the C++ definitions together.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mindspore import dtype as mstype
-from mindspore import get_context, ops
+from mindspore import get_context, jit, ops
 from mindspore.ops import CustomRegOp
 
 PROJECT = Path(__file__).resolve().parent.parent / "custom_aicore"
@@ -160,12 +161,33 @@ def _out_dtypes(name: str):
     return infer
 
 
+class _CompiledOperator(ops.Custom):
+    """Called where Python runs, it is compiled as a graph of its own.
+
+    PyNative's own way to an Ascend operator takes tensors only, no attributes, and twelve arguments and results at
+    most.
+    """
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not hasattr(self, "graph"):
+            self.graph = self._graph()
+        return self.graph(*arguments)
+
+    def _graph(self) -> Callable:
+        operator = self
+
+        def run(*arguments):
+            return operator(*arguments)
+
+        return jit(run)
+
+
 def custom(name: str, per_row: bool) -> ops.Custom:
     """The operator; its shapes, static or dynamic, are inferred by custom_aicore/infer. `per_row` tells a loss
     (N,) from a
     loss (1,)."""
     source = PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc")
-    return ops.Custom(
+    return _CompiledOperator(
         f"{source}:aclnn{name}",
         out_shape=None,
         out_dtype=_out_dtypes(name),

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore.common.api import _pynative_executor
 from mindspore.ops import operations as P
@@ -73,13 +73,18 @@ class _Upstreams:
         return _zeros_like(self.outputs[index]) if value is None else value
 
 
-def _differentiable(tensor: Tensor) -> bool:
-    return tensor.dtype in (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
+def _differentiable(given: Any) -> bool:
+    return isinstance(given, Tensor) and given.dtype in (
+        mstype.float16,
+        mstype.bfloat16,
+        mstype.float32,
+        mstype.float64,
+    )
 
 
-def _node(tensor: Tensor) -> str:
+def _node(given: Any) -> str:
     """What made a tensor: another answer later means that it was assigned to, which MindSpore does not notice."""
-    return str(getattr(tensor, "_grad_node", None))
+    return str(getattr(given, "_grad_node", None))
 
 
 def _is_one(upstream: Tensor | None) -> bool:
@@ -146,15 +151,18 @@ if AVAILABLE:
             ctx.made = outputs[derivative.visible :] if derivative.made else None
             outputs = outputs[: derivative.visible]
             ctx.derivative, ctx.nodes = derivative, [_node(each) for each in inputs]
+            # Where a tensor was given, and what else was, None for an absent weight say.
+            ctx.others = [None if isinstance(each, Tensor) else (each,) for each in inputs]
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*inputs, *outputs)
+            tensors = [each for each in inputs if isinstance(each, Tensor)]
+            ctx.save_for_backward(*tensors, *outputs)
             return outputs if len(outputs) > 1 else outputs[0]
 
         @staticmethod
         def backward(ctx: Any, *upstreams: Tensor | None) -> tuple:
-            derivative, saved = ctx.derivative, ctx.saved_tensors
-            inputs, outputs = saved[: len(ctx.nodes)], saved[len(ctx.nodes) :]
-            needed = ctx.needs_input_grad[2:]
+            derivative, saved = ctx.derivative, iter(ctx.saved_tensors)
+            inputs = [next(saved) if other is None else other[0] for other in ctx.others]
+            outputs, needed = tuple(saved), ctx.needs_input_grad[2:]
             mask = [
                 bool(need) and _differentiable(each)
                 for need, each in zip(needed, inputs, strict=True)
@@ -200,3 +208,12 @@ def call(run: Callable, derivative: Derivative | None, inputs: Sequence[Tensor])
     if instead is not None:
         return instead(*inputs)
     return _Recorded.apply(run, derivative, *inputs)
+
+
+class DifferentiableCell(nn.Cell):
+    """A Cell with a bprop, in PyNative an autograd function too. It takes its inputs by position."""
+
+    def __call__(self, *inputs: Any) -> Any:
+        if not AVAILABLE or not recording():
+            return super().__call__(*inputs)
+        return _Recorded.apply(self.construct, Derivative(self.bprop), *inputs)

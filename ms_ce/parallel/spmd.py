@@ -10,6 +10,7 @@ from ms_ce import _checks
 from ms_ce.backend import choose, device_target
 from ms_ce.functional import check_inputs
 from ms_ce.ops import ascend, composed, cpu
+from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
@@ -34,7 +35,7 @@ def _rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:])
 
 
-class VocabParallelRows(nn.Cell):
+class VocabParallelRows(DifferentiableCell):
     """Row losses of logits whose classes are split over a group.
 
     Inputs: logits (N, C_local, …), target, weight of all classes or None.
@@ -124,16 +125,17 @@ class VocabParallelRows(nn.Cell):
             if not holds_class_indices(target.dtype):
                 own_target = target[:, :held]
         inputs = (own, own_target, weight, out[1])
-        gradient = self.partial_backward(upstream, of_lse, *inputs, out[2], self.options, block)
-        gradient = self.padded(gradient, logits)
-        grad_target = self.zeros_like(target)
-        if not holds_class_indices(target.dtype):
+        gradient, grad_target = logits, self.zeros_like(target)
+        if wanted(0):
+            gradient = self.partial_backward(upstream, of_lse, *inputs, out[2], self.options, block)
+            gradient = self.padded(gradient, logits)
+        if wanted(1) and not holds_class_indices(target.dtype):
             grad_target = self.target_grad(upstream, *inputs, self.options, block)
             grad_target = self.padded(grad_target, target)
         if weight is None:
             return gradient, grad_target, None
         grad_weight = self.zeros_like(weight)
-        if self.weight_gradient:
+        if self.weight_gradient and wanted(2):
             grad_weight = self.weight_grad(upstream, *inputs, self.options, block)
         return gradient, grad_target, grad_weight
 

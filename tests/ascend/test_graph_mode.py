@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mindspore import nn, ops
 
-from ms_ce.ops import ascend
+from ms_ce.ops import ascend, ascend_cells
 from ms_ce.ops.options import Options
 from tests.ascend.expected import reference, within
 
@@ -127,7 +127,8 @@ def stand_in(name: str, per_row: bool):
 
 @pytest.fixture(autouse=True)
 def graph_mode(monkeypatch):
-    monkeypatch.setattr(ascend, "custom", stand_in)
+    for module in (ascend, ascend_cells):
+        monkeypatch.setattr(module, "custom", stand_in)
     caches = (ascend.cells, ascend.operators)
     for cache in caches:
         cache.cache_clear()

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from ms_ce.ops import ascend
+from ms_ce.ops import ascend, ascend_cells
 from ms_ce.ops import ascend_operators as table
 from ms_ce.ops.options import ClassBlock, Options
 from tests.ascend.expected import reference, within
@@ -64,7 +64,8 @@ class HostOperator:
 @pytest.fixture(autouse=True)
 def host_operators(monkeypatch):
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    monkeypatch.setattr(ascend, "custom", HostOperator)
+    for module in (ascend, ascend_cells):
+        monkeypatch.setattr(module, "custom", HostOperator)
     for cached in (ascend.cells, ascend.operators):
         cached.cache_clear()
     ascend.forget_targets()
@@ -352,3 +353,38 @@ class TestProbe:
         monkeypatch.setenv(variable, str(folder if "CUSTOM" in variable else tmp_path))
         assert table.installed_library() == library
         assert ascend.probe() is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "backward"), (((0,), ["MsCeBackward"]), ((2,), []), ((0, 2), ["MsCeBackward"]))
+)
+def test_gradients_that_nobody_wants_are_not_made(wanted, backward, monkeypatch):
+    logits, target, weight = draw((7, 40), "float32", weighted=True)
+    given = [
+        ms.Parameter(tensor(array, "float32"), name=f"p{place}", requires_grad=place in wanted)
+        for place, array in ((0, logits), (2, weight))
+    ]
+    launched, call = [], HostOperator.__call__
+
+    def noted(operator, *arguments):
+        launched.append(operator.name)
+        return call(operator, *arguments)
+
+    monkeypatch.setattr(HostOperator, "__call__", noted)
+
+    def loss():
+        return ascend.cross_entropy(given[0], ms.Tensor(target), given[1], Options())[0]
+
+    places = [{0: 0, 2: 1}[place] for place in wanted]
+    gradients = ms.grad(loss, None, [given[place] for place in places])()
+    assert [name for name in launched if name == "MsCeBackward"] == backward
+    expected = reference_gradients(logits, target, weight)
+    for place, gradient in zip(wanted, gradients, strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), expected[place], rtol=1e-4, atol=1e-6)
+
+
+def reference_gradients(logits, target, weight) -> dict[int, np.ndarray]:
+    from ms_ce.reference import cross_entropy_grad
+
+    expected = cross_entropy_grad(logits, target, weight)
+    return {0: expected.logits, 2: expected.weight}
