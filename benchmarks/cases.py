@@ -53,6 +53,7 @@ PASSES = {
     "forward_backward": (2, 1),
     "two_passes": (2, 1),
     "value_and_grad": (1, 1),
+    "floor": (1, 1),
 }
 TIMES = ("not", "once", "twice")
 FORMULAS = {

@@ -3,6 +3,7 @@
     python benchmarks/run.py                      everything, about a quarter of an hour
     python benchmarks/run.py --quick              the cases of the targets, under 2 minutes
     python benchmarks/run.py --cases '*bfloat16'  cases by shell pattern; --peers likewise
+    python benchmarks/run.py --isa x86-64-v3      ms_ce as on a processor without AVX-512
     python benchmarks/run.py --list               cases and peers, and why each is there
 
 Runs in the environment of ms_ce; torch and JAX live in .venv-benchmarks, made at the first run.
@@ -14,6 +15,7 @@ import argparse
 import dataclasses
 import fnmatch
 import json
+import os
 import sys
 import tempfile
 import time
@@ -64,6 +66,7 @@ def arguments() -> argparse.Namespace:
         help="default: benchmarks/results for a whole run, build/benchmarks for part of one",
     )
     parser.add_argument("--peer-python", metavar="PATH", help="a Python with torch, jax and optax")
+    parser.add_argument("--isa", metavar="NAME", help="instruction set of ms_ce, as MS_CE_ISA")
     parser.add_argument("--no-memory", action="store_true", help="leave the peak memory out")
     parser.add_argument("--list", action="store_true", help="print cases and peers, and stop")
     return parser.parse_args()
@@ -114,6 +117,8 @@ def main() -> None:
     if options.list:
         print_list()
         return
+    if options.isa:
+        os.environ["MS_CE_ISA"] = options.isa
     cases = chosen(CASES, options.cases)
     if options.quick and options.cases is None:
         cases = [dataclasses.replace(case, composed=False) for case in cases if case.quick]
@@ -137,7 +142,7 @@ def main() -> None:
         finally:
             pool.close_all()
     run["seconds"] = time.monotonic() - started
-    part = options.quick or options.cases or options.peers or options.no_memory
+    part = options.isa or options.quick or options.cases or options.peers or options.no_memory
     output = options.output or (PARTIAL_RESULTS if part else RESULTS)
     output.mkdir(parents=True, exist_ok=True)
     (output / "results.json").write_text(json.dumps(run, indent=1) + "\n")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from peers import (
+    FLOOR,
     MINDSPORE_GRAPH,
     MINDSPORE_PYNATIVE,
     OURS,
@@ -126,6 +127,25 @@ def _other_shapes(figures: Figures) -> Iterator[Verdict]:
         yield Verdict(f"{LANGUAGE_MODEL} {dtype} forward, faster than float32", 2, True, times, "×")
 
 
+def _pynative(figures: Figures) -> Iterator[Verdict]:
+    """PyNative beside graph mode, and beside the gradient of one operator."""
+    wanted = {
+        f"{case}{dtype}": 1.3 for case in (LANGUAGE_MODEL, LLAMA) for dtype in ("", " bfloat16")
+    }
+    wanted["1024x32000 probabilities"] = 1.4
+    for case, limit in wanted.items():
+        faster = figures.times_faster(
+            case, OURS_PYNATIVE, "forward_backward", with_ours="forward_backward"
+        )
+        yield Verdict(f"{case} forward + backward, PyNative over graph", limit, False, faster, "×")
+    floor = figures.median(SMALL, OURS_PYNATIVE, FLOOR)
+    own = figures.median(SMALL, OURS_PYNATIVE, "forward_backward")
+    over = own / floor if own and floor else None
+    yield Verdict(
+        f"{SMALL} forward + backward, PyNative over MindSpore's floor", 1.2, False, over, "×"
+    )
+
+
 def _first_release(figures: Figures) -> Iterator[Verdict]:
     for peer, wanted in ((TORCH_EAGER, 8), (MINDSPORE_GRAPH, 20)):
         times = figures.times_faster(LANGUAGE_MODEL, peer, "forward_backward")
@@ -142,6 +162,7 @@ def verdicts(run: dict[str, Any]) -> dict[str, list[Verdict]]:
     """By the stage of the project that set the targets."""
     figures = Figures(run)
     return {
+        "PyNative": list(_pynative(figures)),
         "Tuned kernel": [*_large_shapes(figures), *_other_shapes(figures)],
         "First release": list(_first_release(figures)),
     }

@@ -37,10 +37,10 @@ def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, option
     """Gradients of the loss with respect to target, weight and options, an operator's inputs from `first` on."""
     rest = (lse, total_weight, options)
     grad_target, grad_weight = target, weight
-    if wanted(first):
+    if is_class_index(target.dtype):
         grad_target = zeros_like(target)
-        if not is_class_index(target.dtype):
-            grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
+    elif wanted(first):
+        grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
     if wanted(first + 1) and weight.ndim == 1:
         grad_weight = _weight_grad(grad_loss, logits, target, weight, *rest)
     return grad_target, grad_weight, options

@@ -45,6 +45,10 @@ class FusedValueAndGrad(nn.Cell):
         )
 
 
+def _mean(logits: Tensor, target: Tensor) -> Tensor:
+    return ops.ReduceMean()(logits)
+
+
 class Losses:
     def __init__(self, settings: dict[str, str]) -> None:
         ms.set_device("CPU")
@@ -85,6 +89,7 @@ class Losses:
             two_passes = make(gradient_in_forward=False).set_train()
             self.computations["two_passes"] = ms.value_and_grad(two_passes)
             self.computations["value_and_grad"] = FusedValueAndGrad(case, ignore_index)
+            self.computations["floor"] = ms.value_and_grad(_mean)
 
     def run(self, computation: str) -> Any:
         """PyNative returns before the work is done: asnumpy waits for the last result."""
