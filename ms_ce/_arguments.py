@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from mindspore.ops import constexpr
 
-from ms_ce._checks import make_options
-from ms_ce.ops.options import Options
+from ms_ce import _checks
+from ms_ce.ops.options import OPTIONS, Options, Plan, make_options
 
 
 class Default(NamedTuple):
@@ -34,10 +34,10 @@ class Default(NamedTuple):
 
 
 NOT_GIVEN = Default(None)
-IGNORE_INDEX = Default(-100)
-REDUCTION = Default("mean")
-LABEL_SMOOTHING = Default(0.0)
+IGNORE_INDEX, REDUCTION, LABEL_SMOOTHING = (Default(option.default) for option in OPTIONS[:3])
 
+_OPTION_NAMES = [option.name for option in OPTIONS]
+_DEPRECATED = ("size_average", "reduce")
 _TORCH = ("size_average", "ignore_index", "reduce", "reduction", "label_smoothing")
 _MINDSPORE = ("ignore_index", "reduction", "label_smoothing")
 
@@ -91,61 +91,64 @@ def _callers_level() -> int:
     return level
 
 
-def resolve(
-    op: str,
-    positional: tuple,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-) -> Options:
+def _by_name(op: str, positional: tuple, deprecated: tuple, values: tuple) -> tuple:
+    """(deprecated, values) with the positional arguments in their places."""
+    names = (*_DEPRECATED, *_OPTION_NAMES)
+    given = dict(zip(names, (*deprecated, *values), strict=False))
+    for name, value in zip(_names(op, positional), positional, strict=False):
+        if not _is_default(given[name]):
+            raise TypeError(
+                f"{op}: {name} is given twice: {value!r} by position and {name}={given[name]!r}"
+            )
+        given[name] = value
+    together = tuple(given.values())
+    return together[:2], together[2:]
+
+
+def _resolved(op: str, positional: tuple, deprecated: tuple, values: tuple) -> Options:
     """Options from the positional arguments behind weight and from keywords, each checked."""
-    given = {
-        "size_average": size_average,
-        "ignore_index": ignore_index,
-        "reduce": reduce,
-        "reduction": reduction,
-        "label_smoothing": label_smoothing,
-    }
     if positional:
-        for name, value in zip(_names(op, positional), positional, strict=False):
-            if not _is_default(given[name]):
-                raise TypeError(
-                    f"{op}: {name} is given twice: {value!r} by position and {name}={given[name]!r}"
-                )
-            given[name] = value
-    values = [value[0] if _is_default(value) else value for value in given.values()]
-    size_average, ignore_index, reduce, reduction, label_smoothing = values
-    reduction = _reduction(op, size_average, reduce, reduction)
-    return make_options(op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+        deprecated, values = _by_name(op, positional, deprecated, values)
+    given = [value[0] if _is_default(value) else value for value in values]
+    if deprecated != (NOT_GIVEN, NOT_GIVEN):
+        size_average, reduce = (value[0] if _is_default(value) else value for value in deprecated)
+        place = _OPTION_NAMES.index("reduction")
+        given[place] = _reduction(op, size_average, reduce, given[place])
+    return make_options(op, *given)
 
 
-def resolve_nll(
+def make_plan(
     op: str,
+    backend: str,
     positional: tuple,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-) -> Options:
-    """Options of a negative log likelihood: mindspore.ops.nll_loss has a place for label smoothing."""
-    options = resolve(
-        op, positional, size_average, ignore_index, reduce, reduction, label_smoothing
-    )
-    if options.label_smoothing:
+    deprecated: tuple,
+    values: tuple,
+    gradient_in_forward="auto",
+) -> Plan:
+    """What a call or a Cell asks for.
+
+    positional: the arguments behind weight. deprecated: size_average and reduce. values: the options by keyword, in the
+    order of the table.
+    """
+    options = _resolved(op, positional, deprecated, values)
+    _checks.check_gradient_in_forward(op, gradient_in_forward)
+    return Plan(op, backend, options, gradient_in_forward)
+
+
+def make_nll_plan(
+    op: str, backend: str, positional: tuple, deprecated: tuple, values: tuple
+) -> Plan:
+    """That of a negative log likelihood: mindspore.ops.nll_loss has a place for label smoothing."""
+    plan = make_plan(op, backend, positional, deprecated, values)
+    if plan.options.label_smoothing:
         raise ValueError(
-            f"{op}: label_smoothing must be 0, got {options.label_smoothing}; cross_entropy smooths, and takes "
+            f"{op}: label_smoothing must be 0, got {plan.options.label_smoothing}; cross_entropy smooths, and takes "
             "log-probabilities as the logits that they are"
         )
-    return options
+    return plan
 
 
-resolved, resolved_nll = constexpr(resolve), constexpr(resolve_nll)
+planned, planned_nll = constexpr(make_plan), constexpr(make_nll_plan)
 
 
 @constexpr

@@ -7,9 +7,6 @@ They are constant expressions: in graph mode they run while the graph is compile
 
 from __future__ import annotations
 
-import math
-from numbers import Integral, Real
-
 from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
@@ -17,7 +14,6 @@ from mindspore.ops import functional as F
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.options import Options
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
@@ -40,53 +36,6 @@ def known_shape(tensor):
     if compiling() and F.is_sequence_value_unknown(tensor.shape):
         return None
     return tensor.shape
-
-
-def make_options(
-    op: str,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-) -> Options:
-    """Options, each checked. None for ignore_index means the default, in every loss."""
-    if ignore_index is None:
-        ignore_index = -100
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, Integral):
-        raise TypeError(
-            f"{op}: ignore_index must be an int, got {ignore_index!r} of type "
-            f"{type(ignore_index).__name__}"
-        )
-    if not -(2**63) <= int(ignore_index) < 2**63:
-        raise ValueError(f"{op}: ignore_index must fit 64 bits, got {ignore_index}")
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{op}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
-    smoothing = _number(op, "label_smoothing", label_smoothing)
-    if not 0.0 <= smoothing <= 1.0:
-        raise ValueError(f"{op}: label_smoothing must be in [0, 1], got {label_smoothing}")
-    z_factor = _number(op, "z_loss", z_loss)
-    if z_factor < 0.0:
-        raise ValueError(f"{op}: z_loss must be at least 0, got {z_loss}")
-    cap = 0.0 if softcap is None else _number(op, "softcap", softcap)
-    if softcap is not None and cap <= 0.0:
-        raise ValueError(f"{op}: softcap must be above 0, got {softcap}; use None for no cap")
-    scale = _number(op, "logit_scale", logit_scale)
-    return Options(int(ignore_index), reduction, smoothing, z_factor, cap, scale)
-
-
-def _number(op: str, name: str, value) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{op}: {name} must be a float, got {value!r} of type {type(value).__name__}"
-        )
-    if not math.isfinite(value):
-        raise ValueError(f"{op}: {name} must be finite, got {value}")
-    return float(value)
-
-
-checked_options = constexpr(make_options)
 
 
 def _not_a_tensor(op: str, name: str, got) -> str:

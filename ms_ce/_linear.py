@@ -8,6 +8,7 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce import _checks, _linear_checks
+from ms_ce.backend import chosen
 from ms_ce.functional import cross_entropy_on, cross_entropy_with_stats
 from ms_ce.ops import linear_chunked, linear_cpu, linear_sweep
 from ms_ce.ops.graph import (
@@ -17,7 +18,7 @@ from ms_ce.ops.graph import (
     recording,
     without_gradient,
 )
-from ms_ce.ops.options import Gradients
+from ms_ce.ops.options import Gradients, Plan
 
 exact_dtype = linear_sweep.exact_dtype
 # vmap puts the results of ops.matmul on a wrong axis where its first argument is not mapped on axis 0.
@@ -44,14 +45,12 @@ def _chosen(in_forward, frozen, input, linear_weight, linear_bias):
     return Gradients(in_forward and any(wanted), *wanted)
 
 
-def gradients(
-    backend, gradient_in_forward, training, frozen, input, linear_weight, linear_bias
-) -> Gradients:
+def gradients(plan, backend, training, frozen, input, linear_weight, linear_bias) -> Gradients:
     """Which gradients to make and where; `frozen` names what is known not to need one."""
-    in_forward = gradient_in_forward
+    in_forward = plan.gradient_in_forward
     if not _may_scale_later(backend, input.dtype):
         in_forward = False
-    elif gradient_in_forward == "auto":
+    elif in_forward == "auto":
         in_forward = training if compiling() else recording()
     return _chosen(
         in_forward,
@@ -97,7 +96,7 @@ def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
     return input, linear_weight, target, linear_bias, weight
 
 
-def _logits(input, linear_weight, target, linear_bias, weight, shift):
+def _logits(shift, input, linear_weight, target, linear_bias, weight):
     """(logits, target, weight) of the plain form, in float32 at least."""
     exact = exact_dtype(input.dtype)
     indices = is_class_index(target.dtype)
@@ -145,15 +144,17 @@ def _known_rows(shape):
 
 
 @constexpr
-def _several_chunks(dtype, shape, classes, chunk_bytes):
+def _several_chunks(dtype, shape, weight_shape, chunk_bytes):
     """Whether one chunk does not hold everything; where it does the plain form serves."""
     rows = _known_rows(shape)
-    return rows is None or linear_sweep.rows_of_chunk(dtype, rows, classes, chunk_bytes) < rows
+    return (
+        rows is None or linear_sweep.rows_of_chunk(dtype, rows, *weight_shape, chunk_bytes) < rows
+    )
 
 
 def _in_chunks(input, linear_weight, chunk_bytes):
     shape = _checks.known_shape(input)
-    return _several_chunks(input.dtype, shape, linear_weight.shape[0], chunk_bytes)
+    return _several_chunks(input.dtype, shape, linear_weight.shape, chunk_bytes)
 
 
 def _as_rows(input, target, shift, ignore_index):
@@ -182,102 +183,67 @@ def _before_last(rows, input, shift, indices):
     return rows.reshape(input.shape[:-1])[..., :-1]
 
 
-def _chunked(
-    backend,
-    input,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradients,
-):
+def _chunked(plan, backend, gradients, input, linear_weight, target, linear_bias, weight):
+    options, shift = plan.options, plan.shift
     indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
         linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
     hidden, labels = _as_rows(input, target, shift, options.ignore_index)
-    loss = linear_chunked.linear_cross_entropy(
-        backend,
-        hidden,
-        linear_weight,
-        labels,
-        linear_bias,
-        weight,
-        options,
-        chunk_bytes,
-        gradients,
-    )
+    tensors = (hidden, linear_weight, labels, linear_bias, weight)
+    loss = linear_chunked.linear_cross_entropy(plan, backend, gradients, *tensors)
     if options.reduction == "none":
         loss = _before_last(loss, input, shift, indices)
     return loss.astype(input.dtype)
 
 
-def linear_cross_entropy_on(
-    op,
-    backend,
-    input,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradients,
-):
-    """`linear_cross_entropy` with everything already chosen, as a Cell holds it."""
+def _prepared(plan, backend, input, linear_weight, target, linear_bias, weight):
+    """The tensors of a call, checked; constants without a gradient, and all in one dtype."""
     _linear_checks.check_tensors(
-        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
+        plan.op,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        plan.options.ignore_index,
+        plan.shift,
     )
     target, weight = _constant_data(backend, linear_weight.ndim == 2, target, weight)
-    dtype = input.dtype
-    input, linear_weight, target, linear_bias, weight = _in_one_dtype(
-        input, linear_weight, target, linear_bias, weight
-    )
+    return _in_one_dtype(input, linear_weight, target, linear_bias, weight)
+
+
+def linear_cross_entropy_on(
+    plan, training, frozen, input, linear_weight, target, linear_bias, weight
+):
+    """`linear_cross_entropy` as a plan says; `frozen` names what needs no gradient, constants and more."""
+    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
+    backend = chosen(plan.op, plan.backend)
+    wanted = gradients(plan, backend, training, frozen, input, linear_weight, linear_bias)
+    return linear_loss(plan, backend, wanted, input, linear_weight, target, linear_bias, weight)
+
+
+def linear_loss(plan, backend, gradients, input, linear_weight, target, linear_bias, weight):
+    """The loss, with everything chosen."""
+    options, dtype = plan.options, input.dtype
+    tensors = _prepared(plan, backend, input, linear_weight, target, linear_bias, weight)
     if backend == "cpu" and linear_weight.ndim == 2:
-        loss = linear_cpu.linear_cross_entropy(
-            input,
-            linear_weight,
-            target,
-            linear_bias,
-            weight,
-            options,
-            chunk_bytes,
-            shift,
-            gradients,
-        )[0]
-        if shift and options.reduction == "none":
+        loss = linear_cpu.linear_cross_entropy(plan, gradients, *tensors)[0]
+        if plan.shift and options.reduction == "none":
             loss = _after_first(loss)
         return loss.astype(dtype)
-    if linear_weight.ndim == 2 and _in_chunks(input, linear_weight, chunk_bytes):
-        loss = _chunked(
-            backend,
-            input,
-            linear_weight,
-            target,
-            linear_bias,
-            weight,
-            options,
-            chunk_bytes,
-            shift,
-            gradients,
-        )
-        return loss.astype(dtype)
-    logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
-    loss = cross_entropy_on(op, backend, logits, labels, factors, options)
+    if linear_weight.ndim == 2 and _in_chunks(tensors[0], tensors[1], plan.chunk_bytes):
+        return _chunked(plan, backend, gradients, *tensors).astype(dtype)
+    logits, labels, factors = _logits(plan.shift, *tensors)
+    plain = Plan(plan.op, backend, options)
+    loss = cross_entropy_on(plain, False, logits, labels, factors)
     if options.reduction == "none" and linear_weight.ndim == 2:
-        loss = loss.reshape(_leading(input, shift))
+        loss = loss.reshape(_leading(input, plan.shift))
     return loss.astype(dtype)
 
 
-def _stats_on_cpu(
-    input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
-):
-    stats = linear_cpu.linear_cross_entropy_with_stats(
-        input, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
-    )
+def _stats_on_cpu(plan, gradients, *tensors):
+    shift, options = plan.shift, plan.options
+    stats = linear_cpu.linear_cross_entropy_with_stats(plan, gradients, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     if shift:
         lse = _after_first(lse)
@@ -286,8 +252,9 @@ def _stats_on_cpu(
     return loss, total_weight, lse, z_part, correct, entropy
 
 
-def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, options, shift):
-    logits, labels, factors = _logits(input, linear_weight, target, linear_bias, weight, shift)
+def _plain_stats(plan, backend, input, linear_weight, target, linear_bias, weight):
+    options, shift = plan.options, plan.shift
+    logits, labels, factors = _logits(shift, input, linear_weight, target, linear_bias, weight)
     loss, total_weight, lse, z_part, correct, entropy = cross_entropy_with_stats(
         logits,
         labels,
@@ -307,25 +274,14 @@ def _plain_stats(backend, input, linear_weight, target, linear_bias, weight, opt
     return loss, total_weight, lse, z_part, correct, entropy
 
 
-def _chunked_stats(
-    backend,
-    input,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradients,
-):
+def _chunked_stats(plan, backend, gradients, input, linear_weight, target, linear_bias, weight):
+    options, shift = plan.options, plan.shift
     indices = is_class_index(target.dtype)
     if indices and backend == "composed" and not compiling():
         linear_chunked.check_targets(target, linear_weight.shape[0], options.ignore_index, shift)
     hidden, labels = _as_rows(input, target, shift, options.ignore_index)
-    stats = linear_chunked.linear_cross_entropy_with_stats(
-        backend, hidden, linear_weight, labels, linear_bias, weight, options, chunk_bytes, gradients
-    )
+    tensors = (hidden, linear_weight, labels, linear_bias, weight)
+    stats = linear_chunked.linear_cross_entropy_with_stats(plan, backend, gradients, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     lse = _before_last(lse, input, shift, indices)
     if options.reduction == "none":
@@ -335,36 +291,20 @@ def _chunked_stats(
     return loss, total_weight, lse, z_part, correct, entropy
 
 
-def linear_cross_entropy_with_stats_on(
-    op,
-    backend,
-    input,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    options,
-    chunk_bytes,
-    shift,
-    gradients,
-):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy), with everything already chosen."""
-    _linear_checks.check_tensors(
-        op, input, linear_weight, target, linear_bias, weight, options.ignore_index, shift
-    )
-    _linear_checks.check_matrix(op, linear_weight.ndim)
-    target, weight = _constant_data(backend, linear_weight.ndim == 2, target, weight)
+def linear_cross_entropy_with_stats_on(plan, input, linear_weight, target, linear_bias, weight):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy) as a plan says."""
+    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
+    backend = chosen(plan.op, plan.backend)
+    wanted = gradients(plan, backend, False, plan.frozen, input, linear_weight, linear_bias)
     dtype, exact = input.dtype, exact_dtype(input.dtype)
-    input, linear_weight, target, linear_bias, weight = _in_one_dtype(
-        input, linear_weight, target, linear_bias, weight
-    )
-    tensors = (input, linear_weight, target, linear_bias, weight)
+    tensors = _prepared(plan, backend, input, linear_weight, target, linear_bias, weight)
+    _linear_checks.check_matrix(plan.op, linear_weight.ndim)
     if backend == "cpu":
-        stats = _stats_on_cpu(*tensors, options, chunk_bytes, shift, gradients)
-    elif _in_chunks(input, linear_weight, chunk_bytes):
-        stats = _chunked_stats(backend, *tensors, options, chunk_bytes, shift, gradients)
+        stats = _stats_on_cpu(plan, wanted, *tensors)
+    elif _in_chunks(tensors[0], tensors[1], plan.chunk_bytes):
+        stats = _chunked_stats(plan, backend, wanted, *tensors)
     else:
-        stats = _plain_stats(backend, *tensors, options, shift)
+        stats = _plain_stats(plan, backend, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
     return loss, total_weight.astype(exact), lse.astype(exact), z_part, correct, entropy

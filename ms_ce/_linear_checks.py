@@ -9,24 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
-
-
-@constexpr
-def check_plan(op: str, chunk_bytes, shift, gradient_in_forward) -> int:
-    """chunk_bytes as the kernel takes it: 0 for its own choice."""
-    if chunk_bytes is not None and (
-        isinstance(chunk_bytes, bool) or not isinstance(chunk_bytes, Integral)
-    ):
-        raise TypeError(f"{op}: chunk_bytes must be an int or None, got {chunk_bytes!r}")
-    if chunk_bytes is not None and chunk_bytes < 1:
-        raise ValueError(
-            f"{op}: chunk_bytes must be at least 1, got {chunk_bytes}; use None for the default"
-        )
-    if not isinstance(shift, bool):
-        raise TypeError(f"{op}: shift must be True or False, got {shift!r}")
-    _checks.check_gradient_in_forward(op, gradient_in_forward)
-    return 0 if chunk_bytes is None else int(chunk_bytes)
-
+from ms_ce.ops.options import Plan, make_options
 
 _HALVES = (mstype.float16, mstype.bfloat16)
 FREEZABLE = ("input", "linear_weight", "linear_bias")
@@ -41,7 +24,34 @@ def check_frozen(op: str, frozen) -> tuple[str, ...]:
     return tuple(frozen)
 
 
-checked_frozen = constexpr(check_frozen)
+def make_plan(
+    op: str,
+    backend: str,
+    values: tuple,
+    chunk_bytes,
+    shift,
+    frozen,
+    gradient_in_forward=False,
+) -> Plan:
+    """What a call or a Cell asks for; `values` are the options in the order of the table."""
+    options = make_options(op, *values)
+    if chunk_bytes is not None and (
+        isinstance(chunk_bytes, bool) or not isinstance(chunk_bytes, Integral)
+    ):
+        raise TypeError(f"{op}: chunk_bytes must be an int or None, got {chunk_bytes!r}")
+    if chunk_bytes is not None and chunk_bytes < 1:
+        raise ValueError(
+            f"{op}: chunk_bytes must be at least 1, got {chunk_bytes}; use None for the default"
+        )
+    if not isinstance(shift, bool):
+        raise TypeError(f"{op}: shift must be True or False, got {shift!r}")
+    _checks.check_gradient_in_forward(op, gradient_in_forward)
+    chunk_bytes = 0 if chunk_bytes is None else int(chunk_bytes)
+    frozen = check_frozen(op, frozen)
+    return Plan(op, backend, options, gradient_in_forward, chunk_bytes, shift, frozen)
+
+
+planned = constexpr(make_plan)
 
 
 @constexpr

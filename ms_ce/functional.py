@@ -76,22 +76,22 @@ def _in_forward(choice, training, input) -> bool:
     return may_need_gradient(input) and (choice is True or input.size >= _LARGE_EAGER)
 
 
-def cross_entropy_on(
-    op, backend, input, target, weight, options, gradient_in_forward=False, training=False
-):
-    """`cross_entropy` with backend and options already chosen, as a Cell holds them."""
-    check_inputs(op, "input", input, target, weight, options, True)
+def cross_entropy_on(plan, training, input, target, weight):
+    """`cross_entropy` as a plan says, which a Cell holds."""
+    backend, options = chosen(plan.op, plan.backend), plan.options
+    check_inputs(plan.op, "input", input, target, weight, options, True)
     if backend == "cpu":
-        in_forward = _in_forward(gradient_in_forward, training, input)
+        in_forward = _in_forward(plan.gradient_in_forward, training, input)
         return cpu.cross_entropy(input, target, weight, options, in_forward)[0]
     if backend == "ascend":
         return ascend.cross_entropy(input, target, weight, options)[0]
     return composed.cross_entropy(input, target, weight, options)[0]
 
 
-def nll_loss_on(op, backend, input, target, weight, options):
-    """(loss, total_weight) with backend and options already chosen."""
-    check_inputs(op, "input", input, target, weight, options, False)
+def nll_loss_on(plan, input, target, weight):
+    """(loss, total_weight) as a plan says."""
+    backend, options = chosen(plan.op, plan.backend), plan.options
+    check_inputs(plan.op, "input", input, target, weight, options, False)
     if backend == "cpu":
         return cpu.nll_loss(input, target, weight, options)
     if backend == "ascend":
@@ -174,21 +174,11 @@ def cross_entropy(
     op = "cross_entropy"
     input = _arguments.either(op, "input", input, "logits", logits)
     target = _arguments.either(op, "target", target, "labels", labels)
-    options = _arguments.resolved(
-        op,
-        positional,
-        size_average,
-        ignore_index,
-        reduce,
-        reduction,
-        label_smoothing,
-        z_loss,
-        softcap,
-        logit_scale,
+    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+    plan = _arguments.planned(
+        op, backend, positional, (size_average, reduce), values, gradient_in_forward
     )
-    _checks.check_gradient_in_forward(op, gradient_in_forward)
-    name = chosen(op, backend)
-    return cross_entropy_on(op, name, input, target, weight, options, gradient_in_forward)
+    return cross_entropy_on(plan, False, input, target, weight)
 
 
 def nll_loss(
@@ -244,11 +234,9 @@ def nll_loss(
     input = _arguments.either(op, "input", input, "inputs", inputs)
     input = _arguments.either(op, "input", input, "logits", logits)
     target = _arguments.either(op, "target", target, "labels", labels)
-    options = _arguments.resolved_nll(
-        op, positional, size_average, ignore_index, reduce, reduction, label_smoothing
-    )
-    name = chosen(op, backend)
-    return nll_loss_on(op, name, input, target, weight, options)[0]
+    values = (ignore_index, reduction, label_smoothing)
+    plan = _arguments.planned_nll(op, backend, positional, (size_average, reduce), values)
+    return nll_loss_on(plan, input, target, weight)[0]
 
 
 def cross_entropy_with_stats(
@@ -289,19 +277,9 @@ def cross_entropy_with_stats(
     op = "cross_entropy_with_stats"
     input = _arguments.either(op, "input", input, "logits", logits)
     target = _arguments.either(op, "target", target, "labels", labels)
-    options = _arguments.resolved(
-        op,
-        positional,
-        size_average,
-        ignore_index,
-        reduce,
-        reduction,
-        label_smoothing,
-        z_loss,
-        softcap,
-        logit_scale,
-    )
-    name = chosen(op, backend)
+    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+    plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
+    options, name = plan.options, chosen(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)
     if name == "cpu":
         stats = cpu.cross_entropy_with_stats(input, target, weight, options)
@@ -352,18 +330,9 @@ def cross_entropy_value_and_grad(
     op = "cross_entropy_value_and_grad"
     input = _arguments.either(op, "input", input, "logits", logits)
     target = _arguments.either(op, "target", target, "labels", labels)
-    options = _arguments.resolved(
-        op,
-        positional,
-        size_average,
-        ignore_index,
-        reduce,
-        reduction,
-        label_smoothing,
-        z_loss,
-        softcap,
-        logit_scale,
-    )
+    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+    plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
+    options = plan.options
     _checks.check_reduced(op, options.reduction)
     name = chosen(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)

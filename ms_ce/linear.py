@@ -11,7 +11,7 @@ from mindspore.common.initializer import Uniform, initializer
 
 from ms_ce import _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
-from ms_ce.backend import chosen, requested
+from ms_ce.backend import requested
 from ms_ce.functional import LossStats
 from ms_ce.ops.graph import IsFrozen, compiling
 
@@ -62,8 +62,8 @@ def linear_cross_entropy(
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
         shift (bool): predict the next token: input of position s answers for target of position s + 1, along the
             last leading axis, without a copy. 'none' then gives one loss less for each sequence. Default False.
-        chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default: about a
-            twenty-fifth of all logits, at least a few MiB and at most 128 MiB.
+        chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default:
+            with two copies of its hidden states and 1.5 MiB a twentieth of all logits, at least 4 and at most 128 MiB.
         gradient_in_forward (bool): make the gradients in the forward pass, which saves one of four matrix
             products where they are wanted and wastes two where they are not. 'auto' sees whether PyNative records
             a gradient; inside a compiled graph that cannot be seen and 'auto' is False for this function (a
@@ -93,28 +93,12 @@ def linear_cross_entropy(
     Cross-Entropy).
     """
     op = "linear_cross_entropy"
-    options = _checks.checked_options(
-        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
+    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+    plan = _linear_checks.planned(
+        op, backend, values, chunk_bytes, shift, frozen, gradient_in_forward
     )
-    chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
-    frozen = _linear_checks.checked_frozen(op, frozen)
-    input, linear_weight, linear_bias = _linear.constants(frozen, input, linear_weight, linear_bias)
-    name = chosen(op, backend)
-    return _linear.linear_cross_entropy_on(
-        op,
-        name,
-        input,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        options,
-        chunk_bytes,
-        shift,
-        _linear.gradients(
-            name, gradient_in_forward, False, frozen, input, linear_weight, linear_bias
-        ),
-    )
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    return _linear.linear_cross_entropy_on(plan, False, plan.frozen, *tensors)
 
 
 def linear_cross_entropy_with_stats(
@@ -152,26 +136,10 @@ def linear_cross_entropy_with_stats(
         1 2.0
     """
     op = "linear_cross_entropy_with_stats"
-    options = _checks.checked_options(
-        op, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
-    )
-    chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, False)
-    frozen = _linear_checks.checked_frozen(op, frozen)
-    input, linear_weight, linear_bias = _linear.constants(frozen, input, linear_weight, linear_bias)
-    name = chosen(op, backend)
-    stats = _linear.linear_cross_entropy_with_stats_on(
-        op,
-        name,
-        input,
-        linear_weight,
-        target,
-        linear_bias,
-        weight,
-        options,
-        chunk_bytes,
-        shift,
-        _linear.gradients(name, False, False, frozen, input, linear_weight, linear_bias),
-    )
+    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+    plan = _linear_checks.planned(op, backend, values, chunk_bytes, shift, frozen)
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    stats = _linear.linear_cross_entropy_with_stats_on(plan, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
         return loss, total_weight, lse, z_part, correct, entropy
@@ -250,60 +218,32 @@ class LinearCrossEntropyLoss(LossCell):
             self.linear_bias = Parameter(
                 initializer(Uniform(bound), shape[:1], dtype), name="linear_bias"
             )
-        self.op = op
         self.weight = _checks.check_class_weight(op, weight)
-        self.options = _checks.make_options(
+        self.plan = _linear_checks.make_plan(
             op,
-            ignore_index,
-            reduction,
-            label_smoothing,
-            z_loss,
-            softcap,
-            logit_scale,
+            requested(op, backend),
+            (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale),
+            chunk_bytes,
+            shift,
+            frozen,
+            gradient_in_forward,
         )
-        self.chunk_bytes = _linear_checks.check_plan(op, chunk_bytes, shift, gradient_in_forward)
-        self.shift, self.gradient_in_forward = shift, gradient_in_forward
-        self.frozen = _linear_checks.check_frozen(op, frozen)
         self.weight_is_frozen = IsFrozen(self.linear_weight)
         self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
-        self.backend = requested(op, backend)
 
     def construct(self, input, target):
-        input = self.in_precision(input)
-        backend = chosen(self.op, self.backend)
-        input, linear_weight, linear_bias = _linear.constants(
-            self.frozen, input, self.linear_weight, self.linear_bias
-        )
-        frozen = self.frozen
+        frozen = self.plan.frozen
         if self.weight_is_frozen():
             frozen = (*frozen, "linear_weight")
         if self.linear_bias is not None and self.bias_is_frozen():
             frozen = (*frozen, "linear_bias")
-        return _linear.linear_cross_entropy_on(
-            self.op,
-            backend,
-            input,
-            linear_weight,
-            target,
-            linear_bias,
-            self.weight,
-            self.options,
-            self.chunk_bytes,
-            self.shift,
-            _linear.gradients(
-                backend,
-                self.gradient_in_forward,
-                self.training,
-                frozen,
-                input,
-                linear_weight,
-                linear_bias,
-            ),
-        )
+        input = self.in_precision(input)
+        tensors = (input, self.linear_weight, target, self.linear_bias, self.weight)
+        return _linear.linear_cross_entropy_on(self.plan, self.training, frozen, *tensors)
 
     def extend_repr(self):
         classes, features = self.linear_weight.shape
         return (
             f"in_features={features}, num_classes={classes}, bias={self.linear_bias is not None}, "
-            f"shift={self.shift}, {self.options}, backend={self.backend!r}"
+            f"shift={self.plan.shift}, {self.plan.options}, backend={self.plan.backend!r}"
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ms_ce import _arguments, _checks, functional
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce._cell import LossCell
-from ms_ce.backend import chosen, requested
+from ms_ce.backend import requested
 
 
 class CrossEntropyLoss(LossCell):
@@ -61,40 +61,23 @@ class CrossEntropyLoss(LossCell):
     ):
         super().__init__()
         op = type(self).__name__
-        self.op = op
         self.weight = _checks.check_class_weight(op, weight)
-        self.options = _arguments.resolve(
+        self.plan = _arguments.make_plan(
             op,
+            requested(op, backend),
             positional,
-            size_average,
-            ignore_index,
-            reduce,
-            reduction,
-            label_smoothing,
-            z_loss,
-            softcap,
-            logit_scale,
+            (size_average, reduce),
+            (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale),
+            gradient_in_forward,
         )
-        _checks.check_gradient_in_forward(op, gradient_in_forward)
-        self.gradient_in_forward = gradient_in_forward
-        self.backend = requested(op, backend)
 
     def construct(self, *tensors, **names):
-        input, target = _arguments.input_and_target(self.op, tensors, names)
+        input, target = _arguments.input_and_target(self.plan.op, tensors, names)
         input = self.in_precision(input)
-        return functional.cross_entropy_on(
-            self.op,
-            chosen(self.op, self.backend),
-            input,
-            target,
-            self.weight,
-            self.options,
-            self.gradient_in_forward,
-            self.training,
-        )
+        return functional.cross_entropy_on(self.plan, self.training, input, target, self.weight)
 
     def extend_repr(self):
-        return f"{self.options}, backend={self.backend!r}"
+        return f"{self.plan.options}, backend={self.plan.backend!r}"
 
 
 class NLLLoss(LossCell):
@@ -138,25 +121,16 @@ class NLLLoss(LossCell):
     ):
         super().__init__()
         op = type(self).__name__
-        self.op = op
         self.weight = _checks.check_class_weight(op, weight)
-        self.options = _arguments.resolve_nll(
-            op, positional, size_average, ignore_index, reduce, reduction
+        values = (ignore_index, reduction, LABEL_SMOOTHING)
+        self.plan = _arguments.make_nll_plan(
+            op, requested(op, backend), positional, (size_average, reduce), values
         )
-        self.backend = requested(op, backend)
 
     def construct(self, *tensors, **names):
-        input, target = _arguments.input_and_target(self.op, tensors, names)
+        input, target = _arguments.input_and_target(self.plan.op, tensors, names)
         input = self.in_precision(input)
-        loss, _ = functional.nll_loss_on(
-            self.op,
-            chosen(self.op, self.backend),
-            input,
-            target,
-            self.weight,
-            self.options,
-        )
-        return loss
+        return functional.nll_loss_on(self.plan, input, target, self.weight)[0]
 
     def extend_repr(self):
-        return f"{self.options}, backend={self.backend!r}"
+        return f"{self.plan.options}, backend={self.plan.backend!r}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from ms_ce import _checks, functional
+from ms_ce import functional
 from ms_ce._cell import LossCell
-from ms_ce.backend import chosen, requested
+from ms_ce.backend import requested
+from ms_ce.ops.options import Plan, make_options
 
 
 class NLLLoss(LossCell):
@@ -45,15 +46,9 @@ class NLLLoss(LossCell):
 
     def __init__(self, reduction="mean", ignore_index=-100, *, backend="auto"):
         super().__init__()
-        self.options = _checks.make_options("ops.NLLLoss", ignore_index, reduction)
-        self.backend = requested("ops.NLLLoss", backend)
+        op = "ops.NLLLoss"
+        options = make_options(op, ignore_index=ignore_index, reduction=reduction)
+        self.plan = Plan(op, requested(op, backend), options)
 
     def construct(self, logits, labels, weight=None):
-        return functional.nll_loss_on(
-            "ops.NLLLoss",
-            chosen("ops.NLLLoss", self.backend),
-            self.in_precision(logits),
-            labels,
-            weight,
-            self.options,
-        )
+        return functional.nll_loss_on(self.plan, self.in_precision(logits), labels, weight)

@@ -18,7 +18,7 @@ from ms_ce.ops.linear_sweep import (
     exact_dtype,
 )
 from ms_ce.ops.mean import mean, total_weight
-from ms_ce.ops.options import Gradients, Options
+from ms_ce.ops.options import Gradients, Options, Plan
 
 _sum = P.ReduceSum()
 
@@ -49,15 +49,15 @@ def check_targets(target, classes, ignore_index, shift):
 
 
 def linear_cross_entropy(
-    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, gradients
+    plan: Plan, backend, gradients, hidden, linear_weight, target, linear_bias, weight
 ):
     """The loss of rows: hidden (N, H), target (N,) or (N, C); in float32 (float64 for float64) at least."""
-    indices = is_class_index(target.dtype)
+    options, indices = plan.options, is_class_index(target.dtype)
     if gradients.in_forward and options.reduction != "none":
-        cell = _cell(backend, options, chunk_bytes, indices, "sum", gradients)
+        cell = _cell(backend, options, plan.chunk_bytes, indices, "sum", gradients)
         loss_sum = cell(hidden, linear_weight, target, linear_bias, weight)[0]
     else:
-        cell = _cell(backend, options, chunk_bytes, indices, "rows", gradients)
+        cell = _cell(backend, options, plan.chunk_bytes, indices, "rows", gradients)
         losses = cell(hidden, linear_weight, target, linear_bias, weight)[0]
         if options.reduction == "none":
             return losses
@@ -68,11 +68,11 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_with_stats(
-    backend, hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, gradients
+    plan: Plan, backend, gradients, hidden, linear_weight, target, linear_bias, weight
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), from one pass over the chunks."""
-    indices = is_class_index(target.dtype)
-    cell = _cell(backend, options, chunk_bytes, indices, "stats", gradients)
+    options, indices = plan.options, is_class_index(target.dtype)
+    cell = _cell(backend, options, plan.chunk_bytes, indices, "stats", gradients)
     out = cell(hidden, linear_weight, target, linear_bias, weight)
     losses, lse, squares, correct, entropy = out[0], out[1], out[3], out[4], out[5]
     lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)

@@ -16,7 +16,7 @@ from mindspore.ops import operations as P
 from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options, zeros_like
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
-from ms_ce.ops.options import ClassBlock, Gradients
+from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _depend = P.Depend()
 
@@ -192,32 +192,31 @@ def _stats_operator(rows: bool, gradients):
     return _forward_operator(name, _two_sweeps_bprop(gradients, 3), gradients)
 
 
-def _arguments(options, target, linear_bias, weight, plan, dtype, has_grad_z_loss):
+def _arguments(plan, gradients, target, linear_bias, weight, dtype, has_grad_z_loss):
     """(target, linear_bias, weight, options, plan) as the operators take them."""
     has_weight = weight is not None
     if weight is None:
         weight = no_weight(dtype)
     if linear_bias is None:
         linear_bias = no_weight(dtype)
-    options = packed_options(options, ClassBlock(), has_weight, has_grad_z_loss)
-    return target, linear_bias, weight, options, plan
+    options = packed_options(plan.options, ClassBlock(), has_weight, has_grad_z_loss)
+    slots = _plan(plan.chunk_bytes, plan.shift, not gradients.linear_bias)
+    return target, linear_bias, weight, options, slots
 
 
 def linear_cross_entropy(
-    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
+    plan: Plan, gradients: Gradients, hidden, linear_weight, target, linear_bias, weight
 ):
     """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
-    plan = _plan(chunk_bytes, shift, not gradients.linear_bias)
-    arguments = _arguments(options, target, linear_bias, weight, plan, hidden.dtype, False)
-    operator = _loss_operator(options.reduction == "none", gradients)
+    arguments = _arguments(plan, gradients, target, linear_bias, weight, hidden.dtype, False)
+    operator = _loss_operator(plan.options.reduction == "none", gradients)
     return operator(hidden, linear_weight, *arguments)[:3]
 
 
 def linear_cross_entropy_with_stats(
-    hidden, linear_weight, target, linear_bias, weight, options, chunk_bytes, shift, gradients
+    plan: Plan, gradients: Gradients, hidden, linear_weight, target, linear_bias, weight
 ):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all from one pass over the chunks."""
-    plan = _plan(chunk_bytes, shift, not gradients.linear_bias)
-    arguments = _arguments(options, target, linear_bias, weight, plan, hidden.dtype, True)
-    operator = _stats_operator(options.reduction == "none", gradients)
+    arguments = _arguments(plan, gradients, target, linear_bias, weight, hidden.dtype, True)
+    operator = _stats_operator(plan.options.reduction == "none", gradients)
     return operator(hidden, linear_weight, *arguments)

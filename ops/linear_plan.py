@@ -10,7 +10,14 @@ from mindspore.ops import functional as F
 
 # Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
 _MOST_ROWS_UNKNOWN = 1024
-_DEFAULT_SHARE, _SMALLEST_DEFAULT, _LARGEST_DEFAULT = 25, 8 << 20, 128 << 20
+# The kernel's own (ops/csrc/linear_loss.h), in bytes but for the share and the number of copies.
+DEFAULT_CHUNK = {
+    "smallest": 4 << 20,
+    "largest": 128 << 20,
+    "share": 20,
+    "beside": 3 << 19,
+    "hidden_copies": 2,
+}
 
 
 def known_rows(hidden):
@@ -18,21 +25,30 @@ def known_rows(hidden):
     return None if F.is_sequence_value_unknown(hidden.shape) else hidden.shape[0]
 
 
+def _default_chunk_bytes(rows: int | None, classes: int, features: int, element: int) -> int:
+    """A chunk, the copies of its hidden states and what a call needs besides stay within a share of the logits."""
+    smallest, largest, share, beside, copies = DEFAULT_CHUNK.values()
+    if rows is None:
+        return largest
+    row_bytes = classes * element
+    within = rows * row_bytes // share - beside
+    chunk_bytes = within / (row_bytes + copies * features * element) * row_bytes
+    return min(max(int(chunk_bytes), smallest), largest)
+
+
 @constexpr
-def rows_of_chunk(dtype, rows: int | None, classes: int | None, chunk_bytes: int) -> int:
+def rows_of_chunk(
+    dtype, rows: int | None, classes: int | None, features: int | None, chunk_bytes: int
+) -> int:
     """Rows whose logits take chunk_bytes at most; 0 stands for the default. What a graph does not know yet is None."""
     if classes is None:
         raise ValueError(
             "ms_ce: the linear loss needs the number of classes, linear_weight's first dimension, when a graph is "
             "compiled; give set_inputs a linear_weight of known shape, or use backend='cpu'"
         )
-    row_bytes = classes * (8 if dtype == mstype.float64 else 4)
-    if chunk_bytes == 0:
-        chunk_bytes = _LARGEST_DEFAULT
-        if rows is not None:
-            share = rows * row_bytes // _DEFAULT_SHARE
-            chunk_bytes = min(max(share, _SMALLEST_DEFAULT), _LARGEST_DEFAULT)
-    most = max(1, chunk_bytes // row_bytes)
+    element = 8 if dtype == mstype.float64 else 4
+    chunk_bytes = chunk_bytes or _default_chunk_bytes(rows, classes, features or 0, element)
+    most = max(1, chunk_bytes // (classes * element))
     if rows is None:
         return min(most, _MOST_ROWS_UNKNOWN)
     if rows == 0:

@@ -176,7 +176,8 @@ class ChunkedRows(nn.Cell):
             position = ops.where(keep, kept - 1, count + seen - kept - 1)
             order = _write_rows(_zeros_like(order), position.expand_dims(1), order)
         columns = self.place.columns(linear_weight.shape[0])
-        rows = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, self.chunk_bytes)
+        features = linear_weight.shape[1]
+        rows = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, self.chunk_bytes)
         block = (offset, total)
         return hidden, matrix, target, bias, weight, order, count, position, block, rows
 

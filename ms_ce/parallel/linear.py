@@ -167,8 +167,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         row_group (str): name of the group of the ranks that hold other rows of the same classes. Default: none.
         gradients_mean (bool): whether gradients are averaged, not summed, over row_group; see `GlobalMean`.
         z_loss (float), softcap (float), logit_scale (float): as in `ms_ce.cross_entropy`.
-        chunk_bytes (int): what a chunk's logits may take on a rank, in float32. Default: a twenty-fifth of the rank's
-            logits, at least 8 MiB and at most 128 MiB.
+        chunk_bytes (int): what a chunk's logits may take on a rank, in float32. Default: as in
+            `ms_ce.linear_cross_entropy`, for the rank's logits.
         gradient_in_forward (bool): make the gradients in the forward pass, as in `ms_ce.linear_cross_entropy`;
             'auto' goes by `training` inside a compiled graph. Default 'auto'.
         frozen (tuple of str): as there, the same on every rank of the group. Of a frozen input no gradient is summed
@@ -226,27 +226,25 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         backend="auto",
     ):
         super().__init__()
-        self.options = _checks.make_options(
-            _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
-        )
-        self.reduction = reduction
         if not isinstance(sequence_parallel, bool):
             raise TypeError(
                 f"{_OP}: sequence_parallel must be True or False, got {sequence_parallel!r}"
             )
-        self.chunk_bytes = _linear_checks.check_plan(_OP, chunk_bytes, False, gradient_in_forward)
+        name = choose(_OP, backend)
+        values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
+        self.plan = _linear_checks.make_plan(
+            _OP, name, values, chunk_bytes, False, frozen, gradient_in_forward
+        )
+        self.reduction = reduction
         self.weight = _checks.check_class_weight(_OP, weight)
-        self.gradient_in_forward = gradient_in_forward
         chosen = Group(_OP, world() if group is None else group)
         blocks = checked_blocks(_OP, class_blocks, chosen.size)
         if num_classes is not None:
             check_positive(f"{_OP}: num_classes", num_classes)
-        name = choose(_OP, backend)
-        rows = VocabParallelRows(chosen, blocks, num_classes, self.options, name, False)
+        rows = VocabParallelRows(chosen, blocks, num_classes, self.plan.options, name, False)
         self.place = VocabularyBlocks(chosen, rows, blocks, num_classes, sequence_parallel)
-        self.frozen = _linear_checks.check_frozen(_OP, frozen)
         self.kernels = KERNELS[name]
-        wanted = [name not in self.frozen for name in _linear_checks.FREEZABLE]
+        wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
         self.rows = self.made_sweep(False, wanted)
         self.sum = self.made_sweep(True, wanted)
         self.sweeps: dict[tuple, nn.Cell] = {}
@@ -260,13 +258,13 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         target = ops.stop_gradient(target)
         self.check(input, linear_weight, target, linear_bias)
         input, linear_weight, linear_bias = _linear.constants(
-            self.frozen, input, linear_weight, linear_bias
+            self.plan.frozen, input, linear_weight, linear_bias
         )
         gradients = _linear.gradients(
+            self.plan,
             "chunked",
-            self.gradient_in_forward,
             self.training,
-            self.frozen,
+            self.plan.frozen,
             input,
             linear_weight,
             linear_bias,
@@ -291,13 +289,15 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         divisor = None
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
-            divisor = total_weight(labels, rows, weight, self.options.ignore_index, loss_sum.dtype)
+            divisor = total_weight(
+                labels, rows, weight, self.plan.options.ignore_index, loss_sum.dtype
+            )
         return self.reduced(loss_sum, divisor, input.dtype)
 
     def made_sweep(self, in_forward, wanted):
         kind = linear_sweep.ChunkedSum if in_forward else linear_sweep.ChunkedRows
         gradients = Gradients(in_forward, *wanted)
-        return kind(self.kernels, self.place, self.options, self.chunk_bytes, gradients)
+        return kind(self.kernels, self.place, self.plan.options, self.plan.chunk_bytes, gradients)
 
     def sweep(self, gradients):
         """Where Python runs, the Cell that makes what is wanted this time."""
@@ -326,7 +326,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         _check_ranks(input.ndim, target.ndim, indices)
         shapes = (_checks.known_shape(input), _checks.known_shape(target))
         _check_rows(shapes[0], shapes[1], self.parts, linear_weight.shape[0], indices)
-        _checks.check_ignore_index(_OP, target.dtype, self.options.ignore_index)
+        _checks.check_ignore_index(_OP, target.dtype, self.plan.options.ignore_index)
         total = self.place.block_of(linear_weight.shape[0])[2]
         if self.weight is not None:
             check_weight(_OP, total, self.weight.shape)

@@ -7,9 +7,9 @@ from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
-from ms_ce.backend import chosen, requested
+from ms_ce.backend import requested
 from ms_ce.functional import cross_entropy_on
-from ms_ce.ops.options import Options
+from ms_ce.ops.options import Options, Plan
 
 
 @constexpr
@@ -31,8 +31,7 @@ class LocalSums(nn.Cell):
 
     def __init__(self, op: str, options: Options, weight: tuple[float, ...] | None, backend: str):
         super().__init__()
-        self.op, self.backend = op, requested(op, backend)
-        self.options = options._replace(reduction="none")
+        self.plan = Plan(op, requested(op, backend), options._replace(reduction="none"), False)
         self.ignore_index = options.ignore_index
         self.weight = None if weight is None else Tensor(weight, ms.float32)
 
@@ -51,7 +50,6 @@ class LocalSums(nn.Cell):
         else:
             logits = ops.masked_fill(logits, ops.expand_dims(left_out, 1), 0.0)
             row_weight = ops.cast(ops.logical_not(left_out), ms.float32)
-        backend = chosen(self.op, self.backend)
-        rows = cross_entropy_on(self.op, backend, logits, target, self.weight, self.options)
+        rows = cross_entropy_on(self.plan, False, logits, target, self.weight)
         rows = ops.masked_fill(rows, left_out, 0.0)
         return ops.sum(rows * mask), ops.sum(row_weight * mask)

@@ -10,6 +10,7 @@ from mindspore import Tensor, nn
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
+from ms_ce.ops.options import make_options
 from ms_ce.parallel.config import (
     ParallelConfig,
     check_divisible,
@@ -157,7 +158,7 @@ class CrossEntropyLoss(nn.Cell):
     ):
         super().__init__()
         _refuse(keywords)
-        options = _checks.make_options(_OP, ignore_index, "sum", label_smoothing, z_loss)
+        options = make_options(_OP, ignore_index, "sum", label_smoothing, z_loss)
         mesh = mesh_of(_OP, parallel_config)
         class_weight = _checked_weight(weight)
         self.rows, self.classes, self.ignore_index = mesh.rows, mesh.classes, options.ignore_index
@@ -166,7 +167,7 @@ class CrossEntropyLoss(nn.Cell):
         self.returns_sums = bool(calculate_per_token_loss) or split_sequence
         self.local_sums = LocalSums(_OP, options, class_weight, backend)
         self.class_index_sums = ClassIndexSums(
-            _OP, mesh, options, class_weight, self.local_sums.backend
+            _OP, mesh, options, class_weight, self.local_sums.plan.backend
         )
         self.probability_sums = ProbabilitySums(mesh, options, class_weight)
         self.denominator_floor = Tensor([_DENOMINATOR_FLOOR], ms.float32)

@@ -35,7 +35,7 @@ class ShardedCrossEntropyLoss(nn.Cell):
 
     def __init__(self, loss: CrossEntropyLoss, parallel_config):
         super().__init__()
-        options, weight = loss.options, loss.weight
+        options, weight = loss.plan.options, loss.weight
         if options.reduction == "none":
             raise ValueError(
                 f"{_OP}: reduction must be 'mean' or 'sum', got 'none': row losses stay where their rows are"
@@ -49,7 +49,7 @@ class ShardedCrossEntropyLoss(nn.Cell):
         self.mesh_rows, self.mesh_classes = mesh
         self.softcap, self.logit_scale = options.softcap, options.logit_scale
         self.ignore_index = options.ignore_index
-        self.class_index_sums = ClassIndexSums(_OP, mesh, options, class_weight, loss.backend)
+        self.class_index_sums = ClassIndexSums(_OP, mesh, options, class_weight, loss.plan.backend)
         self.probability_sums = ProbabilitySums(mesh, options, class_weight)
         self.cast = ops.Cast().shard((block,))
         self.scale, self.tanh = ops.Mul().shard((block, ())), ops.Tanh().shard((block,))

@@ -12,7 +12,7 @@ from ms_ce.functional import check_inputs
 from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.mean import total_weight
-from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.options import ClassBlock, Options, make_options
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
@@ -219,7 +219,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         backend="auto",
     ):
         super().__init__()
-        self.options = _checks.make_options(
+        self.options = make_options(
             _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
         )
         self.reduction, self.ignore_index = reduction, self.options.ignore_index

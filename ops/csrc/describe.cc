@@ -1,6 +1,7 @@
 // The table of operations as JSON.
 #include <string>
 
+#include "linear_loss.h"
 #include "operations.h"
 
 namespace ms_ce {
@@ -72,14 +73,21 @@ std::string TypesText() {
   return "{" + out + "}";
 }
 
+std::string DefaultChunkText() {
+  return "{\"smallest\":" + std::to_string(kSmallestDefaultChunk) +
+         ",\"largest\":" + std::to_string(kLargestDefaultChunk) +
+         ",\"share\":" + std::to_string(kDefaultShare) + ",\"beside\":" + std::to_string(kBesideChunk) +
+         ",\"hidden_copies\":" + std::to_string(kHiddenCopies) + "}";
+}
+
 }  // namespace
 
 const char* Describe() {
-  static const std::string text = "{\"version\":" + Quoted(MS_CE_VERSION) + ",\"types\":" + TypesText() +
-                                  ",\"reductions\":" + List(kReductions, Quoted) +
-                                  ",\"options\":" + List(kOptionSlots, SlotText) +
-                                  ",\"plan\":" + List(kPlanSlots, SlotText) +
-                                  ",\"operations\":" + List(kOperations, OperationText) + "}";
+  static const std::string text =
+      "{\"version\":" + Quoted(MS_CE_VERSION) + ",\"types\":" + TypesText() +
+      ",\"reductions\":" + List(kReductions, Quoted) + ",\"options\":" + List(kOptionSlots, SlotText) +
+      ",\"plan\":" + List(kPlanSlots, SlotText) + ",\"default_chunk\":" + DefaultChunkText() +
+      ",\"operations\":" + List(kOperations, OperationText) + "}";
   return text.c_str();
 }
 

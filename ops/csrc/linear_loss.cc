@@ -11,11 +11,6 @@
 namespace ms_ce {
 namespace {
 
-// By default a chunk, the copies of its hidden states and what a call needs besides stay within a twentieth
-// of the logits.
-constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
-constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kCopies = 2;
-
 size_t Bytes(const Array& array, int64_t count) {
   return static_cast<size_t>(count) * ElementSize(array.dtype);
 }
@@ -39,7 +34,8 @@ int64_t Count(const std::vector<T>& values) {
 }
 
 int64_t DefaultChunkBytes(const LinearProblem& problem, int64_t element) {
-  const int64_t row_bytes = problem.loss.classes * element, copies = kCopies * problem.features * element;
+  const int64_t row_bytes = problem.loss.classes * element,
+                copies = kHiddenCopies * problem.features * element;
   const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk;
   const double rows = static_cast<double>(share) / static_cast<double>(row_bytes + copies);
   return std::clamp(static_cast<int64_t>(rows * static_cast<double>(row_bytes)), kSmallestDefaultChunk,

@@ -3,6 +3,7 @@
 #ifndef MS_CE_LINEAR_LOSS_H_
 #define MS_CE_LINEAR_LOSS_H_
 
+#include <cstdint>
 #include <vector>
 
 #include "arguments.h"
@@ -25,6 +26,11 @@ struct LinearProblem {
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.
   Array grad_hidden, grad_linear_weight, grad_linear_bias;
 };
+
+// By default a chunk, the copies of its hidden states and what a call needs besides stay within a twentieth
+// of the logits. ops/linear_plan.py computes the same where MindSpore's products make the chunks.
+constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
+constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kHiddenCopies = 2;
 
 enum class LinearTask { kForward, kBackward, kValueAndGrad };
 

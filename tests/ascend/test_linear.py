@@ -9,7 +9,7 @@ import pytest
 
 from ms_ce import _linear, reference
 from ms_ce.ops import linear_chunked
-from ms_ce.ops.options import Gradients, Options
+from ms_ce.ops.options import Gradients, Options, Plan
 from tests.ascend.test_python_side import HostOperator, ascend, host_operators, tensor
 from tests.cases import round_to
 from tests.linear_tolerances import check_linear
@@ -59,18 +59,15 @@ def test_loss_and_gradients(name, of_weight, in_forward, monkeypatch):
         tensors[2] = ms.Tensor(data[2])
 
     def loss(hidden, linear_weight, linear_bias):
-        value = _linear.linear_cross_entropy_on(
-            "linear_cross_entropy",
+        value = _linear.linear_loss(
+            Plan("linear_cross_entropy", "ascend", options, chunk_bytes=CHUNK_ROWS * CLASSES * 4),
             "ascend",
+            Gradients(in_forward, linear_weight=of_weight),
             hidden,
             linear_weight,
             tensors[2],
             linear_bias,
             tensors[4],
-            options,
-            CHUNK_ROWS * CLASSES * 4,
-            False,
-            Gradients(in_forward, linear_weight=of_weight),
         )
         return value.astype(ms.float32).sum(), value
 
@@ -94,13 +91,12 @@ def test_a_target_out_of_range_is_remembered():
     hidden, linear_weight, target, _, _ = draw("float32")
     target[1] = CLASSES
     loss = linear_chunked.linear_cross_entropy(
+        Plan("linear_cross_entropy", "ascend", Options(), chunk_bytes=CHUNK_ROWS * CLASSES * 4),
         "ascend",
+        Gradients(),
         *map(ms.Tensor, (hidden, linear_weight, target)),
         None,
         None,
-        Options(),
-        CHUNK_ROWS * CLASSES * 4,
-        Gradients(),
     )
     assert np.isnan(loss.asnumpy())
     with pytest.raises(ValueError, match=f"target {CLASSES} in row 1"):

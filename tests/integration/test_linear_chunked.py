@@ -11,7 +11,8 @@ from mindspore.common.api import _cell_graph_executor
 
 import ms_ce
 from ms_ce import reference
-from ms_ce.ops import linear_sweep
+from ms_ce.ops import library, linear_sweep
+from ms_ce.ops.linear_plan import DEFAULT_CHUNK
 from tests.integration.test_linear import CASES, run_case
 from tests.linear_tolerances import check_linear
 
@@ -87,21 +88,27 @@ def test_dynamic_number_of_rows(gradient_in_forward, graph_mode):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "rows", "classes", "chunk_bytes", "expected"),
+    ("dtype", "rows", "classes", "features", "chunk_bytes", "expected"),
     (
-        (ms.float32, 10, 100, 4 * 100 * 4, 4),  # 4 rows fit: 3 chunks, of 4, 4 and 2 rows
-        (ms.float64, 10, 100, 4 * 100 * 4, 2),
-        (ms.bfloat16, 9, 100, 5 * 100 * 4, 5),  # logits are float32
-        (ms.float32, 10, 100, 1, 1),
-        (ms.float32, 16, 100, 0, 16),  # the default is at least 8 MiB,
-        (ms.float32, 16384, 262144, 0, 128),  # at most 128 MiB,
-        (ms.float32, 4096, 65536, 0, 158),  # and a twenty-fifth: 163 rows fit, 26 chunks
-        (ms.float32, None, 10, 0, 1024),
-        (ms.float32, None, 262144, 0, 128),
+        (ms.float32, 10, 100, 64, 4 * 100 * 4, 4),  # 4 rows fit: 3 chunks, of 4, 4 and 2 rows
+        (ms.float64, 10, 100, 64, 4 * 100 * 4, 2),
+        (ms.bfloat16, 9, 100, 64, 5 * 100 * 4, 5),  # logits are float32
+        (ms.float32, 10, 100, 64, 1, 1),
+        (ms.float32, 16, 65536, 64, 0, 16),  # the default is at least 4 MiB,
+        (ms.float32, 32, 65536, 64, 0, 16),
+        (ms.float32, 16384, 262144, 64, 0, 128),  # at most 128 MiB,
+        # and with two copies of its hidden states and 1.5 MiB a twentieth: 51.2 - 1.5 MiB of 272 KiB a row
+        (ms.float32, 4096, 65536, 2048, 0, 187),  # 187.1 fit
+        (ms.float32, None, 10, 64, 0, 1024),
+        (ms.float32, None, 262144, 64, 0, 128),
     ),
 )
-def test_rows_of_a_chunk(dtype, rows, classes, chunk_bytes, expected):
-    assert linear_sweep.rows_of_chunk(dtype, rows, classes, chunk_bytes) == expected
+def test_rows_of_a_chunk(dtype, rows, classes, features, chunk_bytes, expected):
+    assert linear_sweep.rows_of_chunk(dtype, rows, classes, features, chunk_bytes) == expected
+
+
+def test_the_default_chunk_is_the_kernels():
+    assert library.description()["default_chunk"] == DEFAULT_CHUNK
 
 
 def _nodes(network, *inputs) -> int:

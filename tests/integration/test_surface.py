@@ -34,7 +34,7 @@ def test_deprecated_pair_overrides_reduction(cell, size_average, reduce, expecte
     given = "sum" if expected == "mean" else "mean"
     with pytest.warns(DeprecationWarning, match=f"use reduction='{expected}'"):
         made = cell(size_average=size_average, reduce=reduce, reduction=given)
-    assert made.options.reduction == expected
+    assert made.plan.options.reduction == expected
 
 
 class _Step(nn.Cell):
