@@ -10,10 +10,9 @@ from __future__ import annotations
 from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
-from mindspore.ops import functional as F
 from mindspore.ops.primitive import PrimitiveWithInfer
 
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import known_shape  # noqa: F401  what checks of shapes ask for
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
@@ -28,14 +27,6 @@ Shape = tuple[int, ...]
 
 def _names(dtypes) -> str:
     return ", ".join(str(dtype).lower() for dtype in dtypes)
-
-
-def known_shape(tensor):
-    """The shape as a tuple, or None where a compiled graph does not know it yet."""
-    # Only in a graph: PyNative would run an operator for it.
-    if compiling() and F.is_sequence_value_unknown(tensor.shape):
-        return None
-    return tensor.shape
 
 
 def _not_a_tensor(op: str, name: str, got) -> str:

@@ -87,6 +87,11 @@ def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, targe
         raise ValueError(
             f"{op}: linear_weight must have shape (num_classes, in_features), got {linear_weight} dimensions"
         )
+    if linear_weight > _checks.MAX_RANK:
+        raise ValueError(
+            f"{op}: linear_weight must have shape (num_classes, d1…dK, in_features) with K up to "
+            f"{_checks.MAX_RANK - 2}, got {linear_weight} dimensions"
+        )
     several = linear_weight - 2  # torch's d1…dK
     least = 2 if shift or several else 1
     if hidden < least or (several and hidden != 2):
@@ -168,8 +173,9 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
         )
 
 
-def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_index, shift):
+def check_tensors(plan, input, linear_weight, target, linear_bias, weight):
     """Everything that can be known of the tensors before the kernel runs."""
+    op = plan.op
     input = _checks.check_tensor(op, "input", input)
     linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
     target = _checks.check_tensor(op, "target", target)
@@ -186,7 +192,14 @@ def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_
     _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
     check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
     check_ranks(
-        op, input.ndim, linear_weight.ndim, bias_rank, target.dtype, target.ndim, weight_rank, shift
+        op,
+        input.ndim,
+        linear_weight.ndim,
+        bias_rank,
+        target.dtype,
+        target.ndim,
+        weight_rank,
+        plan.shift,
     )
     check_shapes(
         op,
@@ -196,7 +209,7 @@ def check_tensors(op, input, linear_weight, target, linear_bias, weight, ignore_
         _checks.known_shape(target),
         weight_shape,
     )
-    _checks.check_ignore_index(op, target.dtype, ignore_index)
+    _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
 
 
 def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:

@@ -7,25 +7,27 @@ by name either serves or says why it cannot; nothing falls back in silence.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 from mindspore import context
 from mindspore._c_expression import ms_ctx_param
 from mindspore.ops import constexpr
 
-from ms_ce.ops import ascend, composed, cpu
+from ms_ce.ops import linear_chunked, linear_cpu, linear_plain
+from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.protocol import Kernels, LinearForm
+from ms_ce.ops.table import KERNELS
 
 ANY_DEVICE = "any"
 
 
 class Backend(NamedTuple):
-    """A row of the table."""
+    """A row of the table; `linear` computes the linear loss with a weight (C, H)."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
-    probe: Callable[[], str | None]
+    linear: LinearForm
     description: str
     partitioned: str
 
@@ -50,7 +52,7 @@ TABLE = (
         "cpu",
         "CPU",
         _HALF_TO_DOUBLE,
-        cpu.probe,
+        linear_cpu,
         "fused C++ kernel, one call each way",
         "nothing: MindSpore partitions no graphs on CPU",
     ),
@@ -58,7 +60,7 @@ TABLE = (
         "ascend",
         "Ascend",
         ("float16", "bfloat16", "float32"),
-        ascend.probe,
+        linear_chunked,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
         f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
@@ -66,12 +68,12 @@ TABLE = (
         "composed",
         ANY_DEVICE,
         _HALF_TO_DOUBLE,
-        composed.probe,
+        linear_chunked,
         "MindSpore primitives",
         _PRIMITIVES,
     ),
 )
-NAMES = tuple(row.name for row in TABLE)
+ROWS = {row.name: row for row in TABLE}
 
 
 def device_target() -> str:
@@ -83,7 +85,7 @@ def device_target() -> str:
 def _reason(row: Backend) -> str | None:
     if row.device not in (ANY_DEVICE, device_target()):
         return f"needs device target {row.device}, and MindSpore runs on {device_target()}"
-    return row.probe()
+    return KERNELS[row.name].probe()
 
 
 def available_backends() -> tuple[Availability, ...]:
@@ -111,10 +113,9 @@ def partitioned() -> str:
         >>> partitioned().partition(":")[0] in ("'ascend'", "'composed'")
         True
     """
-    rows = {row.name: row for row in TABLE}
-    reason = _reason(rows["ascend"])
+    reason = _reason(ROWS["ascend"])
     if reason is None:
-        return f"'ascend': {rows['ascend'].partitioned}"
+        return f"'ascend': {ROWS['ascend'].partitioned}"
     return f"'composed': {_PRIMITIVES}, since 'ascend' cannot be used: {reason}"
 
 
@@ -127,19 +128,43 @@ def choose(op: str, backend: str = "auto") -> str:
     """The name of the backend that serves `backend`."""
     if backend == "auto":
         return _first_usable(device_target())
-    for row in TABLE:
-        if row.name == backend:
-            reason = _reason(row)
-            if reason is not None:
-                raise ValueError(f"{op}: backend {backend!r} cannot be used here: {reason}")
-            return backend
-    raise ValueError(f"{op}: backend must be 'auto' or one of {', '.join(NAMES)}, got {backend!r}")
+    if backend not in ROWS:
+        raise ValueError(
+            f"{op}: backend must be 'auto' or one of {', '.join(ROWS)}, got {backend!r}"
+        )
+    reason = _reason(ROWS[backend])
+    if reason is not None:
+        raise ValueError(f"{op}: backend {backend!r} cannot be used here: {reason}")
+    return backend
 
 
 def requested(op: str, backend: str) -> str:
-    """What a Cell keeps of `backend`: a name that serves, or 'auto', which `chosen` answers at each call, since the
+    """What a Cell keeps of `backend`: a name that serves, or 'auto', which is answered at each call, since the
     device may be set after the Cell is made."""
     return backend if backend == "auto" else choose(op, backend)
 
 
-chosen = constexpr(choose)
+@constexpr
+def resolved(plan) -> Plan:
+    """The plan with the name of the backend that serves. A graph hands named tuples over as plain ones."""
+    op, backend, options, *rest = tuple(plan)
+    return Plan(op, choose(op, backend), Options(*options), *rest)
+
+
+@constexpr
+def serving(op: str, backend: str) -> Kernels:
+    """The kernels of the backend that serves `backend`."""
+    return KERNELS[choose(op, backend)]
+
+
+@constexpr
+def linear_form(backend: str, weight_rank: int) -> LinearForm:
+    """How a backend, which serves, computes the linear loss."""
+    return ROWS[backend].linear if weight_rank == 2 else linear_plain
+
+
+@constexpr
+def splits_into_blocks(op: str, backend: str, dtype) -> bool:
+    """Whether the kernels that serve `backend` take blocks of logits of this dtype in a partitioned graph."""
+    row = ROWS[choose(op, backend)]
+    return KERNELS[row.name].BLOCKS_IN_PARTITIONED_GRAPHS and str(dtype).lower() in row.dtypes

@@ -11,8 +11,8 @@ from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
-from ms_ce.backend import chosen
-from ms_ce.ops import ascend, composed, cpu, eager
+from ms_ce.backend import serving
+from ms_ce.ops import eager
 from ms_ce.ops.graph import compiling, may_need_gradient, recording
 
 # Logits from which on their gradient may be made in the forward pass unasked, in a graph and in PyNative.
@@ -78,25 +78,17 @@ def _in_forward(choice, training, input) -> bool:
 
 def cross_entropy_on(plan, training, input, target, weight):
     """`cross_entropy` as a plan says, which a Cell holds."""
-    backend, options = chosen(plan.op, plan.backend), plan.options
-    check_inputs(plan.op, "input", input, target, weight, options, True)
-    if backend == "cpu":
-        in_forward = _in_forward(plan.gradient_in_forward, training, input)
-        return cpu.cross_entropy(input, target, weight, options, in_forward)[0]
-    if backend == "ascend":
-        return ascend.cross_entropy(input, target, weight, options)[0]
-    return composed.cross_entropy(input, target, weight, options)[0]
+    kernels = serving(plan.op, plan.backend)
+    check_inputs(plan.op, "input", input, target, weight, plan.options, True)
+    in_forward = _in_forward(plan.gradient_in_forward, training, input)
+    return kernels.cross_entropy(input, target, weight, plan.options, in_forward)[0]
 
 
 def nll_loss_on(plan, input, target, weight):
     """(loss, total_weight) as a plan says."""
-    backend, options = chosen(plan.op, plan.backend), plan.options
-    check_inputs(plan.op, "input", input, target, weight, options, False)
-    if backend == "cpu":
-        return cpu.nll_loss(input, target, weight, options)
-    if backend == "ascend":
-        return ascend.nll_loss(input, target, weight, options)
-    return composed.nll_loss(input, target, weight, options)
+    kernels = serving(plan.op, plan.backend)
+    check_inputs(plan.op, "input", input, target, weight, plan.options, False)
+    return kernels.nll_loss(input, target, weight, plan.options)
 
 
 def cross_entropy(
@@ -279,14 +271,9 @@ def cross_entropy_with_stats(
     target = _arguments.either(op, "target", target, "labels", labels)
     values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
     plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
-    options, name = plan.options, chosen(op, backend)
+    options, kernels = plan.options, serving(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)
-    if name == "cpu":
-        stats = cpu.cross_entropy_with_stats(input, target, weight, options)
-    elif name == "ascend":
-        stats = ascend.cross_entropy_with_stats(input, target, weight, options)
-    else:
-        stats = composed.cross_entropy_with_stats(input, target, weight, options)
+    stats = kernels.cross_entropy_with_stats(input, target, weight, options)
     exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
     total_weight, lse = stats[1].astype(exact), stats[2].astype(exact)
     if compiling():
@@ -334,12 +321,7 @@ def cross_entropy_value_and_grad(
     plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
     options = plan.options
     _checks.check_reduced(op, options.reduction)
-    name = chosen(op, backend)
+    kernels = serving(op, backend)
     check_inputs(op, "input", input, target, weight, options, True)
-    if name == "cpu":
-        result = cpu.cross_entropy_value_and_grad(input, target, weight, options)
-    elif name == "ascend":
-        result = ascend.cross_entropy_value_and_grad(input, target, weight, options)
-    else:
-        result = composed.cross_entropy_value_and_grad(input, target, weight, options)
+    result = kernels.cross_entropy_value_and_grad(input, target, weight, options)
     return result[0], result[3]

@@ -98,7 +98,7 @@ def linear_cross_entropy(
         op, backend, values, chunk_bytes, shift, frozen, gradient_in_forward
     )
     tensors = (input, linear_weight, target, linear_bias, weight)
-    return _linear.linear_cross_entropy_on(plan, False, plan.frozen, *tensors)
+    return _linear.linear_cross_entropy_on(plan, False, False, plan.frozen, *tensors)[0]
 
 
 def linear_cross_entropy_with_stats(
@@ -139,7 +139,7 @@ def linear_cross_entropy_with_stats(
     values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
     plan = _linear_checks.planned(op, backend, values, chunk_bytes, shift, frozen)
     tensors = (input, linear_weight, target, linear_bias, weight)
-    stats = _linear.linear_cross_entropy_with_stats_on(plan, *tensors)
+    stats = _linear.linear_cross_entropy_on(plan, True, False, plan.frozen, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
         return loss, total_weight, lse, z_part, correct, entropy
@@ -239,7 +239,7 @@ class LinearCrossEntropyLoss(LossCell):
             frozen = (*frozen, "linear_bias")
         input = self.in_precision(input)
         tensors = (input, self.linear_weight, target, self.linear_bias, self.weight)
-        return _linear.linear_cross_entropy_on(self.plan, self.training, frozen, *tensors)
+        return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *tensors)[0]
 
     def extend_repr(self):
         classes, features = self.linear_weight.shape

@@ -18,13 +18,12 @@ from mindspore.ops import constexpr
 
 from ms_ce.ops import ascend_operators, composed
 from ms_ce.ops.ascend_cells import REDUCTIONS, cells
-from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember
+from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember  # noqa: F401
 from ms_ce.ops.ascend_operators import custom
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 
-__all__ = ["PROJECT", "check_targets", "forget_targets", "probe"]
-
+BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = False, True
 PROJECT, probe = ascend_operators.PROJECT, ascend_operators.probe
 
 
@@ -119,7 +118,7 @@ def _shaped(values, reduction, shape):
     return values.reshape(_rows_shape(shape)) if reduction == "none" else values.reshape(())
 
 
-def cross_entropy(logits, target, weight, options: Options):
+def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32."""
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
@@ -187,6 +186,10 @@ def cross_entropy_value_and_grad(logits, target, weight, options: Options):
     shape = logits.shape
     loss = ops.cast(out[0].reshape(()), logits.dtype)
     return loss, out[1].reshape(()), out[2].reshape(_rows_shape(shape)), _from_rows(out[3], shape)
+
+
+def refuse_targets(target, classes, ignore_index, shift=False):
+    """`check_targets` raises on request, without waiting for the device before."""
 
 
 def partial(logits, target, weight, options: Options, block: ClassBlock):

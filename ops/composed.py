@@ -28,16 +28,20 @@ from ms_ce.ops.graph import compiling, is_class_index, without_gradient
 from ms_ce.ops.mean import mean
 from ms_ce.ops.options import ClassBlock, Options
 
+BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = True, False
+
 
 def probe() -> str | None:
     """MindSpore itself is all it needs."""
     return None
 
 
-def _raise_out_of_range(target, classes: int, ignore_index: int) -> None:
-    """The kernel's error, for a target that is on the host anyway."""
+def refuse_targets(target, classes: int, ignore_index: int, shift: bool = False) -> None:
+    """The kernel's error, for a target that is on the host anyway; under shift no sequence's first one counts."""
     host = target.asnumpy()
     bad = (host != ignore_index) & ((host < 0) | (host >= classes))
+    if shift:
+        bad[..., 0] = False
     if bad.any():
         position = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
@@ -82,7 +86,7 @@ def _class_rows(x, target, options):
     """(x, index, keep): x is 0 in ignored rows and nan where the index is out of range, index is in range."""
     classes = x.shape[1]
     if not compiling():
-        _raise_out_of_range(target, classes, options.ignore_index)
+        refuse_targets(target, classes, options.ignore_index)
     wide = target.astype(mstype.int64)
     keep = wide != options.ignore_index
     known = ops.logical_and(wide >= 0, wide < classes)
@@ -168,7 +172,7 @@ def _like_input(logits, options, value):
     return value.astype(logits.dtype)
 
 
-def cross_entropy(logits, target, weight, options: Options):
+def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
     x, target, weight = _prepared(logits, target, weight)
     rows = _rows(x, target, weight, options)
@@ -234,7 +238,7 @@ def _block_factor(x, target, weight, options, block):
     keep = None
     if is_class_index(target.dtype):
         if not compiling():
-            _raise_out_of_range(target, all_classes, options.ignore_index)
+            refuse_targets(target, all_classes, options.ignore_index)
         wide = target.astype(mstype.int64)
         keep = wide != options.ignore_index
         bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= all_classes))

@@ -8,6 +8,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
+from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 from mindspore.ops.primitive import PrimitiveWithInfer
 
@@ -28,6 +29,14 @@ class _Compiling(PrimitiveWithInfer):
 
 
 compiling = _Compiling()
+
+
+def known_shape(tensor):
+    """The shape as a tuple, or None where a compiled graph does not know it yet."""
+    # Only in a graph: PyNative would run an operator for it.
+    if compiling() and F.is_sequence_value_unknown(tensor.shape):
+        return None
+    return tensor.shape
 
 
 class _MayNeedGradient(PrimitiveWithInfer):

@@ -1,93 +1,134 @@
-"""The linear loss on backends without an operator of its own for it: chunks of rows by `linear_sweep`."""
+"""The linear loss on backends without an operator of their own for it: chunks of rows by `linear_sweep`."""
 
 from __future__ import annotations
 
 import functools
+import math
 
 from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops import ascend, composed
-from ms_ce.ops.graph import is_class_index
-from ms_ce.ops.linear_sweep import (
-    ChunkedRows,
-    ChunkedSum,
-    OneDevice,
-    exact_dtype,
-)
-from ms_ce.ops.mean import mean, total_weight
+from ms_ce.ops import composed, linear_plain
+from ms_ce.ops.graph import compiling, is_class_index, known_shape, without_gradient
+from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_of_chunk
+from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, OneDevice, readable
+from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
+from ms_ce.ops.table import KERNELS
 
 _sum = P.ReduceSum()
+
+
+def may_scale_later(dtype) -> bool:
+    """Sums of gradients stay in float32 at least until the upstream one has arrived."""
+    return True
 
 
 @constexpr
 @functools.lru_cache(maxsize=256)
 def _cell(backend, options, chunk_bytes, class_indices, kind, gradients):
     """The loss of these options, built once. A graph hands tuples over as plain ones."""
-    options, gradients = Options(*options), Gradients(*gradients)
-    # The Ascend kernel of statistics knows class indices only.
-    kernels = ascend if backend == "ascend" and class_indices else composed
+    options, gradients, kernels = Options(*options), Gradients(*gradients), KERNELS[backend]
+    if not class_indices and not kernels.BLOCKS_OF_PROBABILITIES:
+        kernels = composed
     if kind == "sum":
         return ChunkedSum(kernels, OneDevice(), options, chunk_bytes, gradients)
     return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, gradients, kind == "stats")
 
 
-def _reduced(rows_sum, divisor, reduction):
-    """sum or mean."""
-    return rows_sum if reduction == "sum" else mean(rows_sum, divisor.astype(rows_sum.dtype))
+@constexpr
+def _one_chunk(dtype, shape, classes, features, chunk_bytes):
+    """Whether one chunk holds everything: then the plain form serves."""
+    if shape is None:
+        return False
+    rows = math.prod(shape[:-1])
+    return rows_of_chunk(dtype, rows, classes, features, chunk_bytes) >= rows
 
 
-def check_targets(target, classes, ignore_index, shift):
-    """The kernel's error for a class index out of range, with its position in the whole target."""
-    if shift:
-        first = ops.full_like(target[..., :1].astype(mstype.int64), ignore_index)
-        target = ops.concat((first, target[..., 1:].astype(mstype.int64)), -1)
-    composed._raise_out_of_range(target, classes, ignore_index)
+def _as_rows(plan, input, target):
+    """(hidden (N, H), target (N,) or (N, C)).
+
+    Under shift, hidden states are left where they are: each sequence's last one gets a target that is ignored. With
+    probabilities there is none, and both are copied.
+    """
+    features, input = input.shape[-1], readable(input)
+    if is_class_index(target.dtype):
+        if plan.shift:
+            target = target.astype(mstype.int64)
+            last = ops.full_like(target[..., :1], plan.options.ignore_index)
+            target = ops.concat((target[..., 1:], last), -1)
+        return input.reshape((-1, features)), target.reshape((-1,))
+    target = readable(target)
+    if plan.shift:
+        input, target = input[..., :-1, :], target[..., 1:, :]
+    return input.reshape((-1, features)), target.reshape((-1, target.shape[-1]))
+
+
+def _before_last(rows, plan, input):
+    """Rows of `_as_rows`, where class indices are shifted."""
+    return rows.reshape(input.shape[:-1])[..., :-1]
 
 
 def linear_cross_entropy(
-    plan: Plan, backend, gradients, hidden, linear_weight, target, linear_bias, weight
+    plan: Plan,
+    gradients: Gradients,
+    with_stats: bool,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
 ):
-    """The loss of rows: hidden (N, H), target (N,) or (N, C); in float32 (float64 for float64) at least."""
-    options, indices = plan.options, is_class_index(target.dtype)
-    if gradients.in_forward and options.reduction != "none":
-        cell = _cell(backend, options, plan.chunk_bytes, indices, "sum", gradients)
-        loss_sum = cell(hidden, linear_weight, target, linear_bias, weight)[0]
-    else:
-        cell = _cell(backend, options, plan.chunk_bytes, indices, "rows", gradients)
-        losses = cell(hidden, linear_weight, target, linear_bias, weight)[0]
-        if options.reduction == "none":
-            return losses
-        loss_sum = _sum(losses)
-    exact = exact_dtype(hidden.dtype)
-    divisor = total_weight(target, hidden.shape[0], weight, options.ignore_index, exact)
-    return _reduced(loss_sum, divisor, options.reduction)
+    """As `protocol.LinearForm` says; in float32 (float64 for float64) at least."""
+    classes, features = linear_weight.shape
+    if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
+        return linear_plain.linear_cross_entropy(
+            plan, gradients, with_stats, input, linear_weight, target, linear_bias, weight
+        )
+    target = without_gradient(target)
+    if weight is not None:
+        weight = without_gradient(weight)
+    indices = is_class_index(target.dtype)
+    if indices and not compiling():
+        ignored = plan.options.ignore_index
+        KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
+    hidden, labels = _as_rows(plan, input, target)
+    results = _of_rows(
+        plan, gradients, with_stats, hidden, linear_weight, labels, linear_bias, weight
+    )
+    place = _before_last if plan.shift and indices else in_leading_shape
+    return per_row(results, plan, place, input)
 
 
-def linear_cross_entropy_with_stats(
-    plan: Plan, backend, gradients, hidden, linear_weight, target, linear_bias, weight
-):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy), from one pass over the chunks."""
+def _of_rows(plan, gradients, with_stats, hidden, linear_weight, target, linear_bias, weight):
+    """The results of rows: hidden (N, H), target (N,) or (N, C)."""
     options, indices = plan.options, is_class_index(target.dtype)
-    cell = _cell(backend, options, plan.chunk_bytes, indices, "stats", gradients)
+    kind = "stats" if with_stats else "rows"
+    if kind == "rows" and gradients.in_forward and options.reduction != "none":
+        kind = "sum"
+    cell = _cell(plan.backend, options, plan.chunk_bytes, indices, kind, gradients)
     out = cell(hidden, linear_weight, target, linear_bias, weight)
-    losses, lse, squares, correct, entropy = out[0], out[1], out[3], out[4], out[5]
-    lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)
-    num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
+    if not with_stats and options.reduction == "none":
+        return (out[0],)
     count, ignored = hidden.shape[0], options.ignore_index
     exact = exact_dtype(hidden.dtype)
     divisor = total_weight(target, count, weight, ignored, exact)
+    loss_sum = out[0] if kind == "sum" else _sum(out[0])
+    if not with_stats:
+        return (reduced(loss_sum, divisor, options.reduction),)
+    _, lse, _, squares, correct, entropy = out
+    lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)
+    num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
     if options.reduction == "none":
-        return losses, divisor, lse, squares, num_correct, entropy
+        return out[0], divisor, lse, squares, num_correct, entropy
     rows_counted = total_weight(target, count, None, ignored, exact)
     return (
-        _reduced(_sum(losses), divisor, options.reduction),
+        reduced(loss_sum, divisor, options.reduction),
         divisor,
         lse,
-        _reduced(_sum(squares), divisor, options.reduction),
+        reduced(_sum(squares), divisor, options.reduction),
         num_correct,
-        _reduced(_sum(entropy), rows_counted, options.reduction),
+        reduced(_sum(entropy), rows_counted, options.reduction),
     )

@@ -10,12 +10,14 @@ import functools
 from typing import Any
 
 from mindspore import Tensor, from_numpy, nn
+from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options, zeros_like
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
+from ms_ce.ops.linear_plan import exact_dtype, per_row
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _depend = P.Depend()
@@ -204,19 +206,35 @@ def _arguments(plan, gradients, target, linear_bias, weight, dtype, has_grad_z_l
     return target, linear_bias, weight, options, slots
 
 
+def may_scale_later(dtype) -> bool:
+    """The kernel keeps gradients in the inputs' dtype: float16 would be rounded before the loss scale that is meant to
+    save it."""
+    return dtype != mstype.float16
+
+
+def _after_first(rows, plan, input):
+    """Rows stand at their target's position, and under shift no sequence's first one has a loss."""
+    if not plan.shift:
+        return rows
+    # MindSpore's CPU slices of bfloat16 have no gradient.
+    return rows.astype(exact_dtype(rows.dtype))[..., 1:].astype(rows.dtype)
+
+
 def linear_cross_entropy(
-    plan: Plan, gradients: Gradients, hidden, linear_weight, target, linear_bias, weight
+    plan: Plan,
+    gradients: Gradients,
+    with_stats: bool,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
 ):
-    """(loss, total_weight, lse); rows stand at their target's position, also under shift."""
-    arguments = _arguments(plan, gradients, target, linear_bias, weight, hidden.dtype, False)
-    operator = _loss_operator(plan.options.reduction == "none", gradients)
-    return operator(hidden, linear_weight, *arguments)[:3]
-
-
-def linear_cross_entropy_with_stats(
-    plan: Plan, gradients: Gradients, hidden, linear_weight, target, linear_bias, weight
-):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy), all from one pass over the chunks."""
-    arguments = _arguments(plan, gradients, target, linear_bias, weight, hidden.dtype, True)
-    operator = _stats_operator(plan.options.reduction == "none", gradients)
-    return operator(hidden, linear_weight, *arguments)
+    """As `protocol.LinearForm` says, all from one pass over the chunks."""
+    arguments = _arguments(plan, gradients, target, linear_bias, weight, input.dtype, with_stats)
+    rows = plan.options.reduction == "none"
+    operator = _stats_operator(rows, gradients) if with_stats else _loss_operator(rows, gradients)
+    results = operator(input, linear_weight, *arguments)
+    if not with_stats:
+        results = results[:1]
+    return per_row(results, plan, _after_first, input)

@@ -1,4 +1,4 @@
-"""How many rows a chunk of the linear loss has where MindSpore's products make it."""
+"""What the forms of the linear loss share: dtypes, shapes, and how many rows a chunk has where MindSpore makes it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,32 @@ DEFAULT_CHUNK = {
     "beside": 3 << 19,
     "hidden_copies": 2,
 }
+
+
+@constexpr
+def exact_dtype(dtype):
+    """The dtype to compute and to add in."""
+    return mstype.float64 if dtype == mstype.float64 else mstype.float32
+
+
+def per_row(results, plan, place, input):
+    """`results` of a `protocol.LinearForm`, with what is per row put into input's leading shape by `place`."""
+    rows = plan.options.reduction == "none"
+    if len(results) == 1:
+        return (place(results[0], plan, input),) if rows else results
+    loss, total_weight, lse, squares, correct, entropy = results
+    lse = place(lse, plan, input)
+    if rows:
+        loss, squares = place(loss, plan, input), place(squares, plan, input)
+        entropy = place(entropy, plan, input)
+    return loss, total_weight, lse, squares, correct, entropy
+
+
+def in_leading_shape(rows, plan, input):
+    """Rows, one for each hidden state that has a target."""
+    if plan.shift:
+        return rows.reshape((*input.shape[:-2], input.shape[-2] - 1))
+    return rows.reshape(input.shape[:-1])
 
 
 def known_rows(hidden):

@@ -16,7 +16,7 @@ from mindspore.ops import operations as P
 from ms_ce.ops import composed
 from ms_ce.ops.composed_cells import number
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
-from ms_ce.ops.linear_plan import counting, known_rows, rows_of_chunk
+from ms_ce.ops.linear_plan import counting, exact_dtype, known_rows, rows_of_chunk
 from ms_ce.ops.options import ClassBlock, Gradients, Options
 
 _product = P.MatMul()
@@ -26,12 +26,6 @@ _write_rows = P.TensorScatterUpdate()
 _running_sum = P.CumSum()
 _sum = P.ReduceSum()
 _zeros_like, _ones_like = P.ZerosLike(), P.OnesLike()
-
-
-@constexpr
-def exact_dtype(dtype):
-    """The dtype to compute and to add in."""
-    return mstype.float64 if dtype == mstype.float64 else mstype.float32
 
 
 def on_cpu() -> bool:

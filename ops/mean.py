@@ -41,3 +41,8 @@ def mean(total, divisor):
     empty = divisor == 0
     value = total / ops.where(empty, 1.0, divisor)
     return ops.where(empty, ops.stop_gradient(total / divisor), value)
+
+
+def reduced(total, divisor, reduction):
+    """'sum' or 'mean' from the sum of the row losses."""
+    return total if reduction == "sum" else mean(total, divisor.astype(total.dtype))

@@ -14,12 +14,13 @@ from ms_ce.ops import linear_sweep
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import Gradients
+from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
-from ms_ce.parallel.spmd import KERNELS, VocabParallelRows
+from ms_ce.parallel.spmd import VocabParallelRows
 
 _OP = "VocabParallelLinearCrossEntropyLoss"
 
@@ -260,14 +261,9 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         input, linear_weight, linear_bias = _linear.constants(
             self.plan.frozen, input, linear_weight, linear_bias
         )
+        frozen, parts = self.plan.frozen, (input, linear_weight, linear_bias)
         gradients = _linear.gradients(
-            self.plan,
-            "chunked",
-            self.training,
-            self.plan.frozen,
-            input,
-            linear_weight,
-            linear_bias,
+            self.plan.gradient_in_forward, True, self.training, frozen, *parts
         )
         indices = holds_class_indices(target.dtype)
         hidden = linear_sweep.readable(input)

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce.backend import chosen
+from ms_ce.backend import splits_into_blocks
 from ms_ce.ops.options import Options
 from ms_ce.parallel.config import Mesh, refuse_copies_at_compile
 from ms_ce.parallel.fused import IGNORED, FusedClassIndexRows
@@ -173,11 +173,6 @@ class ProbabilityRows(_SoftmaxRows):
 
 
 @constexpr
-def kernel_takes(dtype) -> bool:
-    return dtype != ms.float64
-
-
-@constexpr
 def _class_ids(classes: int) -> Tensor:
     return Tensor(np.arange(classes, dtype=np.int32)[None])
 
@@ -255,7 +250,7 @@ class ClassIndexSums(_Rows):
 
     Args:
         op: name of the loss, for messages.
-        backend: "auto" or a name; "ascend" takes the fused kernel, any other name the primitives.
+        backend: "auto" or a name; the primitives serve one whose kernels take no blocks in a partitioned graph.
     """
 
     def __init__(
@@ -304,7 +299,7 @@ class ClassIndexSums(_Rows):
         if self.weight is not None:
             row_weight = self.multiply(self.gather(self.weight, known, 0), row_weight)
         hard = self.scale(row_weight, 1.0 - self.label_smoothing)
-        if chosen(self.op, self.backend) == "ascend" and kernel_takes(logits.dtype):
+        if splits_into_blocks(self.op, self.backend, logits.dtype):
             target = self.as_row(self.replace(label, unused, IGNORED))
             mass = self.shift(hard, self.soft_total)
             row_loss, _ = self.fused_rows(self.as_block(logits), target, mass)

@@ -9,10 +9,10 @@ from mindspore.ops import constexpr
 from ms_ce import _checks
 from ms_ce.backend import choose, device_target
 from ms_ce.functional import check_inputs
-from ms_ce.ops import ascend, composed, cpu
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import ClassBlock, Options, make_options
+from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
@@ -20,7 +20,6 @@ from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
 
 _OP = "VocabParallelCrossEntropyLoss"
-KERNELS = {"cpu": cpu, "ascend": ascend, "composed": composed}
 
 
 @constexpr

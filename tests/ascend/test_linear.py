@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from ms_ce import _linear, reference
+from ms_ce import reference
 from ms_ce.ops import linear_chunked
 from ms_ce.ops.options import Gradients, Options, Plan
 from tests.ascend.test_python_side import HostOperator, ascend, host_operators, tensor
@@ -59,16 +59,17 @@ def test_loss_and_gradients(name, of_weight, in_forward, monkeypatch):
         tensors[2] = ms.Tensor(data[2])
 
     def loss(hidden, linear_weight, linear_bias):
-        value = _linear.linear_loss(
+        (value,) = linear_chunked.linear_cross_entropy(
             Plan("linear_cross_entropy", "ascend", options, chunk_bytes=CHUNK_ROWS * CLASSES * 4),
-            "ascend",
             Gradients(in_forward, linear_weight=of_weight),
+            False,
             hidden,
             linear_weight,
             tensors[2],
             linear_bias,
             tensors[4],
         )
+        value = value.astype(hidden.dtype)
         return value.astype(ms.float32).sum(), value
 
     arguments = (tensors[0], tensors[1], tensors[3])
@@ -90,10 +91,10 @@ def test_loss_and_gradients(name, of_weight, in_forward, monkeypatch):
 def test_a_target_out_of_range_is_remembered():
     hidden, linear_weight, target, _, _ = draw("float32")
     target[1] = CLASSES
-    loss = linear_chunked.linear_cross_entropy(
+    (loss,) = linear_chunked.linear_cross_entropy(
         Plan("linear_cross_entropy", "ascend", Options(), chunk_bytes=CHUNK_ROWS * CLASSES * 4),
-        "ascend",
         Gradients(),
+        False,
         *map(ms.Tensor, (hidden, linear_weight, target)),
         None,
         None,

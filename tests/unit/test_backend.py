@@ -1,13 +1,19 @@
 """The table of backends says what partitioned graphs use, in `available_backends()` and in `python -m ms_ce`."""
 
+import inspect
+
 import mindspore as ms
 import pytest
 
 import ms_ce
 from ms_ce import __main__ as command
 from ms_ce import backend
-from ms_ce.ops import ascend, cpu_operators, linear_cpu
+from ms_ce.ops import ascend, cpu_operators, linear_cpu, linear_plain
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.protocol import Kernels, LinearForm
+from ms_ce.ops.table import KERNELS
+
+FORMS = {form.__name__: form for form in (linear_plain, *(row.linear for row in backend.TABLE))}
 
 
 def test_every_backend_says_what_a_partitioned_graph_uses():
@@ -16,6 +22,31 @@ def test_every_backend_says_what_a_partitioned_graph_uses():
     assert table["cpu"] == "nothing: MindSpore partitions no graphs on CPU"
     assert table["ascend"].startswith("the fused kernel for class indices (self_define_shard)")
     assert table["composed"] == "primitives with sharding strategies"
+
+
+def test_table_and_kernels_name_the_same_backends():
+    assert list(KERNELS) == [row.name for row in backend.TABLE]
+
+
+@pytest.mark.parametrize(
+    ("module", "protocol"),
+    [
+        *((module, Kernels) for module in KERNELS.values()),
+        *((form, LinearForm) for form in FORMS.values()),
+    ],
+    ids=lambda value: value.__name__,
+)
+def test_a_backend_offers_what_the_protocol_says(module, protocol):
+    functions = inspect.getmembers(protocol, inspect.isfunction)
+    offered = [name for name, _ in functions if not name.startswith("_")]
+    assert len(offered) == (10 if protocol is Kernels else 2)
+    for name in offered:
+        expected = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]
+        parameters = list(inspect.signature(getattr(module, name)).parameters.values())
+        assert [p.name for p in parameters] == [p.name for p in expected], name
+        assert [p.default for p in parameters] == [p.default for p in expected], name
+    for name, kind in protocol.__annotations__.items():
+        assert type(getattr(module, name)).__name__ == kind
 
 
 def test_the_first_fields_of_a_row_are_what_they_were():

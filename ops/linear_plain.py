@@ -1,0 +1,65 @@
+"""The linear loss through its logits: where one chunk would hold them all, and for torch's weights of several axes."""
+
+from __future__ import annotations
+
+from mindspore.ops import operations as P
+
+from ms_ce.ops.graph import is_class_index, without_gradient
+from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row
+from ms_ce.ops.options import Gradients, Plan
+from ms_ce.ops.table import KERNELS
+
+# vmap puts the results of ops.matmul on a wrong axis where its first argument is not mapped on axis 0.
+_product = P.MatMul(transpose_b=True)
+
+
+def may_scale_later(dtype) -> bool:
+    """MindSpore differentiates it, backwards."""
+    return False
+
+
+def _logits(plan, input, linear_weight, target, linear_bias, weight):
+    """(logits, target, weight), in float32 at least."""
+    exact, indices = exact_dtype(input.dtype), is_class_index(target.dtype)
+    # Cast first: MindSpore's CPU slices no bfloat16.
+    input = input.astype(exact)
+    if not indices:
+        target = target.astype(exact)
+    if plan.shift:
+        input = input[..., :-1, :]
+        target = target[..., 1:] if indices else target[..., 1:, :]
+    features = input.shape[-1]
+    if weight is not None:
+        weight = weight.astype(exact)
+    matrix = linear_weight.astype(exact).reshape((-1, features))
+    logits = _product(input.reshape((-1, features)), matrix)
+    if linear_bias is not None:
+        logits = logits + linear_bias.astype(exact).reshape((-1,))
+    if linear_weight.ndim > 2:
+        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight
+    target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
+    return logits, target, weight
+
+
+def linear_cross_entropy(
+    plan: Plan,
+    gradients: Gradients,
+    with_stats: bool,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+):
+    """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
+    kernels, target = KERNELS[plan.backend], without_gradient(target)
+    if weight is not None:
+        weight = without_gradient(weight)
+    logits, labels, factors = _logits(plan, input, linear_weight, target, linear_bias, weight)
+    if with_stats:
+        results = kernels.cross_entropy_with_stats(logits, labels, factors, plan.options)
+    else:
+        results = kernels.cross_entropy(logits, labels, factors, plan.options)[:1]
+    if linear_weight.ndim > 2:
+        return results
+    return per_row(results, plan, in_leading_shape, input)
