@@ -132,6 +132,7 @@ def make_operator(name: str, bprop: Callable | None = None, derivative: Derivati
         [each["name"] for each in outputs],
         _combinations(types_in + types_out, description["types"]),
         _out_dtype(types_in, types_out),
+        library.waiting,
         bprop,
         derivative,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from mindspore import ops
@@ -29,6 +30,11 @@ def registration(
     return info.target(target).get_op_info()
 
 
+_LONG = (
+    1 << 20
+)  # elements of an input from which on an operation takes a good part of a millisecond
+
+
 class _CpuOperator(ops.Custom):
     """A Custom that is made for the CPU whatever MindSpore's device is at that moment.
 
@@ -36,9 +42,18 @@ class _CpuOperator(ops.Custom):
     """
 
     derivative: eager.Derivative | None = None
+    waiting: Callable[[], AbstractContextManager] = nullcontext
 
     def __call__(self, *inputs: Any) -> Any:
-        return eager.call(super().__call__, self.derivative, inputs)
+        return eager.call(self.run, self.derivative, inputs)
+
+    def run(self, *inputs: Any) -> Any:
+        """As MindSpore does, except that a long operation is waited for: MindSpore's own waiting spins, on a core that
+        the operation could use."""
+        if all(each.size < _LONG for each in inputs):
+            return super().__call__(*inputs)
+        with self.waiting():
+            return super().__call__(*inputs)
 
     @property
     def is_ascend_c(self) -> bool:
@@ -56,12 +71,14 @@ def compiled(
     outputs: Sequence[str],
     dtypes: Iterable[Sequence[str]],
     out_dtype: Callable,
+    waiting: Callable[[], AbstractContextManager],
     bprop: Callable | None = None,
     derivative: eager.Derivative | None = None,
 ) -> ops.Custom:
     """The CPU operator `name` of `library`; shapes are inferred by the library's `<name>InferShape`.
 
-    `derivative` is that of PyNative, where it is another than `bprop`.
+    `waiting()` is a context that ends when an operation called in it has. `derivative` is that of PyNative, where it is
+    another than `bprop`.
     """
     operator = _CpuOperator(
         f"{library}:{name}",
@@ -71,6 +88,7 @@ def compiled(
         bprop=bprop,
         reg_info=registration(name, inputs, outputs, dtypes, "CPU"),
     )
+    operator.waiting = waiting
     if bprop is not None:
         operator.derivative = derivative or eager.Derivative(bprop)
     return operator

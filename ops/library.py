@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+# Waiting ends after this while in which no operation runs: others of MindSpore's come first, or one of them has failed.
+_IDLE_MILLISECONDS = 1000
 PATH = Path(__file__).resolve().with_name("libms_ce.so")
 
 
@@ -18,6 +22,8 @@ def load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(PATH))
     for name in ("MsCeDescribe", "MsCeIsa", "MsCeIsaList", "MsCeVersion"):
         getattr(library, name).restype = ctypes.c_char_p
+    library.MsCeFinished.restype = ctypes.c_int64
+    library.MsCeWait.argtypes = (ctypes.c_int64, ctypes.c_int64)
     return library
 
 
@@ -51,6 +57,15 @@ def problem() -> str | None:
 def description() -> dict[str, Any]:
     """What the kernel says of itself: operations with their arguments, types, and slots of the options."""
     return json.loads(load().MsCeDescribe())
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Ends when an operation that was called inside has run; sleeping, and without the interpreter's lock."""
+    library = load()
+    finished = library.MsCeFinished()
+    yield
+    library.MsCeWait(finished, _IDLE_MILLISECONDS)
 
 
 def instruction_set() -> str:

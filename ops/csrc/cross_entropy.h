@@ -35,6 +35,11 @@ MS_CE_EXPORT const char* MsCeIsaList();         // those this CPU runs, best fir
 MS_CE_EXPORT int MsCeSetIsa(const char* name);  // "auto" restores the default; 0, or -1 if not usable
 MS_CE_EXPORT int MsCeSetThreads(int threads);   // 0 restores the default; returns the number in force
 
+// For a caller that has handed an operation to other threads: how many have finished, and waiting, asleep,
+// until more have. Gives up after `idle_milliseconds` in which none runs.
+MS_CE_EXPORT int64_t MsCeFinished();
+MS_CE_EXPORT void MsCeWait(int64_t finished, int64_t idle_milliseconds);
+
 // Runs an operation for callers that cannot catch C++ exceptions: null, or the exception's text, which
 // lives until this thread's next call.
 MS_CE_EXPORT const char* MsCeTry(const char* operation, int nparam, void** params, int* ndims,

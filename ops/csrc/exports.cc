@@ -10,6 +10,7 @@
 #include "float_environment.h"
 #include "onednn.h"
 #include "operations.h"
+#include "progress.h"
 #include "thread_pool.h"
 
 namespace mindspore {
@@ -22,6 +23,7 @@ namespace {
 // The boundary that every call of an operation passes, and computes behind in an environment of its own.
 int Run(const Operation& operation, const RawCall& raw) {
   const FloatEnvironment environment;
+  const RunningOperation running;
   Call call = Bind(operation, raw);
   operation.run(&call);
   return 0;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 import ms_ce
 from ms_ce import functional, reference
-from ms_ce.ops import cpu, eager
+from ms_ce.ops import cpu, eager, library
 
 _random = np.random.default_rng(1)
 ROWS, CLASSES, FEATURES = 6, 9, 4
@@ -302,3 +304,20 @@ def test_linear_loss_called_twice_by_one_vjp():
         gradients = pull(Tensor(upstream))
         agree(gradients[0], upstream * expected.input)
         agree(gradients[1], upstream * expected.linear_weight)
+
+
+@pytest.mark.parametrize(("rows", "waits"), ((3, 0), (1050, 1)))
+def test_a_long_operation_is_waited_for_asleep(rows, waits, monkeypatch):
+    waited = []
+    operator = cpu._forward
+
+    @contextlib.contextmanager
+    def noted():
+        finished = library.load().MsCeFinished()
+        with library.waiting():
+            yield
+        waited.append(library.load().MsCeFinished() > finished)
+
+    monkeypatch.setattr(operator, "waiting", noted)
+    ms_ce.cross_entropy(ops.zeros((rows, 1000)), ops.zeros((rows,), ms.int32), backend="cpu")
+    assert waited == [True] * waits

@@ -90,6 +90,8 @@ def _load(path: Path) -> ctypes.CDLL:
     handle = ctypes.CDLL(str(path))
     for name in ("MsCeTry", "MsCeDescribe", "MsCeVersion", "MsCeIsa", "MsCeIsaList"):
         getattr(handle, name).restype = ctypes.c_char_p
+    handle.MsCeFinished.restype = ctypes.c_int64
+    handle.MsCeWait.argtypes = (ctypes.c_int64, ctypes.c_int64)
     return handle
 
 

@@ -101,6 +101,32 @@ def test_a_forked_child_computes_too(library: Library) -> None:
         process.join()
 
 
+def test_waiting_ends_with_an_operation(library: Library) -> None:
+    """Whichever thread called it, and also where it had ended before."""
+    finished = library.handle.MsCeFinished()
+    loss = Loss(library, *make(0))
+    caller = threading.Thread(target=loss.forward)
+    waiter = threading.Thread(target=library.handle.MsCeWait, args=(finished, 2**31 - 1))
+    waiter.start()
+    caller.start()
+    assert join(caller)
+    assert join(waiter), "nobody woke the waiting thread"
+    assert library.handle.MsCeFinished() == finished + 1
+    library.handle.MsCeWait(finished, 2**31 - 1)
+
+
+def test_waiting_for_nothing_ends(library: Library) -> None:
+    library.handle.MsCeWait(library.handle.MsCeFinished(), 1)
+
+
+def test_a_refused_operation_ends_the_waiting(library: Library) -> None:
+    finished = library.handle.MsCeFinished()
+    logits, target = make(0)
+    with pytest.raises(RuntimeError, match="is outside"):
+        Loss(library, logits, np.full_like(target, 9000)).forward()
+    library.handle.MsCeWait(finished, 2**31 - 1)
+
+
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("0", None), ("x", None)])
 def test_omp_num_threads_is_respected(value: str, expected: int | None) -> None:
     code = "from tests.kernel.library import Library; print(Library().set_threads(0))"
