@@ -16,7 +16,7 @@ from rig.target import pretend_ascend
 pretend_ascend()
 import ms_ce  # noqa: E402
 import ms_ce.parallel  # noqa: E402
-from ms_ce.backend import chosen  # noqa: E402
+from ms_ce.backend import choose  # noqa: E402
 
 assert ms.get_context("device_target") == "Ascend"
 elsewhere = {row.name: row.reason for row in ms_ce.available_backends()}["cpu"]
@@ -62,7 +62,7 @@ for name, cell in cells.items():
 
 report = {
     "elsewhere": elsewhere,
-    "chosen": chosen("test", "auto"),
+    "chosen": choose("test", "auto"),
     "named": ms_ce.CrossEntropyLoss(backend="cpu").backend,
     "values": values,
 }
