@@ -63,7 +63,7 @@ for name, cell in cells.items():
 report = {
     "elsewhere": elsewhere,
     "chosen": choose("test", "auto"),
-    "named": ms_ce.CrossEntropyLoss(backend="cpu").backend,
+    "named": ms_ce.CrossEntropyLoss(backend="cpu").plan.backend,
     "values": values,
 }
 print(json.dumps(report))
