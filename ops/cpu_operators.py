@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import struct
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from ms_ce.ops.custom import compiled
 from ms_ce.ops.eager import Derivative
 from ms_ce.ops.options import ClassBlock, Options
 
+_MOST_KEPT = 256  # constant tensors of a thread
 zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
@@ -38,11 +40,40 @@ def packed(slots: str, values: dict[str, Any]) -> np.ndarray:
     return np.array(bits, np.int64)
 
 
-@functools.lru_cache(maxsize=256)
-def _packed_options(
+class _OfThread(threading.local):
+    """Constant tensors of one thread.
+
+    Kept, since MindSpore gives each new one a memory of its own, which takes a quarter of a small loss's time; and
+    shared by no two threads, which may call at once.
+    """
+
+    def __init__(self):
+        self.tensors: dict[tuple, Tensor] = {}
+
+
+_of_thread = _OfThread()
+
+
+def kept(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
+    """The array that `make` makes of its arguments, as a constant tensor."""
+
+    @functools.wraps(make)
+    def constant(*arguments):
+        tensors, key = _of_thread.tensors, (make, *arguments)
+        if key not in tensors:
+            if len(tensors) == _MOST_KEPT:
+                tensors.clear()
+            tensors[key] = from_numpy(make(*arguments))
+        return tensors[key]
+
+    return constexpr(constant)
+
+
+@kept
+def packed_options(
     options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
 ) -> np.ndarray:
-    """A graph may hand over named tuples as plain ones."""
+    """The kernel's options. A graph may hand over named tuples as plain ones."""
     offset, total = block
     values = {
         **Options(*options)._asdict(),
@@ -54,27 +85,10 @@ def _packed_options(
     return packed("options", values)
 
 
-@functools.lru_cache(maxsize=8)
-def _zero(dtype) -> np.ndarray:
-    return Tensor(0, dtype).asnumpy()
-
-
-# Constants of numpy are shared by all calls, Tensors by none: several threads may call at once, and a Tensor over an
-# array that exists takes a microsecond.
-
-
-@constexpr
-def packed_options(
-    options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
-) -> Tensor:
-    """The kernel's options."""
-    return from_numpy(_packed_options(options, block, has_weight, has_grad_z_loss))
-
-
-@constexpr
-def no_weight(dtype) -> Tensor:
+@kept
+def no_weight(dtype) -> np.ndarray:
     """The scalar that stands for an absent weight, in logits' dtype."""
-    return from_numpy(_zero(dtype))
+    return Tensor(0, dtype).asnumpy()
 
 
 @constexpr

@@ -9,12 +9,20 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from mindspore import Tensor, from_numpy, nn
+import numpy as np
+from mindspore import Tensor, nn
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops.cpu_operators import make_operator, no_weight, packed, packed_options, zeros_like
+from ms_ce.ops.cpu_operators import (
+    kept,
+    make_operator,
+    no_weight,
+    packed,
+    packed_options,
+    zeros_like,
+)
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.linear_plan import exact_dtype, per_row
@@ -23,10 +31,10 @@ from ms_ce.ops.options import ClassBlock, Gradients, Plan
 _depend = P.Depend()
 
 
-@constexpr
-def _plan(chunk_bytes: int, shift: bool, bias_frozen: bool) -> Tensor:
+@kept
+def _plan(chunk_bytes: int, shift: bool, bias_frozen: bool) -> np.ndarray:
     slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": bias_frozen}
-    return from_numpy(packed("plan", slots))
+    return packed("plan", slots)
 
 
 _ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
