@@ -1,7 +1,7 @@
 """What the operators of the `cpu` backend are made of: options, dtypes, registration.
 
-All of it comes from the kernel's own description (ops/csrc/operations.h). The options travel as one int64 tensor, so
-that an operator is built once and serves every option; an absent weight travels as a scalar.
+All of it comes from the kernel's own description (ops/csrc/interface/operations.h). The options travel as one int64
+tensor, so that an operator is built once and serves every option; an absent weight travels as a scalar.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The `cpu` backend of the linear loss: the loop over chunks of rows is inside one operator.
 
-The kernel's operations are described in ops/csrc/operations.h. Options travel as in `cpu`; what only this loss has
-travels as `plan`: the bytes of a chunk's logits, whether the target is shifted and whether the bias is frozen.
+The kernel's operations are described in ops/csrc/interface/operations.h. Options travel as in `cpu`; what only this
+loss has travels as `plan`: the bytes of a chunk's logits, whether the target is shifted and whether the bias is frozen.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from mindspore.ops import functional as F
 
 # Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
 _MOST_ROWS_UNKNOWN = 1024
-# The kernel's own (ops/csrc/linear_loss.h), in bytes but for the share and the number of copies.
+# The kernel's own (ops/csrc/linear/linear_loss.h), in bytes but for the share and the number of copies.
 DEFAULT_CHUNK = {
     "smallest": 4 << 20,
     "largest": 128 << 20,

@@ -1,11 +1,28 @@
 // The portable kernels. CMake compiles this file once per instruction set, with MS_CE_ISA naming the
 // namespace; only KernelTable() is visible outside it.
+//
+// The life of a row, forward and backward in one call (ValueAndGrad below):
+//   1. interface/exports.cc    MindSpore calls the operation by its name
+//   2. interface/bind.cc       checks its arguments by operations.h and puts them in a Problem
+//   3. interface/loss_runs.cc  RunValueAndGrad picks kernels and reduces what they return
+//   4. loss/run.cc             RunRows cuts the rows into units for the pool's threads
+//   5. here                    ForRows walks over a unit; ForBlocks where UsesColumns
+//   6. loss/row_terms.h        MakeRow reads the target: an ignored row ends here, its logits unread
+//   7. loss/row_sums.h         ScanTiles reads the logits once: the sum of exponentials, lse
+//      loss/plain_rows.h       a tile of most rows; row_tiles.h has that of all others
+//   8. loss/row_kernel.h       FinishForwardRow makes the loss, LossGradient the gradient's factors
+//   9. loss/line_gradients.h   writes the gradient while the next row is read; row_tiles.h again
+//  10. loss/run.cc             adds the units' sums in order
+// Rows in lanes: column_block.h (6), column_memory.h and column_chunk.h (reading), column_scan.h (7, 8),
+// column_gradient.h (9), column_kernel.h. Formulas of all: formulas.h.
+#include "platform/kernels.h"
+
 #include <stdlib.h>
 
-#include "column_kernel.h"
-#include "double_backward.h"
-#include "linear_products.h"
-#include "row_kernel.h"
+#include "linear/linear_products.h"
+#include "loss/column_kernel.h"
+#include "loss/double_backward.h"
+#include "loss/row_kernel.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
@@ -225,40 +242,52 @@ static void Map(const T* x, T* out, int64_t count) {
 }
 
 template <class A>
-static constexpr Kernels MakeKernels(const char* name) {
-  return {name,
-          Forward<A>,
-          Backward<A>,
-          ValueAndGrad<A>,
-          Partial<A>,
-          PartialBackward<A>,
-          DoubleBackward<A>,
-          TargetGrad<A>,
-          CountWeight,
-          NllForward,
-          NllBackward,
-          WeightGradClasses<A>,
-          PackHidden<A>,
-          MakeLogits<A>,
-          MakeHiddenGradient<A>,
-          AddWeightGradient<A>,
-          ReadRun<A>,
-          WriteRun<A>,
-          StoreScalar,
-          LoadScalar,
-          LoadInteger,
-          Sum,
-          Map<float, Exp>,
-          Map<float, CoarseExp>,
-          Map<float, Log>,
-          Map<float, Tanh>,
-          Map<double, Exp>};
+static void ReadRun(const Array& from, int64_t first, int64_t count, void* out) {
+  Load(from, first, 1, count, static_cast<A*>(out));
+}
+
+template <class A>
+static void WriteRun(const void* from, int64_t count, const Array& to, int64_t first) {
+  Store(static_cast<const A*>(from), to, first, 1, count, false);
+}
+
+template <class A>
+static constexpr Kernels MakeKernels() {
+  Kernels table{};
+  table.name = MS_CE_ISA_NAME;
+  table.forward = Forward<A>;
+  table.backward = Backward<A>;
+  table.value_and_grad = ValueAndGrad<A>;
+  table.partial = Partial<A>;
+  table.partial_backward = PartialBackward<A>;
+  table.double_backward = DoubleBackward<A>;
+  table.target_grad = TargetGrad<A>;
+  table.count_weight = CountWeight;
+  table.nll_forward = NllForward;
+  table.nll_backward = NllBackward;
+  table.weight_grad = WeightGradClasses<A>;
+  table.pack_hidden = PackHidden<A>;
+  table.logits_of_classes = LogitsOfClasses<A>;
+  table.gradient_of_features = GradientOfFeatures<A>;
+  table.add_gradient_of_classes = AddGradientOfClasses<A>;
+  table.read = ReadRun<A>;
+  table.write = WriteRun<A>;
+  table.store = StoreScalar;
+  table.load = LoadScalar;
+  table.load_index = LoadInteger;
+  table.sum = Sum;
+  table.exp = Map<float, Exp>;
+  table.coarse_exp = Map<float, CoarseExp>;
+  table.log = Map<float, Log>;
+  table.tanh = Map<float, Tanh>;
+  table.exp_double = Map<double, Exp>;
+  return table;
 }
 
 // One table per accumulation type: float serves float16, bfloat16 and float32 logits.
 const Kernels* KernelTable(bool double_precision) {
-  static constexpr Kernels kFloat = MakeKernels<float>(MS_CE_ISA_NAME);
-  static constexpr Kernels kDouble = MakeKernels<double>(MS_CE_ISA_NAME);
+  static constexpr Kernels kFloat = MakeKernels<float>();
+  static constexpr Kernels kDouble = MakeKernels<double>();
   return double_precision ? &kDouble : &kFloat;
 }
 

@@ -4,8 +4,8 @@
 #include <random>
 #include <thread>
 
+#include "platform/thread_pool.h"
 #include "tensor.h"
-#include "thread_pool.h"
 
 namespace ms_ce_test {
 namespace {

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "check.h"
-#include "cross_entropy.h"
+#include "interface/cross_entropy.h"
 
 int main(int argc, char** argv) {
   // A prime: over the run the samples meet every residue of the vector width and of the mantissa.

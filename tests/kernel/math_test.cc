@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "dispatch.h"
+#include "platform/dispatch.h"
 
 namespace ms_ce_test {
 namespace {

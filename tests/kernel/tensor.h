@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.h"
-#include "cross_entropy.h"
-#include "operations.h"
+#include "interface/cross_entropy.h"
+#include "interface/operations.h"
 
 namespace ms_ce_test {
 

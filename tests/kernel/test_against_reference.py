@@ -17,7 +17,7 @@ from tests.tolerances import check_close, tolerance
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 # What tests/cases.py leaves to the kernel: sizes around its own. A vector is 4, 8 or 16 floats, a chunk of
-# classes 64, a block of rows 64, a tile of classes 1024; beyond 64 classes rows are taken one by one; large
+# classes 64, a block of rows 128, a tile of classes 1024; beyond 64 classes rows are taken one by one; large
 # enough, work goes to several threads and gradients past the cache.
 SIZES = (
     Case("chunk less one", (65, 63), ignored=0.3),

@@ -19,7 +19,7 @@ DTYPES = ("float32", "float16", "bfloat16", "float64")
 # A denormal of each dtype, some binary digits above the smallest.
 TINY = {"float32": 3e-40, "float16": 2e-5, "bfloat16": 3e-39, "float64": 3e-310}
 
-# Rows enough for three and for eight threads (kMinElementsPerThread in ops/csrc/thread_pool.cc).
+# Rows enough for three and for eight threads (kMinElementsPerThread in ops/csrc/platform/thread_pool.cc).
 ROWS, MANY_ROWS = 420, 1110
 CLASSES, FEATURES = 950, 16
 

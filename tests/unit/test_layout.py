@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -120,3 +121,17 @@ def test_command_line_prints_the_table():
     assert result.returncode == 0, result.stderr
     for text in (ms_ce.__version__, library.instruction_set(), "composed", "usable"):
         assert text in result.stdout
+
+
+def test_includes_of_the_kernel_point_downwards():
+    """Folders of ops/csrc, from the ground up; kernels.cc may include all of them."""
+    kernel, layers = ROOT / "ops" / "csrc", ["platform", "loss", "linear", "interface"]
+    files = [path for layer in layers for path in (kernel / layer).iterdir()]
+    upward = [
+        (path.name, included)
+        for path in files
+        for included in re.findall(r'#include "(\w+)/', path.read_text())
+        if layers.index(included) > layers.index(path.parent.name)
+    ]
+    assert files
+    assert not upward

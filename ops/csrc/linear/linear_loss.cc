@@ -1,0 +1,197 @@
+#include "linear/linear_loss.h"
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "linear/linear_matrices.h"
+#include "linear/linear_rows.h"
+#include "loss/run.h"
+
+namespace ms_ce {
+namespace {
+
+size_t Bytes(const Array& array, int64_t count) {
+  return static_cast<size_t>(count) * ElementSize(array.dtype);
+}
+
+void ZeroRows(const Array& array, int64_t rows) {
+  if (array.data != nullptr) std::memset(array.data, 0, Bytes(array, rows));
+}
+
+void ZeroGradients(const LinearProblem& problem) {
+  const int64_t classes = problem.loss.classes;
+  if (problem.grad_linear_weight.data != nullptr) {
+    FillZeros(problem.grad_linear_weight.data,
+              Bytes(problem.grad_linear_weight, classes * problem.features));
+  }
+  ZeroRows(problem.grad_linear_bias, classes);
+}
+
+template <class T>
+int64_t Count(const std::vector<T>& values) {
+  return static_cast<int64_t>(values.size());
+}
+
+int64_t DefaultChunkBytes(const LinearProblem& problem, int64_t element) {
+  const int64_t row_bytes = problem.loss.classes * element,
+                copies = kHiddenCopies * problem.features * element;
+  const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk;
+  const double rows = static_cast<double>(share) / static_cast<double>(row_bytes + copies);
+  return std::clamp(static_cast<int64_t>(rows * static_cast<double>(row_bytes)), kSmallestDefaultChunk,
+                    kLargestDefaultChunk);
+}
+
+// Of `rows` that count.
+int64_t ChunkRows(const LinearProblem& problem, int64_t rows, int64_t element) {
+  const int64_t bytes = problem.chunk_bytes > 0 ? problem.chunk_bytes : DefaultChunkBytes(problem, element);
+  const int64_t most = std::max<int64_t>(1, bytes / (problem.loss.classes * element));
+  if (most >= rows) return rows;
+  // A vector of rows of which less than half counts is not worth its time.
+  const int64_t spare = most % kPanelStep;
+  return most > kPanelStep && spare < kPanelStep / 2 ? most - spare : most;
+}
+
+template <class A>
+class ChunkLoop {
+ public:
+  ChunkLoop(const LinearProblem& problem, LinearTask task)
+      : problem_(problem), task_(task), kernels_(KernelsFor(problem.loss)) {
+    if (!problem.loss.probability) targets_ = ReadTargets(problem);
+    rows_ = RowsThatCount(problem, targets_);
+  }
+
+  UnitSums Run() {
+    const bool gradients = task_ != LinearTask::kForward;
+    if (rows_.empty()) {
+      if (gradients) ZeroGradients(problem_);
+      return {};
+    }
+    const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
+    matrices_.emplace(problem_, most, gradients);
+    for (auto* values : {&lse_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_, &grad_z_loss_}) {
+      values->resize(static_cast<size_t>(most));
+    }
+    UnitSums totals;
+    for (first_ = 0; first_ < Count(rows_); first_ += count_) {
+      count_ = std::min(most, Count(rows_) - first_);
+      matrices_->Select(&rows_[static_cast<size_t>(first_)], count_);
+      matrices_->MakeLogits();
+      Add(LossOfChunk(), &totals);
+      if (gradients) matrices_->AddGradients();
+    }
+    if (gradients) matrices_->Finish();
+    return totals;
+  }
+
+ private:
+  int64_t Row(int64_t i) const { return rows_[static_cast<size_t>(first_ + i)]; }
+
+  void Gather(const Array& from, std::vector<double>* to) const {
+    for (int64_t i = 0; i < count_; ++i) {
+      (*to)[static_cast<size_t>(i)] = kernels_.load(from, Row(i));
+    }
+  }
+
+  void Scatter(const std::vector<double>& from, const Array& to) const {
+    for (int64_t i = 0; i < count_ && to.data != nullptr; ++i) {
+      kernels_.store(from[static_cast<size_t>(i)], to, Row(i));
+    }
+  }
+
+  // The loss of the chunk's rows, and their gradient in place of their logits where one is wanted.
+  UnitSums LossOfChunk() {
+    const Problem& whole = problem_.loss;
+    Problem chunk = whole;
+    chunk.outer = chunk.rows = count_;
+    chunk.logits = {matrices_->logits(), kComputeDtype<A>};
+    ChunkTarget(&chunk);
+    chunk.lse_out = lse_.data();
+    if (whole.loss_rows.data != nullptr) chunk.loss_rows = Rows(&loss_rows_);
+    if (whole.z_loss_rows.data != nullptr) chunk.z_loss_rows = Rows(&z_loss_rows_);
+    if (whole.entropy_rows.data != nullptr) chunk.entropy_rows = Rows(&entropy_rows_);
+    if (task_ != LinearTask::kForward) chunk.grad_logits = chunk.logits;
+    if (task_ == LinearTask::kBackward) UpstreamOfChunk(&chunk);
+    const Kernels::RowRange kernel = task_ == LinearTask::kForward    ? kernels_.forward
+                                     : task_ == LinearTask::kBackward ? kernels_.backward
+                                                                      : kernels_.value_and_grad;
+    const UnitSums sums = RunRows(chunk, kernel, problem_.position_shape);
+    if (task_ == LinearTask::kBackward) return sums;
+    Scatter(lse_, {whole.lse_out, Dtype::kFloat64});
+    Scatter(loss_rows_, whole.loss_rows);
+    Scatter(z_loss_rows_, whole.z_loss_rows);
+    Scatter(entropy_rows_, whole.entropy_rows);
+    return sums;
+  }
+
+  static Array Rows(std::vector<double>* values) { return {values->data(), Dtype::kFloat64}; }
+
+  void ChunkTarget(Problem* chunk) {
+    if (!chunk->probability) {
+      chunk_targets_.clear();
+      for (int64_t i = 0; i < count_; ++i) chunk_targets_.push_back(targets_[static_cast<size_t>(Row(i))]);
+      chunk->target = {chunk_targets_.data(), Dtype::kInt64};
+      return;
+    }
+    const size_t row_bytes = Bytes(chunk->target, chunk->classes);
+    auto* base = static_cast<char*>(chunk->target.data);
+    if (AreConsecutive(&rows_[static_cast<size_t>(first_)], count_)) {
+      chunk->target.data = base + static_cast<size_t>(Row(0)) * row_bytes;
+      return;
+    }
+    probabilities_.resize(static_cast<size_t>(count_) * row_bytes);
+    for (int64_t i = 0; i < count_; ++i) {
+      std::memcpy(probabilities_.data() + static_cast<size_t>(i) * row_bytes,
+                  base + static_cast<size_t>(Row(i)) * row_bytes, row_bytes);
+    }
+    chunk->target.data = probabilities_.data();
+  }
+
+  void UpstreamOfChunk(Problem* chunk) {
+    Gather(problem_.loss.lse, &lse_);
+    chunk->lse = Rows(&lse_);
+    chunk->lse_out = nullptr;
+    if (chunk->reduction != Reduction::kNone) return;
+    Gather(problem_.loss.grad_loss, &grad_loss_);
+    chunk->grad_loss = Rows(&grad_loss_);
+    if (chunk->grad_z_loss.data == nullptr) return;
+    Gather(problem_.loss.grad_z_loss, &grad_z_loss_);
+    chunk->grad_z_loss = Rows(&grad_z_loss_);
+  }
+
+  const LinearProblem& problem_;
+  const LinearTask task_;
+  const Kernels& kernels_;
+
+  std::vector<int64_t> targets_;   // of every row, where they are class indices
+  std::vector<int64_t> rows_;      // that count
+  int64_t first_ = 0, count_ = 0;  // the chunk at hand: rows_[first_ .. first_ + count_)
+  std::optional<LinearMatrices<A>> matrices_;
+
+  std::vector<int64_t> chunk_targets_;
+  std::vector<char> probabilities_;
+  std::vector<double> lse_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_;
+};
+
+}  // namespace
+
+UnitSums RunLinear(const LinearProblem& problem, LinearTask task) {
+  const Problem& loss = problem.loss;
+  for (const Array& rows :
+       {loss.loss_rows, loss.z_loss_rows, loss.entropy_rows, Array{loss.lse_out, Dtype::kFloat64}}) {
+    ZeroRows(rows, loss.rows);
+  }
+  const bool vanishes = loss.reduction == Reduction::kMean && loss.total_weight == 0.0;
+  if (task != LinearTask::kForward) {
+    if (problem.grad_hidden.data != nullptr) {
+      FillZeros(problem.grad_hidden.data, Bytes(problem.grad_hidden, loss.rows * problem.features));
+    }
+    if (vanishes) ZeroGradients(problem);
+    if (vanishes && task == LinearTask::kBackward) return {};
+    if (vanishes) task = LinearTask::kForward;
+  }
+  if (loss.logits.dtype == Dtype::kFloat64) return ChunkLoop<double>(problem, task).Run();
+  return ChunkLoop<float>(problem, task).Run();
+}
+
+}  // namespace ms_ce

@@ -1,0 +1,96 @@
+// Many rows at a time, one per vector lane: for layouts whose classes lie apart (inner > 1), and for so
+// few classes that a row of its own would cost more than its terms. Each function works on one block.
+#ifndef MS_CE_COLUMN_KERNEL_H_
+#define MS_CE_COLUMN_KERNEL_H_
+
+#include "loss/column_gradient.h"
+#include "loss/column_scan.h"
+
+namespace ms_ce {
+namespace MS_CE_ISA {
+
+// Up to here, rows are cheaper in lanes than one by one (docs/kernel.md).
+constexpr int64_t kFewClasses = 64;
+
+static inline bool UsesColumns(const Problem& problem) {
+  return problem.inner > 1 || problem.classes <= kFewClasses;
+}
+
+static inline void LoadLanes(const Array& rows, const Block& block, double* out) {
+  Load(rows, block.first, 1, block.count, out);
+  for (int64_t l = block.count; l < block.lanes; ++l) out[l] = 0.0;
+}
+
+// As RowUpstream of row_terms.h.
+static inline void LaneUpstream(const Problem& problem, const Array& upstream, const Block& block,
+                                double* out) {
+  if (upstream.data == nullptr || problem.reduction != Reduction::kNone) {
+    const double value = RowUpstream(problem, upstream, 0);
+    for (int64_t l = 0; l < block.lanes; ++l) out[l] = value;
+    return;
+  }
+  LoadLanes(upstream, block, out);
+}
+
+template <class A>
+static inline void ForwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk,
+                                PlaceSums* losses) {
+  ColumnSums<A> sums;
+  double lse[kLanes];
+  ScanColumns(problem, block, chunk, &sums);
+  FinishForward(problem, block, sums, lse, losses);
+}
+
+template <class A>
+static inline void BackwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk, PlaceSums*) {
+  ColumnGradient<A> gradient;
+  double lse[kLanes], mass[kLanes], grad[kLanes], grad_z[kLanes];
+  LoadLanes(problem.lse, block, lse);
+  ColumnMass(problem, block, chunk, mass);
+  LaneUpstream(problem, problem.grad_loss, block, grad);
+  LaneUpstream(problem, problem.grad_z_loss, block, grad_z);
+  MakeGradient(problem, block, lse, mass, grad, grad_z, &gradient);
+  GradientColumns(problem, block, chunk, gradient, false);
+}
+
+template <class A>
+static inline void ValueAndGradBlock(const Problem& problem, const Block& block, Chunk<A>* chunk,
+                                     PlaceSums* losses) {
+  ColumnSums<A> sums;
+  ColumnGradient<A> gradient;
+  double lse[kLanes], grad[kLanes], grad_z[kLanes];
+  const bool loaded = problem.classes <= kChunk;
+  ScanColumns(problem, block, chunk, &sums);
+  FinishForward(problem, block, sums, lse, losses);
+  const double upstream = UnitUpstream(problem);
+  for (int64_t l = 0; l < block.lanes; ++l) {
+    grad[l] = upstream;
+    grad_z[l] = 0.0;
+  }
+  MakeGradient(problem, block, lse, sums.mass, grad, grad_z, &gradient);
+  GradientColumns(problem, block, chunk, gradient, loaded);
+}
+
+template <class A>
+static inline void PartialBackwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk,
+                                        PlaceSums*) {
+  ColumnGradient<A> gradient;
+  double grad[kLanes], grad_lse[kLanes], lse[kLanes], mass[kLanes], slope[kLanes] = {};
+  LoadLanes(problem.grad_loss, block, grad);
+  LoadLanes(problem.grad_lse, block, grad_lse);
+  LoadLanes(problem.lse, block, lse);
+  LoadLanes(problem.mass, block, mass);
+  const double scale = CoefficientScale(problem);
+  for (int64_t l = 0; l < block.lanes; ++l) {
+    slope[l] = PartialSlope(grad[l], grad_lse[l], mass[l]);
+    gradient.scale[l] = static_cast<A>(grad[l] * scale);
+    gradient.hot[l] = static_cast<A>(grad[l] * block.hot[l]);
+  }
+  gradient.SetSoftmax(block.lanes, lse, slope);
+  GradientColumns(problem, block, chunk, gradient, false);
+}
+
+}  // namespace MS_CE_ISA
+}  // namespace ms_ce
+
+#endif  // MS_CE_COLUMN_KERNEL_H_

@@ -1,0 +1,181 @@
+// One row at a time, vectorised over the classes. Serves every layout and operation; column_kernel.h
+// is faster where a row's classes are few or apart in memory.
+#ifndef MS_CE_ROW_KERNEL_H_
+#define MS_CE_ROW_KERNEL_H_
+
+#include "loss/row_tiles.h"
+
+namespace ms_ce {
+namespace MS_CE_ISA {
+
+// loss = hot (lse - x_y) + coefficient_scale sum_c a_c (lse - x_c), every difference taken from the
+// reference. A zero coefficient contributes 0, whatever its logit is.
+template <class A>
+static double RowLoss(const Problem& problem, const Row& row, const RowSums& sums) {
+  const double log_sum = ::log(sums.exp_sum);
+  double loss = 0.0;
+  if (row.hot != 0.0) {
+    const double target = LoadLogit<A>(problem, row, row.target);
+    loss += TargetLoss(row.hot, (sums.reference - target) + log_sum);
+  }
+  if (UsesCoefficients(problem)) {
+    loss += CoefficientScale(problem) * CoefficientSum(sums.distance, sums.mass, log_sum);
+  }
+  return loss;
+}
+
+template <class A>
+static int64_t TargetArgmax(const Problem& problem, const Row& row) {
+  A scratch[kTile];
+  RowSums sums;
+  for (int64_t first = 0; first < problem.classes; first += kTile) {
+    const int64_t count = TileCount(problem, first);
+    const A* q = View(problem.target, row.offset + first * row.stride, row.stride, count, scratch);
+    TrackArgmax(&sums, q, first, count, TileMax(q, count));
+  }
+  return sums.argmax;
+}
+
+template <class A>
+static void RowStatistics(const Problem& problem, const Row& row, const RowSums& sums, double z_loss,
+                          UnitSums* totals) {
+  const double entropy = ::log(sums.exp_sum) + sums.exp_distance / sums.exp_sum;
+  const int64_t expected = problem.probability ? TargetArgmax<A>(problem, row) : row.target;
+  totals->z_loss += z_loss;
+  totals->entropy += entropy;
+  totals->correct += expected == sums.argmax ? 1 : 0;
+  if (problem.z_loss_rows.data != nullptr) StoreScalar(z_loss, problem.z_loss_rows, row.index);
+  if (problem.entropy_rows.data != nullptr) StoreScalar(entropy, problem.entropy_rows, row.index);
+}
+
+static inline void IgnoredForward(const Problem& problem, int64_t index) {
+  if (problem.lse_out != nullptr) problem.lse_out[index] = 0.0;
+  if (problem.loss_rows.data != nullptr) StoreScalar(0.0, problem.loss_rows, index);
+  if (problem.z_loss_rows.data != nullptr) StoreScalar(0.0, problem.z_loss_rows, index);
+  if (problem.entropy_rows.data != nullptr) StoreScalar(0.0, problem.entropy_rows, index);
+}
+
+// Reads the row once. Keeps its exponentials in `terms` unless that is null.
+template <class A>
+static RowSums ScanRow(const Problem& problem, const Row& row, A* terms) {
+  RowSums sums;
+  if (terms != nullptr || !IsPlain(problem)) {
+    AnyTile<A> tile(problem, row, terms);
+    return ScanTiles<A>(problem, &tile);
+  }
+  ForStored<A>(problem, [&](auto stored) {
+    PlainTile<decltype(stored)> tile(problem, row, nullptr, nullptr);
+    sums = ScanTiles<A>(problem, &tile);
+  });
+  return sums;
+}
+
+// Returns the row's lse.
+template <class A>
+static double FinishForwardRow(const Problem& problem, const Row& row, const RowSums& sums,
+                               UnitSums* totals) {
+  const double lse = WholeLse(sums.reference, sums.exp_sum, ::log(sums.exp_sum));
+  const double z_loss = ZLoss(problem.z_loss, lse);
+  const double loss = RowLoss<A>(problem, row, sums) + z_loss;
+  totals->loss += loss;
+  if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
+  if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
+  if (problem.statistics) RowStatistics<A>(problem, row, sums, z_loss, totals);
+  return lse;
+}
+
+// What a block of classes has of the row loss, relative to nothing, so that blocks can be added.
+template <class A>
+static void PartialRow(const Problem& problem, const Row& row) {
+  const RowSums sums = ScanRow<A>(problem, row, nullptr);
+  double* out = problem.partial + row.index * 3;
+  double dot = 0.0, mass = row.hot;
+  if (row.hot != 0.0) dot = row.hot * LoadLogit<A>(problem, row, row.target);
+  if (UsesCoefficients(problem)) {
+    const double scale = CoefficientScale(problem);
+    dot += scale * (sums.mass * sums.reference - sums.distance);
+    mass += scale * sums.mass;
+  }
+  out[0] = sums.reference + ::log(sums.exp_sum);  // -inf of -inf alone: other blocks may hold more
+  out[1] = dot;
+  out[2] = mass;
+}
+
+// sum_c of the row's coefficients, for the operations that are not handed it.
+template <class A>
+static double CoefficientMass(const Problem& problem, const Row& row) {
+  if (!UsesCoefficients(problem)) return 0.0;
+  if (!problem.probability) return problem.weight_sum;
+  alignas(64) A scratch[kTile];
+  double mass = 0.0;
+  for (int64_t first = 0; first < problem.classes; first += kTile) {
+    const int64_t count = TileCount(problem, first);
+    const A* a = ViewCoefficients(problem, row, first, count, scratch);
+    A sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < count; ++i) sum += a[i];
+    mass += sum;
+  }
+  return mass;
+}
+
+template <class A>
+static void GradientRow(const Problem& problem, const Row& row, const RowGradient& gradient) {
+  if (!IsPlain(problem)) return GradientInTiles<A>(problem, row, gradient);
+  ForStored<A>(problem, [&](auto stored) { GradientInLines<decltype(stored)>(problem, row, gradient); });
+}
+
+template <class A>
+static void BackwardRow(const Problem& problem, const Row& row) {
+  const double mass = CoefficientMass<A>(problem, row);
+  const double grad = RowUpstream(problem, problem.grad_loss, row.index);
+  const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
+  GradientRow<A>(problem, row,
+                 LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
+}
+
+// The gradient of the loss itself, for an upstream gradient of 1.
+static inline RowGradient OwnGradient(const Problem& problem, const Row& row, double lse, double mass) {
+  return LossGradient(problem, row, lse, mass, UnitUpstream(problem), 0.0);
+}
+
+// While the row is in the cache: read from memory once, written once. Without a place for its
+// exponentials they are computed twice.
+template <class A>
+static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, A* terms) {
+  const RowSums sums = ScanRow<A>(problem, row, terms);
+  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
+  if (terms == nullptr || sums.moved) return GradientRow<A>(problem, row, gradient);
+  GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
+}
+
+// A plain row, which waits in `terms` for the next one.
+template <class T>
+static void ValueAndGradPlainRow(const Problem& problem, const Row& row, UnitSums* totals,
+                                 WorkType<T>* terms, WaitingGradient<T>* waiting) {
+  using A = WorkType<T>;
+  PlainTile<T> tile(problem, row, terms, waiting);
+  const RowSums sums = ScanTiles<A>(problem, &tile);
+  waiting->Finish();
+  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
+  if (sums.moved || !waiting->Take(problem, row, gradient, terms, sums.exp_sum)) {
+    GradientInLines<T>(problem, row, gradient);
+  }
+}
+
+template <class A>
+static void PartialBackwardRow(const Problem& problem, const Row& row) {
+  const double grad = LoadScalar(problem.grad_loss, row.index);
+  const double grad_lse = LoadScalar(problem.grad_lse, row.index);
+  const double slope = PartialSlope(grad, grad_lse, LoadScalar(problem.mass, row.index));
+  GradientRow<A>(
+      problem, row,
+      {LoadScalar(problem.lse, row.index), slope, grad * CoefficientScale(problem), grad * row.hot});
+}
+
+}  // namespace MS_CE_ISA
+}  // namespace ms_ce
+
+#endif  // MS_CE_ROW_KERNEL_H_

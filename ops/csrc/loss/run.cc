@@ -1,0 +1,148 @@
+#include "loss/run.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "platform/dispatch.h"
+#include "platform/thread_pool.h"
+
+namespace ms_ce {
+namespace {
+
+// A unit is large enough to hide its bookkeeping and small enough to balance threads. Cut by shape
+// alone: the sums' order must not depend on the threads.
+constexpr int64_t kFewestUnitElements = 65536, kMostUnitElements = 524288;
+constexpr int64_t kUnits = 256;      // at least, before units grow
+constexpr int64_t kBlockRows = 128;  // what the kernels that take many rows at a time work on
+constexpr int64_t kWeightGradClasses = 1024;
+
+// From here on the gradient evicts what the caller could still use, and reading its lines before
+// writing them costs a third of the traffic (docs/kernel.md).
+constexpr int64_t kStreamBytes = int64_t{8} << 20;
+
+int64_t RowsPerUnit(const Problem& problem) {
+  const int64_t elements =
+      std::clamp(problem.rows * problem.classes / kUnits, kFewestUnitElements, kMostUnitElements);
+  const int64_t rows = std::max<int64_t>(1, elements / problem.classes);
+  if (problem.inner == 1) return rows < kBlockRows ? rows : rows / kBlockRows * kBlockRows;
+  // Whole blocks, or narrower ones where those would be too few to share out.
+  const int64_t block = problem.rows >= 16 * kBlockRows ? kBlockRows : kBlockRows / 4;
+  return (rows + block - 1) / block * block;
+}
+
+// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0.
+void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
+  const Kernels& kernels = KernelsFor(problem);
+  double loss = 0.0, squares = 0.0;
+  for (int64_t c = 0; c < problem.classes; ++c) {
+    loss += kernels.load(problem.weight, c) * (*grad)[static_cast<size_t>(c)];
+  }
+  for (int64_t row = 0; row < problem.rows && problem.z_loss != 0.0; ++row) {
+    const double lse = kernels.load(problem.lse, row);
+    squares += lse * lse;
+  }
+  loss += kernels.load(problem.grad_loss, 0) * problem.z_loss * squares;
+  const double mean = loss / problem.total_weight;
+  for (size_t c = 0; c < grad->size(); ++c)
+    (*grad)[c] = ((*grad)[c] - mean * hits[c]) / problem.total_weight;
+}
+
+[[noreturn]] void FailOnTarget(const Problem& problem, const Tensor& logits, int64_t row) {
+  const Shape shape = RowsShape(logits.shape);
+  Shape position(shape.size());
+  int64_t rest = row;
+  for (size_t axis = shape.size(); axis-- > 0;) {
+    position[axis] = rest % shape[axis];
+    rest /= shape[axis];
+  }
+  int64_t value;
+  switch (problem.target.dtype) {
+    case Dtype::kInt32:
+      value = static_cast<const int32_t*>(problem.target.data)[row];
+      break;
+    case Dtype::kUint8:
+      value = static_cast<const uint8_t*>(problem.target.data)[row];
+      break;
+    default:
+      value = static_cast<const int64_t*>(problem.target.data)[row];
+  }
+  Fail("target " + std::to_string(value) + " at position " + ShapeText(position) + " is outside [0, " +
+       std::to_string(problem.total_classes) + ") and is not ignore_index (" +
+       std::to_string(problem.ignore_index) + ")");
+}
+
+}  // namespace
+
+void Add(const UnitSums& unit, UnitSums* totals) {
+  totals->loss += unit.loss;
+  totals->weight += unit.weight;
+  totals->z_loss += unit.z_loss;
+  totals->entropy += unit.entropy;
+  totals->grad_grad_loss += unit.grad_grad_loss;
+  totals->grad_grad_z_loss += unit.grad_grad_z_loss;
+  totals->correct += unit.correct;
+  totals->counted += unit.counted;
+  totals->bad_row = std::min(totals->bad_row, unit.bad_row);
+}
+
+const Kernels& KernelsFor(const Problem& problem) {
+  return SelectKernels(problem.logits.dtype == Dtype::kFloat64);
+}
+
+UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor& logits) {
+  const int64_t step = RowsPerUnit(problem);
+  const int64_t units = (problem.rows + step - 1) / step;
+  std::vector<UnitSums> sums(static_cast<size_t>(units));
+  ParallelFor(units, problem.rows * problem.classes, [&](int64_t unit) {
+    const int64_t first = unit * step;
+    kernel(problem, first, std::min(step, problem.rows - first), &sums[static_cast<size_t>(unit)]);
+  });
+  UnitSums totals;
+  for (const UnitSums& unit : sums) Add(unit, &totals);
+  if (totals.bad_row != kNoBadRow) FailOnTarget(problem, logits, totals.bad_row);
+  return totals;
+}
+
+void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out) {
+  const Kernels& kernels = KernelsFor(problem);
+  RunRows(problem, kernels.count_weight, logits);
+  // The mean of class targets divides by the weights' own sum T: with L the sum of the row losses, its
+  // gradient is (dL/dw_c - L/T hits_c) / T, and zero where T is.
+  const bool divided = !problem.probability && problem.reduction == Reduction::kMean;
+  const bool vanishes = problem.reduction == Reduction::kMean && problem.total_weight == 0.0;
+  Problem undivided = problem;
+  if (divided) undivided.total_weight = 1.0;
+  const auto classes = static_cast<size_t>(problem.classes);
+  std::vector<double> grad(classes, 0.0), hits(classes, 0.0);
+  const int64_t units = vanishes ? 0 : (problem.classes + kWeightGradClasses - 1) / kWeightGradClasses;
+  ParallelFor(units, problem.rows * problem.classes, [&](int64_t unit) {
+    const int64_t first = unit * kWeightGradClasses;
+    const int64_t count = std::min(kWeightGradClasses, problem.classes - first);
+    kernels.weight_grad(undivided, first, count, grad.data(), hits.data());
+  });
+  if (divided && !vanishes) DivideByWeights(problem, hits, &grad);
+  for (size_t c = 0; c < classes; ++c) StoreDouble(grad[c], out, static_cast<int64_t>(c));
+}
+
+void FillZeros(void* data, size_t bytes) {
+  constexpr size_t kStep = size_t{1} << 18;
+  const auto units = static_cast<int64_t>((bytes + kStep - 1) / kStep);
+  ParallelFor(units, static_cast<int64_t>(bytes / 4), [&](int64_t unit) {
+    const size_t first = static_cast<size_t>(unit) * kStep;
+    std::memset(static_cast<char*>(data) + first, 0, std::min(kStep, bytes - first));
+  });
+}
+
+void StoreDouble(double value, const Tensor& out, int64_t index) {
+  SelectKernels(true).store(value, out.array(), index);
+}
+
+double Reduced(const Problem& problem, double sum, double divisor) {
+  return problem.reduction == Reduction::kMean ? sum / divisor : sum;
+}
+
+bool StreamPays(const Tensor& out) {
+  return ElementCount(out.shape) * static_cast<int64_t>(ElementSize(out.dtype)) >= kStreamBytes;
+}
+
+}  // namespace ms_ce

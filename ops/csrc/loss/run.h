@@ -1,0 +1,32 @@
+// Cuts a problem into units of rows, runs them on the pool, and adds their sums in order.
+#ifndef MS_CE_RUN_H_
+#define MS_CE_RUN_H_
+
+#include "loss/problem.h"
+#include "platform/kernels.h"
+#include "platform/tensor.h"
+
+namespace ms_ce {
+
+// Throws if a target is out of range.
+UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor& logits);
+
+void Add(const UnitSums& unit, UnitSums* totals);
+
+const Kernels& KernelsFor(const Problem& problem);
+
+// d loss / d weight, summed over the rows, into `out`.
+void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out);
+
+void FillZeros(void* data, size_t bytes);
+
+void StoreDouble(double value, const Tensor& out, int64_t index = 0);
+
+// What a mean or a sum over rows returns of their sum.
+double Reduced(const Problem& problem, double sum, double divisor);
+
+bool StreamPays(const Tensor& out);
+
+}  // namespace ms_ce
+
+#endif  // MS_CE_RUN_H_
