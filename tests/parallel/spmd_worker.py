@@ -170,9 +170,12 @@ def main(directory: Path) -> None:
     verdicts = {}
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= linear_checks.checks(ranks, Place)
-    checks |= {name: spmd_programs.PROGRAMS[name] for name in PROGRAMS[ranks]}
+    programs = [name for name in PROGRAMS[ranks] if name not in spmd_programs.RAISING]
+    checks |= {name: spmd_programs.PROGRAMS[name] for name in programs}
     checks |= {name: lambda name=name: example(name) for name in docstrings.NEED_RANKS}
-    # PyNative may tell a kernel's error once more at a later call: nothing but the like follows those programs.
+    # After a kernel's error nothing runs but programs that look for one (spmd_programs.raised).
+    raising = [name for name in PROGRAMS[ranks] if name in spmd_programs.RAISING]
+    checks |= {name: spmd_programs.RAISING[name] for name in raising}
     checks |= linear_checks.checks_that_raise(ranks)
     for name, check in checks.items():
         try:
