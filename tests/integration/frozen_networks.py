@@ -12,7 +12,7 @@ import ms_ce
 from ms_ce import reference
 from tests.linear_tolerances import check_linear
 
-ROWS, FEATURES, CLASSES, CHUNK_ROWS = 23, 4, 30, 4
+ROWS, FEATURES, CLASSES, CHUNK_ROWS = 23, 4, 30, 8
 NAMES = ("input", "linear_weight", "linear_bias")
 FROZEN = (
     ("input",),

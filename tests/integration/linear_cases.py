@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ ROW_BYTES = 4  # of one float32 logit: chunk_bytes below are so many rows of so 
 
 
 class Case(NamedTuple):
-    """One call; `chunk_rows` cuts it into several chunks, the last one shorter."""
+    """One call, by default in three chunks, the last one shorter."""
 
     name: str
     lead: tuple[int, ...]
@@ -25,9 +26,18 @@ class Case(NamedTuple):
     weight: bool = False
     ignored: float = 0.0
     label_dtype: str = "int32"
-    chunk_rows: int = 4
+    chunk_rows: int | None = None
     shift: bool = False
     options: dict[str, Any] = {}
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return (*self.lead[:-1], self.lead[-1] - 1) if self.shift else self.lead
+
+    @property
+    def chunk_bytes(self) -> int:
+        rows = self.chunk_rows or math.prod(self.row_shape) // 3 + 1
+        return rows * self.classes * ROW_BYTES
 
     def inputs(self, dtype: str) -> dict[str, np.ndarray | None]:
         random = np.random.default_rng(7)
@@ -40,7 +50,6 @@ class Case(NamedTuple):
             target = np.where(random.random(self.lead) < self.ignored, ignore_index, target)
             target = target.astype(self.label_dtype)
         none = self.options.get("reduction") == "none"
-        rows = (*self.lead[:-1], self.lead[-1] - 1) if self.shift else self.lead
         shape = (self.classes, self.features)
         return {
             "input": round_to(random.normal(size=(*self.lead, self.features)), dtype),
@@ -48,12 +57,12 @@ class Case(NamedTuple):
             "target": target,
             "linear_bias": round_to(random.normal(size=self.classes), dtype) if self.bias else None,
             "weight": round_to(random.random(self.classes) + 0.25, dtype) if self.weight else None,
-            "grad_loss": round_to(random.normal(size=rows if none else ()), dtype),
+            "grad_loss": round_to(random.normal(size=self.row_shape if none else ()), dtype),
         }
 
     def extras(self) -> dict[str, Any]:
         return {
-            "chunk_bytes": self.chunk_rows * self.classes * ROW_BYTES,
+            "chunk_bytes": self.chunk_bytes,
             "shift": self.shift,
             **self.options,
         }
