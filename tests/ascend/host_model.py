@@ -9,6 +9,7 @@ down once.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import re
@@ -114,8 +115,14 @@ def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) 
     cache = Path(tempfile.gettempdir()) / f"ms_ce_host_model_{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     library = cache / f"{digest.hexdigest()[:24]}.so"
-    if library.exists():
-        return library
+    with library.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who needs the same one waits for it
+        if not library.exists():
+            _compile(source, [optimise, *defines], library)
+    return library
+
+
+def _compile(source: Path, options: list[str], library: Path) -> None:
     compiler = shutil.which("g++")
     if compiler is None:
         raise RuntimeError("tests/ascend needs g++ to compile the host model; install g++")
@@ -123,7 +130,6 @@ def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) 
     command = [
         compiler,
         "-std=c++17",
-        optimise,
         "-march=native",
         "-fno-gnu-unique",
         "-Wall",
@@ -133,7 +139,7 @@ def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) 
     command += [
         "-shared",
         "-fPIC",
-        *defines,
+        *options,
         f"-I{PROJECT / 'host_model'}",
         f"-I{PROJECT / 'op_kernel'}",
     ]
@@ -143,7 +149,6 @@ def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) 
     if done.returncode:
         raise RuntimeError(f"the host model does not compile:\n{done.stderr[-4000:]}")
     partial.rename(library)
-    return library
 
 
 def launch(
