@@ -10,7 +10,7 @@ CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 # cmake and msrun come from .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-sharded test test-mutations test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
+.PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -20,7 +20,11 @@ demo-sharded: $(INSTALLED)
 	  --join=True examples/train_sharded.py
 
 test: $(INSTALLED)
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2 --dist loadgroup -m 'not rare'
+
+# What takes minutes and fails only by changes of its own kind. PART=1 takes the first of its parts, which the marks number.
+test-rare: $(INSTALLED)
+	python -m pytest -n 2 --dist loadgroup -m 'rare$(if $(PART),(part=$(PART)))'
 
 # Faults planted in the Ascend C kernels, each of which a test must notice. PART=2/8 takes the second eighth of them.
 test-mutations: $(INSTALLED)

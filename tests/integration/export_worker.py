@@ -1,7 +1,7 @@
-"""export_worker.py export|load DIRECTORY BACKEND: graphs into files and out of them.
+"""export_worker.py export|load DIRECTORY BACKEND NAMES: graphs of the named programs into files and out of them.
 
 `export` leaves a MindIR and the results of PyNative of each program, `load` prints which file gave other results, and
-why. Each does all programs: it is the start of a process that takes long.
+why. Each does many programs: it is the start of a process that takes long.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from tests.tolerances import MODES_AGREE
 _BY_ROW = ("logits", "target", "probabilities", "hidden", "mask")
 
 
-def forms(backend: str):
+def forms(backend: str, names: list[str]):
     """(name of the file, Cell, inputs, inputs to export with)."""
-    for name, program in PROGRAMS.items():
+    for name in names:
+        program = PROGRAMS[name]
         tensors = program.tensors()
         file = f"{backend}.{name.replace(' ', '_')}"
         yield f"{file}.static", program.make(backend), tensors, tensors
@@ -39,20 +40,20 @@ def forms(backend: str):
             yield f"{file}.dynamic", program.make(backend), tensors, unknown
 
 
-def export(directory: Path, backend: str) -> list[str]:
-    names = []
-    for name, network, tensors, shapes in forms(backend):
+def export(directory: Path, backend: str, names: list[str]) -> list[str]:
+    exported = []
+    for name, network, tensors, shapes in forms(backend, names):
         np.savez(directory / f"{name}.npz", *numpy_of(network(*tensors)))
         file = str(directory / f"{name}.mindir")
         ms.export(network, *shapes, file_name=file, file_format="MINDIR")
-        names.append(name)
-    return names
+        exported.append(name)
+    return exported
 
 
-def load(directory: Path, backend: str) -> dict[str, str]:
+def load(directory: Path, backend: str, names: list[str]) -> dict[str, str]:
     """What went wrong, by file."""
     wrong = {}
-    for name, _, tensors, _ in forms(backend):
+    for name, _, tensors, _ in forms(backend, names):
         file = str(directory / f"{name}.mindir")
         try:
             ms_ce.relocate_mindir(file)
@@ -67,5 +68,7 @@ def load(directory: Path, backend: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    done = {"export": export, "load": load}[sys.argv[1]](Path(sys.argv[2]), sys.argv[3])
+    done = {"export": export, "load": load}[sys.argv[1]](
+        Path(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    )
     print(json.dumps(done))

@@ -64,6 +64,10 @@ def run_case(case, dtype, backend, run, gradient_in_forward="auto"):
         check(gradient, value, case, backend, dtype, name)
 
 
+# Compiled in `make test` with backend composed too, whose loop takes seconds: least and most in one graph.
+FEW = ("plain", "everything")
+
+
 def _combinations():
     for case in CASES:
         for dtype in DTYPES:
@@ -74,7 +78,9 @@ def _combinations():
                     compiled = case.name in COMPILED and dtype in ("float32", "bfloat16")
                     if mode == "pynative" or (compiled and (mode == "jit" or dtype == "float32")):
                         name = f"{case.name}-{dtype}-{backend}-{mode}".replace(" ", "-")
-                        yield pytest.param(case, dtype, backend, mode, id=name)
+                        rare = backend == "composed" and mode != "pynative" and case.name not in FEW
+                        marks = [pytest.mark.rare(part=3)] if rare else []
+                        yield pytest.param(case, dtype, backend, mode, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(
