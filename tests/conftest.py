@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests import leaks
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
+COSTLY = ("test_capture", "test_examples")  # integration tests that share what takes minutes
 
 
 def pytest_itemcollected(item):
@@ -16,8 +18,15 @@ def pytest_itemcollected(item):
 
     Not in pytest_collection_modifyitems: there xdist has read the groups before any conftest is asked.
     """
-    if item.path.parent.name != "integration" or item.path.stem == "test_examples":
+    if item.path.parent.name != "integration" or item.path.stem in COSTLY:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish(session):
+    """MindSpore collects garbage each time before it compiles a Cell. That need not look through the modules and tests
+    that are loaded by now, which takes a third of a small graph's time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
