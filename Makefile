@@ -10,7 +10,8 @@ CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 # cmake and msrun come from .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-mindformers test-torch test-every-float benchmark lint format clean
+.PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-sanitizers \
+  test-mindformers test-torch test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -39,6 +40,21 @@ test-aarch64: $(INSTALLED)
 	python -m tests.kernel.replay build/calls
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --isa neon --stride 1000003
 	qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test --replay build/calls
+
+# The stand-alone binary, every operation replayed: under ASan with UBSan on every instruction set, and under TSan, for which
+# one is enough.
+SANITIZERS ?= address,undefined thread
+test-sanitizers: $(INSTALLED)
+	python -m tests.kernel.replay build/calls
+	for sanitizer in $(SANITIZERS); do \
+	  build=build/sanitize-$${sanitizer%%,*}; \
+	  isa=; test $$sanitizer != thread || isa="--isa best"; \
+	  cmake -S ops/csrc -B $$build -DMS_CE_TEST_BINARY=ON -DMS_CE_SANITIZE=$$sanitizer \
+	    -DMS_CE_OUTPUT_DIR=$(CURDIR)/$$build && \
+	  cmake --build $$build --target ms_ce_kernel_test -j2 && \
+	  UBSAN_OPTIONS=halt_on_error=1 $$build/ms_ce_kernel_test --stride 1000003 $$isa && \
+	  UBSAN_OPTIONS=halt_on_error=1 $$build/ms_ce_kernel_test --replay build/calls $$isa || exit 1; \
+	done
 
 test-every-float: $(INSTALLED)
 	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel

@@ -1,5 +1,5 @@
 // The kernels without Python or MindSpore, for cross-compiled targets, sanitizers and valgrind:
-//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME] [--replay FILE]
+//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME | best] [--replay FILE]
 #include <cstdlib>
 #include <cstring>
 #include <sstream>
@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   std::istringstream isas(MsCeIsaList());
   int tested = 0;
   for (std::string isa; std::getline(isas, isa, ',');) {
+    if (only == "best") only = isa;
     if (!only.empty() && isa != only) continue;
     ms_ce_test::Check(MsCeSetIsa(isa.c_str()) == 0, "%s is listed but cannot be chosen", isa.c_str());
     if (!replay.empty()) {

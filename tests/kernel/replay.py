@@ -70,6 +70,7 @@ def _write_call(out: BinaryIO, call: Call) -> None:
 
 def write(path: Path) -> None:
     """All calls."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
         for call in calls():
             _write_call(out, call)
