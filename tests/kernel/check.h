@@ -2,6 +2,7 @@
 #ifndef MS_CE_TESTS_KERNEL_CHECK_H_
 #define MS_CE_TESTS_KERNEL_CHECK_H_
 
+#include <cstdint>
 #include <cstdio>
 
 namespace ms_ce_test {
@@ -30,7 +31,8 @@ bool Check(bool held, const char* format, Values... values) {
 
 void TestMath(unsigned stride);  // every `stride`-th float
 void TestEnvironment();
-void TestReplay(const char* path);  // a file that tests/kernel/replay.py wrote
+// The calls of a file that tests/kernel/replay.py wrote, of tensors of at most so many elements.
+void TestReplay(const char* path, int64_t at_most);
 void TestShapes();
 
 }  // namespace ms_ce_test

@@ -1,7 +1,9 @@
 // The kernels without Python or MindSpore, for cross-compiled targets, sanitizers and valgrind:
-//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME | best] [--replay FILE]
+//   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME | best] [--replay FILE [--at-most N]]
+// --at-most leaves out calls of tensors of more than N elements.
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <sstream>
 #include <string>
 
@@ -12,12 +14,14 @@ int main(int argc, char** argv) {
   // A prime: over the run the samples meet every residue of the vector width and of the mantissa.
   unsigned stride = 1009;
   std::string only, replay;
+  int64_t at_most = std::numeric_limits<int64_t>::max();
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--every-float") == 0) stride = 1;
     if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc)
       stride = static_cast<unsigned>(std::atoi(argv[++i]));
     if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) only = argv[++i];
     if (std::strcmp(argv[i], "--replay") == 0 && i + 1 < argc) replay = argv[++i];
+    if (std::strcmp(argv[i], "--at-most") == 0 && i + 1 < argc) at_most = std::atoll(argv[++i]);
   }
   if (stride == 0) return 2;
   ms_ce_test::TestShapes();
@@ -28,7 +32,7 @@ int main(int argc, char** argv) {
     if (!only.empty() && isa != only) continue;
     ms_ce_test::Check(MsCeSetIsa(isa.c_str()) == 0, "%s is listed but cannot be chosen", isa.c_str());
     if (!replay.empty()) {
-      ms_ce_test::TestReplay(replay.c_str());
+      ms_ce_test::TestReplay(replay.c_str(), at_most);
       ++tested;
       continue;
     }
