@@ -24,7 +24,8 @@ from ms_ce.ops.composed_cells import (
     total,
     weight_of,
 )
-from ms_ce.ops.graph import compiling, is_class_index, without_gradient
+from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.mean import mean
 from ms_ce.ops.options import ClassBlock, Options
 

@@ -2,8 +2,8 @@
 
 MindSpore has no second derivative of LogSoftmax or GatherD, its PyNative forgets the upstream gradient in the second
 derivative of a sum or a reshape, and its LogSoftmax, Softmax and NLLLoss are inexact or wrong in places
-(docs/backends.md). So the linear and smooth pieces of the loss are Cells with a bprop, each other's transposes, of
-primitives that vmap vectorises rightly in the way they are used here: _Pick's x is mapped wherever its index is, and
+(docs/backends.md). So the linear and smooth pieces of the loss have derivatives of their own, each other's transposes,
+of primitives that vmap vectorises rightly in the way they are used here: _Pick's x is mapped wherever its index is, and
 both on axis 0, since Select has made them. Everything else is differentiated by MindSpore.
 """
 
@@ -16,6 +16,8 @@ from mindspore.ops import constexpr
 from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
+
+from ms_ce.ops.derivative import differentiable, plain_in_graphs
 
 # The functions ops.zeros_like and ops.ones_like break a second derivative in graph mode.
 zeros_like, ones_like = P.ZerosLike(), P.OnesLike()
@@ -103,7 +105,6 @@ class _LogSoftmax(nn.Cell):
     def __init__(self):
         super().__init__()
         self.log_softmax = P.LogSoftmax(1)
-        self.backward = _LogSoftmaxBackward()
 
     def construct(self, x):
         moved = self.moved(x)
@@ -117,7 +118,7 @@ class _LogSoftmax(nn.Cell):
         return x - largest(x, 1).expand_dims(1)
 
     def bprop(self, x, out, dout):
-        return (self.backward(x, out, dout),)
+        return (_log_softmax_backward(x, out, dout),)
 
 
 class _Softmax(nn.Cell):
@@ -219,8 +220,12 @@ class _Faithful(nn.Cell):
         return (ops.where(rows == rows, dout, np.nan),)
 
 
-class_sum, total, by_class = _ClassSum(), _Total(), _ByClass()
-log_softmax, log_sum_exp, pick, weight_of = _LogSoftmax(), _LogSumExp(), _Pick(), _WeightOf()
-scaled_square, faithful = _ScaledSquare(), _Faithful()
-_softmax, _place = _Softmax(), _Place()
-_class_totals, _weight_totals = _ClassTotals(), _WeightTotals()
+class_sum, total = plain_in_graphs(_ClassSum()), plain_in_graphs(_Total())
+by_class, _class_totals = plain_in_graphs(_ByClass()), plain_in_graphs(_ClassTotals())
+scaled_square = plain_in_graphs(_ScaledSquare())
+log_softmax, _softmax = differentiable(_LogSoftmax()), differentiable(_Softmax())
+_log_softmax_backward = differentiable(_LogSoftmaxBackward())
+log_sum_exp, faithful = differentiable(_LogSumExp()), differentiable(_Faithful())
+weight_of, _weight_totals = differentiable(_WeightOf()), differentiable(_WeightTotals())
+# MindSpore has no derivative of GatherDGradV2 that it could leave out.
+pick, _place = differentiable(_Pick()), _Place()

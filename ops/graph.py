@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import functional as F
-from mindspore.ops import operations as P
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce.ops import eager
@@ -94,28 +93,6 @@ class _KnownOne(PrimitiveWithInfer):
 
 
 known_one = _KnownOne()
-
-
-class _Constant(nn.Cell):
-    """What it is given, with gradient 0."""
-
-    def __init__(self):
-        super().__init__()
-        self.zeros_like = P.ZerosLike()
-
-    def construct(self, x):
-        return x
-
-    def bprop(self, x, out, dout):
-        return (self.zeros_like(x),)
-
-
-_constant = _Constant()
-
-
-def without_gradient(x):
-    """stop_gradient, after which vmap mistakes tensors that are not mapped for mapped ones, in a form it takes."""
-    return _constant(x) if compiling() else ops.stop_gradient(x)
 
 
 @constexpr

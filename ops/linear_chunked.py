@@ -11,7 +11,8 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops import composed, linear_plain
-from ms_ce.ops.graph import compiling, is_class_index, known_shape, without_gradient
+from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import compiling, is_class_index, known_shape
 from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_of_chunk
 from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, OneDevice, readable
 from ms_ce.ops.mean import reduced, total_weight

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mindspore.ops import operations as P
 
-from ms_ce.ops.graph import is_class_index, without_gradient
+from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row
 from ms_ce.ops.options import Gradients, Plan
 from ms_ce.ops.table import KERNELS

@@ -8,6 +8,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import functional as F
 
+from ms_ce.ops.derivative import RefusesVmap
+
 # Every chunk is filled up, so that one must not be far larger than a number of rows that nobody knows yet.
 _MOST_ROWS_UNKNOWN = 1024
 # The kernel's own (ops/csrc/linear/linear_loss.h), in bytes but for the share and the number of copies.
@@ -86,3 +88,9 @@ def rows_of_chunk(
 @constexpr
 def counting(rows: int) -> Tensor:
     return Tensor(np.arange(rows), mstype.int32)
+
+
+not_vectorised = RefusesVmap(
+    "ms_ce: linear_cross_entropy in several chunks is not vectorised (vmap, jacrev, jacfwd), since MindSpore "
+    "vectorises no loop; take a chunk_bytes that holds all logits: rows times classes of 4 bytes, 8 for float64"
+)

@@ -16,7 +16,13 @@ from mindspore.ops import operations as P
 from ms_ce.ops import composed
 from ms_ce.ops.composed_cells import number
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
-from ms_ce.ops.linear_plan import counting, exact_dtype, known_rows, rows_of_chunk
+from ms_ce.ops.linear_plan import (
+    counting,
+    exact_dtype,
+    known_rows,
+    not_vectorised,
+    rows_of_chunk,
+)
 from ms_ce.ops.options import ClassBlock, Gradients, Options
 
 _product = P.MatMul()
@@ -153,7 +159,7 @@ class ChunkedRows(nn.Cell):
         """(hidden, matrix, target, bias, weight, order, count, position, block, rows): `rows` rows a chunk
         are taken in `order`, a row stands at `position` in it, and the first `count` have a loss."""
         exact = exact_dtype(hidden.dtype)
-        hidden = self.place.gathered(hidden)
+        hidden = self.place.gathered(not_vectorised(hidden))
         offset, held, total = self.place.block_of(linear_weight.shape[0])
         matrix = linear_weight.astype(exact)
         bias = None if linear_bias is None else linear_bias.astype(exact)

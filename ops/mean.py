@@ -10,6 +10,7 @@ from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import operations as P
 
+from ms_ce.ops.composed_cells import weight_of
 from ms_ce.ops.graph import is_class_index
 
 _sum = P.ReduceSum()
@@ -26,7 +27,7 @@ def total_weight(target, rows, weight, ignore_index, dtype):
         # A class out of range has been reported, or made the loss nan.
         known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
         index = ops.where(known, target, 0)
-        row_weight = row_weight * ops.gather(weight.astype(dtype), index, 0)
+        row_weight = row_weight * weight_of(weight.astype(dtype), index)
     return _sum(row_weight)
 
 

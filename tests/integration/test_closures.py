@@ -24,12 +24,12 @@ def _agree(actual, expected):
 
 @pytest.mark.parametrize("gradient_in_forward", (False, True))
 @pytest.mark.parametrize("target", (LABELS, PROBABILITIES), ids=("labels", "probabilities"))
-def test_cross_entropy(target, gradient_in_forward):
+def test_cross_entropy(target, gradient_in_forward, backend):
     @ms.jit
     def step(logits, target, weight):
         def loss(logits):
             return ms_ce.cross_entropy(
-                logits, target, weight, gradient_in_forward=gradient_in_forward, backend="cpu"
+                logits, target, weight, gradient_in_forward=gradient_in_forward, backend=backend
             )
 
         return ms.grad(loss)(logits)
@@ -38,10 +38,12 @@ def test_cross_entropy(target, gradient_in_forward):
     _agree(step(Tensor(LOGITS), Tensor(target), Tensor(WEIGHT)), expected)
 
 
-def test_nll_loss():
+def test_nll_loss(backend):
     @ms.jit
     def step(logits, target, weight):
-        return ms.grad(lambda logits: ms_ce.nll_loss(logits, target, weight, backend="cpu"))(logits)
+        return ms.grad(lambda logits: ms_ce.nll_loss(logits, target, weight, backend=backend))(
+            logits
+        )
 
     expected = reference.nll_loss_grad(LOGITS, LABELS, WEIGHT).logits
     _agree(step(Tensor(LOGITS), Tensor(LABELS), Tensor(WEIGHT)), expected)
@@ -79,3 +81,34 @@ def test_target_and_weight_of_the_linear_loss_are_constants(target, run):
     gradients = run(ms.grad(loss, wanted), *tensors)
     for gradient in gradients if isinstance(gradients, tuple) else (gradients,):
         assert not gradient.asnumpy().any()
+
+
+def test_second_derivatives(backend):
+    @ms.jit
+    def step(logits, target, direction):
+        def slope(logits):
+            def loss(logits):
+                return ms_ce.cross_entropy(logits, target, label_smoothing=0.1, backend=backend)
+
+            return (ms.grad(loss)(logits) * direction).sum()
+
+        return ms.grad(slope)(logits)
+
+    expected = reference.cross_entropy_hvp(TABLE[:4], LOGITS, LABELS, label_smoothing=0.1)
+    _agree(step(Tensor(LOGITS), Tensor(LABELS), Tensor(TABLE[:4])), expected)
+
+
+def test_chunks_of_composed_take_their_tensors_as_arguments():
+    """A loop is what MindSpore does not differentiate there (test_mindspore_limits.py)."""
+
+    @ms.jit
+    def step(hidden, table, target):
+        def loss(hidden, table, target):
+            return ms_ce.linear_cross_entropy(
+                hidden, table, target, chunk_bytes=40, backend="composed"
+            )
+
+        return ms.grad(loss)(hidden, table, target)
+
+    expected = reference.linear_cross_entropy_grad(LOGITS, TABLE, LABELS).input
+    _agree(step(Tensor(LOGITS), Tensor(TABLE), Tensor(LABELS)), expected)

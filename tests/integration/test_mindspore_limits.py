@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mindspore as ms
 import pytest
+from mindspore import Tensor, nn
 
 WORKER = Path(__file__).with_name("limits_worker.py")
 OPERATOR = """
@@ -51,3 +53,39 @@ def test_a_custom_operator_of_unknown_shape_does_not_run_from_a_file(operator, t
     dynamic = _run("load", operator, tmp_path / "dynamic.mindir", "dynamic")
     assert dynamic.returncode != 0
     assert "PrimitivePy" in dynamic.stderr
+
+
+class _OwnDerivative(nn.Cell):
+    def construct(self, x):
+        return x * 2
+
+    def bprop(self, x, out, dout):
+        return (dout * 2,)
+
+
+def _with_a_branch(x):
+    return x * 2 if x.sum() > 0 else x * 3
+
+
+@pytest.mark.parametrize("called", (_OwnDerivative(), _with_a_branch), ids=("bprop", "branch"))
+def test_a_closure_over_a_function_that_stays_a_call_is_not_differentiated(called):
+    """Inside a graph; with the tensor as an argument it is."""
+
+    @ms.jit
+    def with_a_closure(x, factor):
+        def loss(x):
+            return (called(x) * factor).sum()
+
+        return ms.grad(loss)(x)
+
+    @ms.jit
+    def with_an_argument(x, factor):
+        def loss(x, factor):
+            return (called(x) * factor).sum()
+
+        return ms.grad(loss)(x, factor)
+
+    x, factor = Tensor([1.0, 2.0]), Tensor([3.0, 4.0])
+    with pytest.raises(TypeError, match="The parameters number of the function is 2"):
+        with_a_closure(x, factor)
+    assert with_an_argument(x, factor).asnumpy().tolist() == [6.0, 8.0]

@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 import ms_ce
 from ms_ce import reference
+from ms_ce.ops.mean import total_weight
 from ms_ce.parallel.mean import Divide
 from tests.integration.conftest import to_numpy, to_tensor
 
@@ -135,3 +136,13 @@ def test_second_derivative_is_zero(backend):
 
     second = ms.jit(ms.grad(slope))(Tensor(LOGITS))
     np.testing.assert_array_equal(to_numpy(second), np.zeros((2, 2)))
+
+
+def test_total_weight_under_vmap_where_nothing_of_it_is_mapped():
+    target, weight = Tensor(np.array([1, -100, 0, 1], np.int32)), Tensor([2.0, 3.0])
+
+    def scaled(x, target, weight):
+        return x * total_weight(target, 4, weight, -100, ms.float32)
+
+    actual = ms.vmap(scaled, (0, None, None))(Tensor([1.0, 2.0]), target, weight)
+    np.testing.assert_array_equal(to_numpy(actual), [8.0, 16.0])

@@ -25,6 +25,7 @@ _NLL = (ms_ce.nll_loss, reference.nll_loss, reference.nll_loss_grad)
 FORMS = {
     "plain": (*_CE, LABELS, {}),
     "smoothed": (*_CE, LABELS, {"label_smoothing": 0.1, "z_loss": 0.01}),
+    "capped": (*_CE, LABELS, {"softcap": 2.0, "logit_scale": 1.5}),
     "probabilities": (*_CE, PROBABILITIES, {"label_smoothing": 0.1}),
     "nll": (*_NLL, LABELS, {}),
 }
@@ -79,6 +80,22 @@ def test_vmap_of_value_and_gradient(form, axes, backend):
     _agree(losses, np.stack([value(*call, **options)[0] for call in calls]))
     _agree(grads[0], np.stack([each.logits for each in expected]))
     _agree(grads[1], np.stack([each.weight for each in expected]))
+
+
+def test_vmap_of_pixels(backend):
+    """Logits (N, C, d)."""
+    logits = np.stack([LOGITS, LOGITS[::-1]], -1)  # (BATCH, ROWS, CLASSES, 2)
+    labels = np.stack([LABELS, LABELS[:, ::-1]], -1)
+    tensors, calls = _given((logits, labels, WEIGHTS), (0, None, None))
+
+    def mean(x, target, weight):
+        return ms_ce.cross_entropy(x, target, weight, label_smoothing=0.1, backend=backend)
+
+    losses, grads = ms.vmap(ms.value_and_grad(mean), (0, None, None))(*tensors)
+    smoothed = {"label_smoothing": 0.1}
+    _agree(losses, np.stack([reference.cross_entropy(*call, **smoothed)[0] for call in calls]))
+    expected = [reference.cross_entropy_grad(*call, **smoothed).logits for call in calls]
+    _agree(grads, np.stack(expected))
 
 
 @pytest.mark.parametrize("axes", ((0, None, None), (None, 0, None)))
@@ -205,3 +222,51 @@ def test_jacobian_of_the_linear_cell(reduction, backend):
     )
     actual = ms.jacrev(loss)(Tensor(HIDDEN[0]), Tensor(LABELS[0]))
     _agree(actual, expected[0] if reduction == "mean" else expected)
+
+
+def test_vmap_of_the_linear_loss_with_a_frozen_table(backend):
+    tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
+
+    def mean(hidden, table, target):
+        return ms_ce.linear_cross_entropy(
+            hidden, table, target, frozen=("linear_weight",), backend=backend
+        )
+
+    grads = ms.vmap(ms.grad(mean), (0, None, None))(*tensors)
+    _agree(grads, np.stack([reference.linear_cross_entropy_grad(*call).input for call in calls]))
+
+
+def test_vmap_of_the_linear_statistics(backend):
+    tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
+
+    def stats(hidden, table, target):
+        return ms_ce.linear_cross_entropy_with_stats(
+            hidden, table, target, z_loss=0.1, backend=backend
+        )[:3]
+
+    loss, _, lse = ms.vmap(stats, (0, None, None))(*tensors)
+    expected = [reference.linear_cross_entropy(*call, z_loss=0.1) for call in calls]
+    _agree(loss, np.stack([each.loss for each in expected]))
+    _agree(lse, np.stack([each.lse for each in expected]))
+
+
+@pytest.mark.parametrize("transform", ("vmap", "vmap of grad", "jacrev"))
+def test_chunks_are_right_or_refused(transform, backend):
+    def mean(hidden, table, target):
+        return ms_ce.linear_cross_entropy(hidden, table, target, chunk_bytes=40, backend=backend)
+
+    tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
+    if transform == "jacrev":
+        tensors, function = [Tensor(HIDDEN[0]), *tensors[1:]], ms.jacrev(mean)
+        expected = reference.linear_cross_entropy_grad(*calls[0]).input
+    elif transform == "vmap":
+        function = ms.vmap(mean, (0, None, None))
+        expected = np.stack([reference.linear_cross_entropy(*call).loss for call in calls])
+    else:
+        function = ms.vmap(ms.grad(mean), (0, None, None))
+        expected = np.stack([reference.linear_cross_entropy_grad(*c).input for c in calls])
+    if backend == "cpu":
+        _agree(function(*tensors), expected)
+        return
+    with pytest.raises(ValueError, match=r"linear_cross_entropy in several chunks.*chunk_bytes"):
+        function(*tensors)
