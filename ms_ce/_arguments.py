@@ -15,10 +15,9 @@ import warnings
 from numbers import Integral
 from typing import Any, NamedTuple
 
-from mindspore.ops import constexpr
-
 from ms_ce import _checks
 from ms_ce.ops.options import OPTIONS, Options, Plan, make_options
+from ms_ce.ops.precision import constexpr
 
 
 class Default(NamedTuple):

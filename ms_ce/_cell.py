@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
-from mindspore._c_expression import MixedPrecisionType
-from mindspore.common.api import _pynative_executor
 from mindspore.rewrite.common import namespace
+
+from ms_ce.ops import precision
 
 _PRECISIONS = {"fp16": mstype.float16, "fp32": mstype.float32, "bf16": mstype.bfloat16}
 
@@ -31,11 +31,12 @@ class LossCell(nn.Cell):
         return super().add_flags(**flags)
 
     def __call__(self, *args, **kwargs):
-        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
-        result = super().__call__(*args, **kwargs)
+        precision.off()
+        # Not super(), which bytecode capture does not follow.
+        result = nn.Cell.__call__(self, *args, **kwargs)
         # Not after an exception: MindSpore leaves the precision of the Cells around switched on then, for the whole
         # process, and this entry keeps it off.
-        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+        precision.on_again()
         return result
 
     def in_precision(self, input):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from mindspore import Tensor
 from mindspore import dtype as mstype
-from mindspore.ops import constexpr
 from mindspore.ops.primitive import PrimitiveWithInfer
 
+from ms_ce.ops import precision
 from ms_ce.ops.graph import known_shape  # noqa: F401  what checks of shapes ask for
+from ms_ce.ops.precision import constexpr
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
@@ -52,6 +53,7 @@ class _RefuseNonTensor(PrimitiveWithInfer):
         super().__init__("ms_ce_refuse_non_tensor")
 
     def __call__(self, op, name, value):
+        precision.off()
         raise TypeError(_not_a_tensor(op, name, type(value)))
 
     def __infer__(self, op, name, value):

@@ -8,6 +8,7 @@ from mindspore.ops import constexpr
 
 from ms_ce import _linear_checks
 from ms_ce.backend import linear_form, resolved
+from ms_ce.ops import precision
 from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
 from ms_ce.ops.linear_plan import exact_dtype
 from ms_ce.ops.options import Gradients
@@ -76,6 +77,7 @@ def linear_cross_entropy_on(
     _linear_checks.check_tensors(plan, input, linear_weight, target, linear_bias, weight)
     if with_stats:
         _linear_checks.check_matrix(plan.op, linear_weight.ndim)
+    input = precision.begin(input)
     input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
     form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)
     later = form.may_scale_later(input.dtype)
@@ -84,7 +86,11 @@ def linear_cross_entropy_on(
     tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
     results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors)
     if not with_stats:
-        return (results[0].astype(dtype),)
-    loss, total_weight, lse, z_part, correct, entropy = results
-    loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
-    return loss, total_weight.astype(exact), lse.astype(exact), z_part, correct, entropy
+        results = (results[0].astype(dtype),)
+    else:
+        loss, total_weight, lse, z_part, correct, entropy = results
+        loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
+        total_weight, lse = total_weight.astype(exact), lse.astype(exact)
+        results = (loss, total_weight, lse, z_part, correct, entropy)
+    precision.end()
+    return results

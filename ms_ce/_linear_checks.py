@@ -6,10 +6,10 @@ from numbers import Integral
 
 from mindspore import Parameter
 from mindspore import dtype as mstype
-from mindspore.ops import constexpr
 
 from ms_ce import _checks
 from ms_ce.ops.options import Plan, make_options
+from ms_ce.ops.precision import constexpr
 
 _HALVES = (mstype.float16, mstype.bfloat16)
 FREEZABLE = ("input", "linear_weight", "linear_bias")

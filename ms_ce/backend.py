@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from mindspore import context
 from mindspore._c_expression import ms_ctx_param
-from mindspore.ops import constexpr
 
 from ms_ce.ops import linear_chunked, linear_cpu, linear_plain
 from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.precision import constexpr
 from ms_ce.ops.protocol import Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
 

@@ -10,6 +10,7 @@ import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
 
+from ms_ce.ops import precision
 from ms_ce.ops.composed_cells import (
     by_class,
     class_sum,
@@ -44,6 +45,7 @@ def refuse_targets(target, classes: int, ignore_index: int, shift: bool = False)
     if shift:
         bad[..., 0] = False
     if bad.any():
+        precision.off()
         position = tuple(int(i) for i in np.argwhere(bad)[0])
         raise ValueError(
             f"ms_ce: target {int(host[position])} at position {position} is outside [0, {classes}) "
@@ -175,15 +177,19 @@ def _like_input(logits, options, value):
 
 def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
+    logits = precision.begin(logits)
     x, target, weight = _prepared(logits, target, weight)
     rows = _rows(x, target, weight, options)
     loss = _reduced(rows[0], rows[2], options)
     lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
-    return _like_input(logits, options, loss), rows[2], lse
+    loss = _like_input(logits, options, loss)
+    precision.end()
+    return loss, rows[2], lse
 
 
 def cross_entropy_with_stats(logits, target, weight, options: Options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+    logits = precision.begin(logits)
     x, target, weight = _prepared(logits, target, weight)
     losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, target, weight, options)
     best = target.argmax(axis=1) if keep is None else target
@@ -204,18 +210,22 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     num_correct = total(correct.astype(mstype.int64))
     # Gradients flow through loss and z-loss only.
     logged = without_gradient(total_weight), without_gradient(lse)
+    precision.end()
     return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
 
 
 def nll_loss(log_prob, target, weight, options: Options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
+    log_prob = precision.begin(log_prob)
     dtype = log_prob.dtype if weight is None else weight.dtype
     x, target, weight = _prepared(log_prob, target, weight)
     x, index, keep = _class_rows(x, target, options)
     rows, row_weight = _picked_rows(x, index, keep, weight)
     total_weight = total(row_weight)
-    loss = _reduced(rows, total_weight, options)
-    return _like_input(log_prob, options, loss), total_weight.astype(dtype)
+    loss = _like_input(log_prob, options, _reduced(rows, total_weight, options))
+    total_weight = total_weight.astype(dtype)
+    precision.end()
+    return loss, total_weight
 
 
 def cross_entropy_value_and_grad(logits, target, weight, options: Options):

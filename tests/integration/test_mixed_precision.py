@@ -171,3 +171,97 @@ def test_other_mixtures_are_refused(hidden, table):
     text = f"linear_weight must have input's dtype {hidden}.*, got {table}; cast one to the other"
     with pytest.raises(TypeError, match=text):
         ms_ce.linear_cross_entropy(*inputs, Tensor(LABELS))
+
+
+class _Function(nn.Cell):
+    """A function of ours called inside a Cell."""
+
+    def __init__(self, function, **options):
+        super().__init__()
+        self.function, self.options = function, options
+
+    def construct(self, *tensors):
+        return self.function(*tensors, **self.options)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "nll_loss"])
+def test_functions_sum_in_float32(name, backend, mode):
+    """Under to_float too, as the Cells: 4,096 rows of 20."""
+    logits = np.zeros((4096, 4), np.float32)
+    logits[:, 0] = 20.0 if name == "cross_entropy" else 0.0
+    logits[:, 1] = 0.0 if name == "cross_entropy" else -20.0
+    labels = ms.ops.ones(4096, ms.int32)
+    net = _Function(getattr(ms_ce, name), backend=backend).to_float(ms.float16)
+    loss, gradient = ms.value_and_grad(net)(Tensor(logits), labels)
+    assert (loss.dtype, gradient.dtype) == (ms.float16, ms.float32)
+    np.testing.assert_allclose(to_numpy(loss), 20.0, rtol=1e-6)
+    expected = getattr(reference, f"{name}_grad")(logits, labels.asnumpy())[0]
+    np.testing.assert_allclose(to_numpy(gradient), expected, rtol=1e-3, atol=1e-6)
+    assert precision_outside() == ms.float32
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 400])
+def test_the_linear_function(chunk_bytes, backend, mode):
+    net = _Function(ms_ce.linear_cross_entropy, chunk_bytes=chunk_bytes, backend=backend)
+    net = net.to_float(ms.float16)
+    tensors = [Tensor(HIDDEN), Tensor(TABLE), Tensor(LABELS)]
+    loss, gradients = ms.value_and_grad(net, (0, 1))(*tensors)
+    assert [loss.dtype, gradients[0].dtype, gradients[1].dtype] == [
+        ms.float16,
+        ms.float32,
+        ms.float32,
+    ]
+    expected = reference.linear_cross_entropy(HIDDEN, TABLE, LABELS).loss
+    np.testing.assert_allclose(to_numpy(loss), expected, rtol=5e-3)
+    derivative = reference.linear_cross_entropy_grad(HIDDEN, TABLE, LABELS)
+    np.testing.assert_allclose(to_numpy(gradients[0]), derivative.input, **HALF)
+    np.testing.assert_allclose(to_numpy(gradients[1]), derivative.linear_weight, **HALF)
+    assert precision_outside() == ms.float32
+
+
+@pytest.mark.parametrize("make", [ms_ce.NLLLoss, ms_ce.ops.NLLLoss], ids=["Cell", "primitive"])
+@pytest.mark.parametrize("level", ["O2", "to_float"])
+def test_negative_log_likelihoods(level, make, backend, mode):
+    loss = make(backend=backend)
+    first = loss if make is ms_ce.NLLLoss else _First(loss)
+    net = LEVELS[level](_Head(first))
+    value = net(Tensor(HIDDEN), Tensor(LABELS))
+    expected = reference.nll_loss(HIDDEN @ TABLE.T, LABELS)[0]
+    np.testing.assert_allclose(to_numpy(value), expected, rtol=5e-3, atol=5e-3)
+    assert precision_outside() == ms.float32
+
+
+class _First(nn.Cell):
+    """The loss alone of a primitive that returns the total weight too."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss = loss
+
+    def construct(self, logits, labels):
+        return self.loss(logits, labels, None)[0]
+
+
+REFUSED = {
+    "shape": (ms_ce.cross_entropy, (HIDDEN, LABELS[:3]), {}, "target must have shape"),
+    "no tensor": (ms_ce.cross_entropy, (HIDDEN, None), {}, "it is missing"),
+    "option": (ms_ce.nll_loss, (HIDDEN, LABELS), {"reduction": "avg"}, "reduction must be"),
+    "backend": (ms_ce.nll_loss, (HIDDEN, LABELS), {"backend": "none"}, "backend"),
+    "linear": (ms_ce.linear_cross_entropy, (HIDDEN, TABLE, LABELS[:3]), {}, "target must have"),
+    "class index": (
+        ms_ce.cross_entropy,
+        (HIDDEN, LABELS + 100),
+        {"backend": "composed"},
+        "is outside",
+    ),
+}
+
+
+@pytest.mark.parametrize("refused", REFUSED)
+def test_a_function_that_refuses_leaves_no_mixed_precision_behind(refused):
+    function, arrays, options, text = REFUSED[refused]
+    tensors = [None if array is None else Tensor(array) for array in arrays]
+    net = _Function(function, **options).to_float(ms.float16)
+    with pytest.raises((TypeError, ValueError), match=text):
+        net(*tensors)
+    assert precision_outside() == ms.float32

@@ -224,18 +224,6 @@ def test_jacobian_of_the_linear_cell(reduction, backend):
     _agree(actual, expected[0] if reduction == "mean" else expected)
 
 
-def test_vmap_of_the_linear_loss_with_a_frozen_table(backend):
-    tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
-
-    def mean(hidden, table, target):
-        return ms_ce.linear_cross_entropy(
-            hidden, table, target, frozen=("linear_weight",), backend=backend
-        )
-
-    grads = ms.vmap(ms.grad(mean), (0, None, None))(*tensors)
-    _agree(grads, np.stack([reference.linear_cross_entropy_grad(*call).input for call in calls]))
-
-
 def test_vmap_of_the_linear_statistics(backend):
     tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
 

@@ -1,0 +1,58 @@
+"""MindSpore's mixed precision where Python runs.
+
+It casts what goes into each operator, one by one, and stays switched on for the process when something raises under it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from mindspore import Tensor, ops
+from mindspore._c_expression import MixedPrecisionType
+from mindspore.common.api import _pynative_executor
+from mindspore.ops import operations as P
+
+from ms_ce.ops.graph import compiling
+
+_operator = P.ZerosLike()
+
+
+def off() -> None:
+    """No casts until `on_again`; after an exception, which none follows, until another Cell asks for some."""
+    _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
+
+
+def on_again() -> None:
+    """As before the latest `off`."""
+    _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+
+
+def _cast_once(input: Tensor) -> Tensor:
+    dtype = _operator(Tensor(0, input.dtype)).dtype
+    off()
+    return input if dtype == input.dtype else ops.cast(input, dtype)
+
+
+def begin(input):
+    """A loss's input in the dtype that mixed precision would cast it to; what follows is not cast, until `end`."""
+    return input if compiling() else _cast_once(input)
+
+
+def end() -> None:
+    if not compiling():
+        on_again()
+
+
+def constexpr(check: Callable) -> Callable:
+    """mindspore.ops.constexpr for what may raise: mixed precision is off then."""
+
+    @functools.wraps(check)
+    def checked(*values, **named):
+        try:
+            return check(*values, **named)
+        except Exception:
+            off()
+            raise
+
+    return ops.constexpr(checked)
