@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 
 import mindspore as ms
 import numpy as np
@@ -12,8 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 import ms_ce
 from ms_ce import functional, reference
-from ms_ce.ops import cpu, cpu_operators, eager, library
-from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops import cpu, eager, library
 
 _random = np.random.default_rng(1)
 ROWS, CLASSES, FEATURES = 6, 9, 4
@@ -323,19 +321,3 @@ def test_a_long_operation_is_waited_for_asleep(rows, waits, monkeypatch):
     monkeypatch.setattr(operator, "waiting", noted)
     ms_ce.cross_entropy(ops.zeros((rows, 1000)), ops.zeros((rows,), ms.int32), backend="cpu")
     assert waited == [True] * waits
-
-
-def test_no_two_threads_share_a_constant():
-    def constants():
-        return cpu_operators.no_weight(ms.float32), cpu_operators.packed_options(
-            Options(), ClassBlock(), False, False
-        )
-
-    here, elsewhere = constants(), []
-    assert all(again is tensor for again, tensor in zip(constants(), here, strict=True))
-    thread = threading.Thread(target=lambda: elsewhere.extend(constants()))
-    thread.start()
-    thread.join()
-    for own, other in zip(here, elsewhere, strict=True):
-        assert own is not other
-        assert own.asnumpy().tobytes() == other.asnumpy().tobytes()

@@ -1,6 +1,7 @@
 """The table of backends says what partitioned graphs use, in `available_backends()` and in `python -m ms_ce`."""
 
 import inspect
+import threading
 
 import mindspore as ms
 import pytest
@@ -89,9 +90,17 @@ def test_the_command_prints_the_choice(capsys):
         lambda: ascend._no_weight(),
     ],
 )
-def test_calls_share_no_tensor(make):
-    """Several threads may call at once."""
-    first, second = make(), make()
-    assert first is not second
-    assert first.dtype == second.dtype
-    assert (first.float().asnumpy() == second.float().asnumpy()).all()
+def test_threads_share_no_constant(make):
+    """Several may call at once."""
+    own, others = make(), []
+    thread = threading.Thread(target=lambda: others.append(make()))
+    thread.start()
+    thread.join()
+    assert others[0] is not own
+    assert others[0].dtype == own.dtype
+    assert (others[0].float().asnumpy() == own.float().asnumpy()).all()
+
+
+def test_a_thread_keeps_its_constants():
+    """MindSpore gives each new one a memory of its own."""
+    assert cpu_operators.no_weight(ms.float32) is cpu_operators.no_weight(ms.float32)
