@@ -14,9 +14,10 @@ from ms_ce.ops import composed, linear_plain
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, known_shape
 from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_of_chunk
-from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, OneDevice, readable
+from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, readable
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
+from ms_ce.ops.rows import OneDevice
 from ms_ce.ops.table import KERNELS
 
 _sum = P.ReduceSum()

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mindspore as ms
 from mindspore import nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
-from ms_ce.backend import choose, device_target
+from ms_ce.backend import choose
 from ms_ce.ops import linear_sweep
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import Gradients
 from ms_ce.ops.table import KERNELS
-from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
-from ms_ce.parallel.config import check_positive
-from ms_ce.parallel.exchange import AllStatistics, Group, world
+from ms_ce.parallel.blocks import check_weight
+from ms_ce.parallel.exchange import Group, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
-from ms_ce.parallel.spmd import VocabParallelRows
+from ms_ce.parallel.place import VocabularyBlocks
 
 _OP = "VocabParallelLinearCrossEntropyLoss"
 
@@ -55,87 +52,6 @@ def _check_rows(hidden, target, ranks: int, held: int, indices: bool) -> None:
         raise ValueError(
             f"{_OP}: target must have shape {expected} to match input {hidden}{whole}, got {target}"
         )
-
-
-class _Gathered(nn.Cell):
-    """A block of rows of every rank to the rows of all, in one collective, without a gradient."""
-
-    def __init__(self, group: Group):
-        super().__init__()
-        # The CPU engine sums and gathers float32 and float16 only, and the slots of AllStatistics are sums.
-        self.widen, self.statistics = device_target() == "CPU", AllStatistics(group)
-
-    def construct(self, rows):
-        sent = ops.cast(rows, ms.float32) if self.widen else rows
-        return ops.reshape(self.statistics(sent), (-1, rows.shape[1]))
-
-
-class _Scattered(nn.Cell):
-    """The sum over a group of (rows of all, width), of which each rank gets its block of rows."""
-
-    def __init__(self, group: Group):
-        super().__init__()
-        self.rank, self.size = group.rank, group.size
-        # The CPU engine has no ReduceScatter.
-        self.by_sum = device_target() == "CPU"
-        self.collective: Any = None
-        if self.size > 1:
-            collective = ops.AllReduce if self.by_sum else ops.ReduceScatter
-            self.collective = collective(group=group.name)
-
-    def construct(self, rows):
-        if self.size == 1:
-            return rows
-        summed = self.collective(rows)
-        if not self.by_sum:
-            return summed
-        return ops.reshape(summed, (self.size, -1, rows.shape[1]))[self.rank]
-
-
-class VocabularyBlocks(nn.Cell):
-    """Where the classes lie (see `linear_sweep.OneDevice`): a block of them on each rank of a group."""
-
-    def __init__(
-        self,
-        group: Group,
-        rows: VocabParallelRows,
-        class_blocks: tuple[int, ...] | None,
-        num_classes: int | None,
-        sequence_parallel: bool,
-    ):
-        super().__init__()
-        self.rank, self.ranks = group.rank, group.size
-        self.class_blocks, self.num_classes = class_blocks, num_classes
-        self.largest_block = None if class_blocks is None else max(class_blocks)
-        self.rows, self.sequence_parallel = rows, sequence_parallel
-        self.all_rows, self.own_rows = _Gathered(group), _Scattered(group)
-        self.reduce: Any = ops.AllReduce(group=group.name) if group.size > 1 else None
-
-    def block_of(self, columns):
-        return class_block(
-            _OP,
-            "linear_weight",
-            self.rank,
-            self.ranks,
-            self.class_blocks,
-            self.num_classes,
-            columns,
-        )
-
-    def columns(self, held):
-        return self.largest_block or held
-
-    def whole(self, statistics):
-        lse, dot, mass = self.rows.combined(self.rows.exchanged(statistics))
-        return ops.stack((lse, dot, mass), 1)
-
-    def gathered(self, hidden):
-        return self.all_rows(hidden) if self.sequence_parallel else hidden
-
-    def collected(self, grad_hidden):
-        if self.sequence_parallel:
-            return self.own_rows(grad_hidden)
-        return grad_hidden if self.reduce is None else self.reduce(grad_hidden)
 
 
 class VocabParallelLinearCrossEntropyLoss(nn.Cell):
@@ -239,11 +155,9 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         self.reduction = reduction
         self.weight = _checks.check_class_weight(_OP, weight)
         chosen = Group(_OP, world() if group is None else group)
-        blocks = checked_blocks(_OP, class_blocks, chosen.size)
-        if num_classes is not None:
-            check_positive(f"{_OP}: num_classes", num_classes)
-        rows = VocabParallelRows(chosen, blocks, num_classes, self.plan.options, name, False)
-        self.place = VocabularyBlocks(chosen, rows, blocks, num_classes, sequence_parallel)
+        self.place = VocabularyBlocks(
+            _OP, "linear_weight", chosen, class_blocks, num_classes, sequence_parallel
+        )
         self.kernels = KERNELS[name]
         wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
         self.rows = self.made_sweep(False, wanted)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import mindspore as ms
 from mindspore import Parameter, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
-from ms_ce.backend import choose, device_target
+from ms_ce.backend import choose
 from ms_ce.functional import check_inputs
-from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.mean import total_weight
-from ms_ce.ops.options import ClassBlock, Options, make_options
+from ms_ce.ops.options import make_options
+from ms_ce.ops.rows import RowLoss
 from ms_ce.ops.table import KERNELS
-from ms_ce.parallel.blocks import check_weight, checked_blocks, class_block
-from ms_ce.parallel.config import check_positive
-from ms_ce.parallel.exchange import AllStatistics, Group, SumGradient, world
+from ms_ce.parallel.blocks import check_weight
+from ms_ce.parallel.exchange import Group, SumGradient, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
+from ms_ce.parallel.place import VocabularyBlocks
 
 _OP = "VocabParallelCrossEntropyLoss"
 
@@ -26,123 +25,6 @@ _OP = "VocabParallelCrossEntropyLoss"
 def _check_split(rank: int) -> None:
     if rank < 2:
         raise ValueError(f"{_OP}: logits must have shape (N, C_local, …), got {rank} dimensions")
-
-
-@constexpr
-def _rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of the rows of logits (N, C, …)."""
-    return (shape[0], *shape[2:])
-
-
-class VocabParallelRows(DifferentiableCell):
-    """Row losses of logits whose classes are split over a group.
-
-    Inputs: logits (N, C_local, …), target, weight of all classes or None.
-    Output: row losses, then lse and Σ w·q' of the whole rows, which the derivative needs; each of the rows' shape, in
-    float64 on CPU and float32 elsewhere.
-    """
-
-    def __init__(
-        self,
-        group: Group,
-        class_blocks: tuple[int, ...] | None,
-        num_classes: int | None,
-        options: Options,
-        backend: str,
-        weight_gradient: bool,
-    ):
-        super().__init__()
-        self.options, self.weight_gradient = options._replace(reduction="none"), weight_gradient
-        self.z_loss, self.ignore_index = options.z_loss, options.ignore_index
-        kernels = KERNELS[choose(_OP, backend)]
-        self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
-        self.target_grad, self.weight_grad = (
-            kernels.partial_target_grad,
-            kernels.partial_weight_grad,
-        )
-        # On CPU the statistics cross as two float32 each, so that they arrive in float64.
-        self.in_two_parts = device_target() == "CPU"
-        self.wide = ms.float64 if self.in_two_parts else ms.float32
-        self.gather = AllStatistics(group)
-        self.rank, self.ranks = group.rank, group.size
-        self.class_blocks, self.num_classes = class_blocks, num_classes
-        self.zeros_like, self.concatenate = ops.ZerosLike(), ops.Concat(axis=1)
-
-    def block_of(self, logits):
-        columns = logits.shape[1]
-        return class_block(
-            _OP, "logits", self.rank, self.ranks, self.class_blocks, self.num_classes, columns
-        )
-
-    def construct(self, logits, target, weight):
-        offset, held, total = self.block_of(logits)
-        block = ClassBlock(offset, total)
-        own, own_target = logits, target
-        if held < logits.shape[1]:
-            own = logits[:, :held]
-            if not holds_class_indices(target.dtype):
-                own_target = target[:, :held]
-        local = self.partial(own, own_target, weight, self.options, block)
-        statistics = self.exchanged(ops.cast(ops.reshape(local, (-1, 3)), self.wide))
-        lse, dot, mass = self.combined(statistics)
-        row_loss = mass * lse - dot
-        if self.z_loss:
-            row_loss = row_loss + self.z_loss * lse * lse
-        if holds_class_indices(target.dtype):
-            ignored = ops.equal(ops.cast(ops.reshape(target, (-1,)), ms.int64), self.ignore_index)
-            # Not masked_fill, which takes float64 through float32 on CPU.
-            row_loss = ops.select(ignored, self.zeros_like(row_loss), row_loss)
-        shape = _rows_shape(logits.shape)
-        return ops.reshape(row_loss, shape), ops.reshape(lse, shape), ops.reshape(mass, shape)
-
-    def exchanged(self, statistics):
-        """(rows, 3) of this rank to (ranks, rows, 3)."""
-        if not self.in_two_parts:
-            return self.gather(statistics)
-        high = ops.cast(statistics, ms.float32)
-        rest = ops.cast(statistics - ops.cast(high, self.wide), ms.float32)
-        low = ops.masked_fill(rest, ops.logical_not(ops.isfinite(high)), 0.0)
-        both = self.gather(self.concatenate((high, low)))
-        return ops.cast(both[:, :, :3], self.wide) + ops.cast(both[:, :, 3:], self.wide)
-
-    def combined(self, statistics):
-        """lse, Σ w·q'·x and Σ w·q' of whole rows; a block of nothing but -inf adds nothing to the first."""
-        lse, rest = statistics[:, :, 0], ops.ReduceSum()(statistics[:, :, 1:], 0)
-        top = ops.ReduceMax()(lse, 0)
-        log_sum = ops.log(ops.ReduceSum()(ops.exp(lse - top), 0))
-        return top + log_sum, rest[:, 0], rest[:, 1]
-
-    def bprop(self, logits, target, weight, out, dout):
-        offset, held, total = self.block_of(logits)
-        block = ClassBlock(offset, total)
-        upstream, of_lse = dout[0], self.zeros_like(dout[0])
-        if self.z_loss:
-            of_lse = 2.0 * self.z_loss * out[1] * upstream
-        own, own_target = logits, target
-        if held < logits.shape[1]:
-            own = logits[:, :held]
-            if not holds_class_indices(target.dtype):
-                own_target = target[:, :held]
-        inputs = (own, own_target, weight, out[1])
-        gradient, grad_target = logits, self.zeros_like(target)
-        if wanted(0):
-            gradient = self.partial_backward(upstream, of_lse, *inputs, out[2], self.options, block)
-            gradient = self.padded(gradient, logits)
-        if wanted(1) and not holds_class_indices(target.dtype):
-            grad_target = self.target_grad(upstream, *inputs, self.options, block)
-            grad_target = self.padded(grad_target, target)
-        if weight is None:
-            return gradient, grad_target, None
-        grad_weight = self.zeros_like(weight)
-        if self.weight_gradient and wanted(2):
-            grad_weight = self.weight_grad(upstream, *inputs, self.options, block)
-        return gradient, grad_target, grad_weight
-
-    def padded(self, gradient, whole):
-        """With 0 for the columns of padding."""
-        if gradient.shape[1] == whole.shape[1]:
-            return gradient
-        return self.concatenate((gradient, self.zeros_like(whole[:, gradient.shape[1] :])))
 
 
 class VocabParallelCrossEntropyLoss(nn.Cell):
@@ -224,14 +106,11 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         self.reduction, self.ignore_index = reduction, self.options.ignore_index
         self.weight = _checks.check_class_weight(_OP, weight)
         chosen = Group(_OP, world() if group is None else group)
-        blocks = checked_blocks(_OP, class_blocks, chosen.size)
-        if num_classes is not None:
-            check_positive(f"{_OP}: num_classes", num_classes)
+        place = VocabularyBlocks(_OP, "logits", chosen, class_blocks, num_classes)
         # Only a Parameter is worth a gradient, which reads the logits once more.
         trains_weight = isinstance(weight, Parameter)
-        self.rows = VocabParallelRows(
-            chosen, blocks, num_classes, self.options, backend, trains_weight
-        )
+        kernels = KERNELS[choose(_OP, backend)]
+        self.rows = RowLoss(kernels, place, self.options, trains_weight)
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
@@ -239,7 +118,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         check_inputs(_OP, "logits", logits, target, None, self.options, True)
         _check_split(logits.ndim)
         if self.weight is not None:
-            check_weight(_OP, self.rows.block_of(logits)[2], self.weight.shape)
+            check_weight(_OP, self.rows.place.block_of(logits.shape[1])[2], self.weight.shape)
         weight = self.weight
         if self.shared_weight is not None:
             weight = self.shared_weight(weight)

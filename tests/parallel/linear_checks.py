@@ -156,9 +156,9 @@ def collectives(in_forward: bool, input_frozen: bool = False) -> None:
         gradient_in_forward=in_forward,
         frozen=("input",) if input_frozen else (),
     )
-    statistics = CountedCalls(loss.place.rows.gather.collective)
+    statistics = CountedCalls(loss.place.gather.collective)
     hidden_sum = CountedCalls(loss.place.reduce)
-    loss.place.rows.gather.collective, loss.place.reduce = statistics, hidden_sum
+    loss.place.gather.collective, loss.place.reduce = statistics, hidden_sum
     target = np.full(rows, -100, np.int32)
     target[2:8] = 1
     inputs = [np.ones(shape, np.float32) for shape in ((rows, FEATURES), (classes, FEATURES))]
