@@ -31,7 +31,7 @@ _product_with_transpose = P.MatMul(transpose_b=True)
 _product_of_transpose = P.MatMul(transpose_a=True)
 _write_rows = P.TensorScatterUpdate()
 _running_sum = P.CumSum()
-_sum = P.ReduceSum()
+_sum, _larger = P.ReduceSum(), P.Maximum()
 
 
 @constexpr
@@ -42,6 +42,15 @@ def _needs_cast(dtype) -> bool:
 def readable(values):
     """Float values that MindSpore can reshape and take rows of: its CPU does neither with bfloat16 in a graph."""
     return values.astype(mstype.float32) if _needs_cast(values.dtype) else values
+
+
+def _own(values):
+    """A copy in a graph, where a loop reads a tensor that is a view of another from the wrong place
+    (tests/integration/test_mindspore_limits.py)."""
+    if values is None or not compiling():
+        return values
+    values = readable(values)
+    return _larger(values, values)
 
 
 class _Once(nn.Cell):
@@ -148,7 +157,7 @@ class ChunkedRows(Rows):
             order = _write_rows(zeros_like(order), position.expand_dims(1), order)
         columns, features = self.place.columns(linear_weight.shape[0]), linear_weight.shape[1]
         size = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, self.chunk_bytes)
-        tensors = (hidden, matrix, target, bias, weight)
+        tensors = (_own(hidden), _own(matrix), _own(target), _own(bias), _own(weight))
         return (tensors, order, count, (offset, total), size), position
 
     def chunk(self, sweep, first):

@@ -231,3 +231,25 @@ def test_nothing_counts(reduction, gradient_in_forward):
     assert np.isnan(loss.asnumpy()) if reduction == "mean" else not loss.asnumpy().any()
     for gradient in gradients:
         assert not gradient.asnumpy().any()
+
+
+@pytest.mark.parametrize("place", (0, 1, 2))
+def test_views_of_other_tensors_in_a_graph(place, run):
+    """MindSpore's loops read such a tensor from the wrong place."""
+    random = np.random.default_rng(4)
+    hidden = random.normal(size=(3, ROWS, FEATURES)).astype(np.float32)
+    table = random.normal(size=(3, CLASSES, FEATURES)).astype(np.float32)
+    bias, weight = random.random((2, 3, CLASSES)).astype(np.float32)
+    labels = random.integers(0, CLASSES, (3, ROWS))
+    arrays = (hidden, table, labels, bias, weight)
+
+    def loss(hidden, table, labels, bias, weight):
+        return ms_ce.linear_cross_entropy(hidden, table, labels, bias, weight, **OPTIONS)
+
+    views = [Tensor(array)[place] for array in arrays]
+    gradients = run(ms.grad(loss, (0, 1, 3)), *views)
+    one = [array[place] for array in arrays]
+    expected = reference.linear_cross_entropy_grad(*one)
+    wanted = (expected.input, expected.linear_weight, expected.linear_bias)
+    for gradient, right in zip(gradients, wanted, strict=True):
+        np.testing.assert_allclose(gradient.asnumpy(), right, rtol=1e-4, atol=1e-6)

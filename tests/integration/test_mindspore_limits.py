@@ -9,8 +9,9 @@ import sys
 from pathlib import Path
 
 import mindspore as ms
+import numpy as np
 import pytest
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 WORKER = Path(__file__).with_name("limits_worker.py")
 OPERATOR = """
@@ -89,3 +90,24 @@ def test_a_closure_over_a_function_that_stays_a_call_is_not_differentiated(calle
     with pytest.raises(TypeError, match="The parameters number of the function is 2"):
         with_a_closure(x, factor)
     assert with_an_argument(x, factor).asnumpy().tolist() == [6.0, 8.0]
+
+
+def test_a_loop_reads_a_view_from_the_wrong_place():
+    """Silently. After an operator that makes a tensor of its own it is right."""
+
+    def sums(own):
+        @ms.jit
+        def twice(x):
+            x = ops.maximum(x, x) if own else x
+            count, result = Tensor(0, ms.int32), ops.zeros((4,), ms.float32)
+            while count < 2:
+                result = result + ops.gather(x, ops.arange(4), 0)
+                count = count + 1
+            return result
+
+        rows = Tensor(np.arange(1, 25, dtype=np.float32).reshape(3, 8))
+        return [twice(rows[row]).asnumpy().tolist() for row in range(3)]
+
+    right = [[2 * (8 * row + place) for place in range(1, 5)] for row in range(3)]
+    assert sums(own=True) == right
+    assert sums(own=False) != right
