@@ -11,7 +11,7 @@ from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
-from ms_ce.backend import serving
+from ms_ce.backend import resolved, serving
 from ms_ce.ops import eager
 from ms_ce.ops.graph import compiling, may_need_gradient, recording
 
@@ -78,6 +78,7 @@ def _in_forward(choice, training, input) -> bool:
 
 def cross_entropy_on(plan, training, input, target, weight):
     """`cross_entropy` as a plan says, which a Cell holds."""
+    plan = resolved(plan)
     kernels = serving(plan.op, plan.backend)
     check_inputs(plan.op, "input", input, target, weight, plan.options, True)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
