@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from mindspore import ops
@@ -30,9 +30,8 @@ def registration(
     return info.target(target).get_op_info()
 
 
-_LONG = (
-    1 << 20
-)  # elements of an input from which on an operation takes a good part of a millisecond
+# Elements of an input from which on an operation takes a good part of a millisecond.
+_LONG = 1 << 20
 
 
 class _CpuOperator(ops.Custom):
@@ -42,7 +41,7 @@ class _CpuOperator(ops.Custom):
     """
 
     derivative: eager.Derivative | None = None
-    waiting: Callable[[], AbstractContextManager] = nullcontext
+    waiting: Callable[[], AbstractContextManager]
 
     def __call__(self, *inputs: Any) -> Any:
         return eager.call(self.run, self.derivative, inputs)

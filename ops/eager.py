@@ -73,15 +73,6 @@ class _Upstreams:
         return _zeros_like(self.outputs[index]) if value is None else value
 
 
-def _differentiable(given: Any) -> bool:
-    return isinstance(given, Tensor) and given.dtype in (
-        mstype.float16,
-        mstype.bfloat16,
-        mstype.float32,
-        mstype.float64,
-    )
-
-
 def _node(given: Any) -> str:
     """What made a tensor: another answer later means that it was assigned to, which MindSpore does not notice."""
     return str(getattr(given, "_grad_node", None))
@@ -164,7 +155,7 @@ if AVAILABLE:
             inputs = [next(saved) if other is None else other[0] for other in ctx.others]
             outputs, needed = tuple(saved), ctx.needs_input_grad[2:]
             mask = [
-                bool(need) and _differentiable(each)
+                bool(need) and isinstance(each, Tensor) and each.is_floating_point()
                 for need, each in zip(needed, inputs, strict=True)
             ]
             made = {place: each for place, each in _made(ctx, upstreams[0]) if mask[place]}

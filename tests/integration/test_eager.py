@@ -26,8 +26,6 @@ FORWARD, BACKWARD, BOTH = (
     "CrossEntropyValueAndGrad",
 )
 
-pytestmark = pytest.mark.skipif(not eager.AVAILABLE, reason="this MindSpore has no _Function")
-
 
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):

@@ -101,22 +101,31 @@ def test_a_forked_child_computes_too(library: Library) -> None:
         process.join()
 
 
+def waiting(
+    library: Library, finished: int, idle_milliseconds: int = 2**31 - 1
+) -> threading.Thread:
+    """A thread that waits until more than `finished` operations have run; one that hangs ends with the tests."""
+    arguments = (finished, idle_milliseconds)
+    thread = threading.Thread(target=library.handle.MsCeWait, args=arguments, daemon=True)
+    thread.start()
+    return thread
+
+
 def test_waiting_ends_with_an_operation(library: Library) -> None:
     """Whichever thread called it, and also where it had ended before."""
     finished = library.handle.MsCeFinished()
     loss = Loss(library, *make(0))
     caller = threading.Thread(target=loss.forward)
-    waiter = threading.Thread(target=library.handle.MsCeWait, args=(finished, 2**31 - 1))
-    waiter.start()
+    waiter = waiting(library, finished)
     caller.start()
     assert join(caller)
     assert join(waiter), "nobody woke the waiting thread"
     assert library.handle.MsCeFinished() == finished + 1
-    library.handle.MsCeWait(finished, 2**31 - 1)
+    assert join(waiting(library, finished))
 
 
 def test_waiting_for_nothing_ends(library: Library) -> None:
-    library.handle.MsCeWait(library.handle.MsCeFinished(), 1)
+    assert join(waiting(library, library.handle.MsCeFinished(), idle_milliseconds=1))
 
 
 def test_a_refused_operation_ends_the_waiting(library: Library) -> None:
@@ -124,7 +133,7 @@ def test_a_refused_operation_ends_the_waiting(library: Library) -> None:
     logits, target = make(0)
     with pytest.raises(RuntimeError, match="is outside"):
         Loss(library, logits, np.full_like(target, 9000)).forward()
-    library.handle.MsCeWait(finished, 2**31 - 1)
+    assert join(waiting(library, finished))
 
 
 @pytest.mark.parametrize(("value", "expected"), [("1", 1), ("3", 3), ("0", None), ("x", None)])
