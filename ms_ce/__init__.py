@@ -1,5 +1,7 @@
 """Cross-entropy losses for MindSpore: exact, fused, the same in PyNative and graph mode, alone or sharded."""
 
+import importlib
+
 from ms_ce import ops, primitives
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
@@ -34,5 +36,13 @@ __all__ = [
     "linear_cross_entropy_with_stats",
     "nll_loss",
     "ops",
+    "patch",
     "relocate_mindir",
 ]
+
+
+def __getattr__(name: str):
+    """`ms_ce.patch` is imported where it is asked for."""
+    if name == "patch":
+        return importlib.import_module("ms_ce.patch")
+    raise AttributeError(f"module 'ms_ce' has no attribute {name!r}")

@@ -18,6 +18,7 @@ from mindspore import Tensor
 
 import ms_ce
 import ms_ce.parallel
+import ms_ce.patch
 from ms_ce import reference
 from ms_ce.__main__ import support_table
 from tests import docstrings
@@ -28,7 +29,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 PUBLIC = [
     getattr(module, name)
-    for module in (ms_ce, ms_ce.ops, ms_ce.parallel)
+    for module in (ms_ce, ms_ce.ops, ms_ce.parallel, ms_ce.patch)
     for name in module.__all__
     if inspect.isfunction(getattr(module, name)) or inspect.isclass(getattr(module, name))
 ]

@@ -58,6 +58,7 @@ def test_wheel_serves_every_python_3_of_one_platform(built):
     names = zipfile.ZipFile(built["wheel"]).namelist()
     assert "ms_ce/ops/libms_ce.so" in names
     assert "ms_ce/parallel/__init__.py" in names
+    assert "ms_ce/patch/__init__.py" in names
     assert not [name for name in names if name.startswith(("ops/", "tests/"))]
 
 
