@@ -11,7 +11,7 @@ CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-sanitizers \
-  test-mindformers test-torch test-every-float benchmark lint format clean
+  test-versions test-mindformers test-torch test-every-float benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -63,6 +63,11 @@ test-every-float: $(INSTALLED)
 	cmake --build build/kernel --target ms_ce_kernel_test -j2
 	build/kernel/ms_ce_kernel_test --every-float
 
+# Every MindSpore that is supported, each in an environment of its own. VERSION=2.7.0 (or oldest) takes one of them, PART=1/8
+# every eighth of the test files. Whole runs write the table of docs/versions.md.
+test-versions: $(INSTALLED)
+	python -m tests.versions $(if $(VERSION),--version $(VERSION)) $(if $(PART),--part $(PART))
+
 test-mindformers: $(INSTALLED)
 	test -d $(MINDFORMERS) || $(PYTHON) -m venv $(MINDFORMERS)
 	$(MINDFORMERS)/bin/pip install --quiet mindspore==2.10.0 'numpy<2' .
@@ -94,8 +99,8 @@ format: $(INSTALLED)
 $(INSTALLED): setup.py pyproject.toml $(KERNEL)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --upgrade pip
-	python -m pip install --quiet --editable '.[demo,test]'
+	python -m pip install --quiet --editable '.[demo,test,lint]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(MINDFORMERS) .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info
+	rm -rf $(VENV) $(MINDFORMERS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info

@@ -2,6 +2,7 @@
 
 import importlib
 
+from ms_ce import _versions as _versions  # first: it warns of what MindSpore is imported with
 from ms_ce import ops, primitives
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends

@@ -10,7 +10,7 @@ import sys
 import mindspore
 import numpy
 
-from ms_ce import __version__, available_backends
+from ms_ce import __version__, _versions, available_backends
 from ms_ce.backend import partitioned
 from ms_ce.ops import ascend, eager, library
 
@@ -31,6 +31,9 @@ def describe() -> None:
         f"ms_ce {__version__}, mindspore {mindspore.__version__}, numpy {numpy.__version__}, "
         f"python {platform.python_version()}, {platform.machine()}"
     )
+    print(f"{_versions.state(_versions.MINDSPORE)}; tested are {', '.join(_versions.TESTED)}")
+    for each in _versions.differences(_versions.MINDSPORE):
+        print(f"  differs ({each.versions}): {each.fact}")
     if library.problem() is None:
         sets = ", ".join(library.instruction_sets())
         print(f"kernel: {library.instruction_set()} (here run: {sets}; MS_CE_ISA chooses)")

@@ -18,6 +18,7 @@ from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 
 from ms_ce.ops.derivative import differentiable, plain_in_graphs
+from ms_ce.ops.eager import DifferentiableCell
 
 # The functions ops.zeros_like and ops.ones_like break a second derivative in graph mode.
 zeros_like, ones_like = P.ZerosLike(), P.OnesLike()
@@ -142,7 +143,7 @@ class _LogSumExp(nn.Cell):
         return _softmax(x, log_prob) * dout.expand_dims(1), zeros_like(log_prob)
 
 
-class _Place(nn.Cell):
+class _Place(DifferentiableCell):
     """Zeros of `like`'s shape with `values` at class `index` of each row: the transpose of _Pick."""
 
     def __init__(self):
@@ -157,7 +158,7 @@ class _Place(nn.Cell):
         return pick(dout, index), zeros_like(index), zeros_like(like)
 
 
-class _Pick(nn.Cell):
+class _Pick(DifferentiableCell):
     """log_prob[n, index[n]]."""
 
     def __init__(self):
@@ -171,7 +172,7 @@ class _Pick(nn.Cell):
         return _place(dout, index, log_prob), zeros_like(index)
 
 
-class _WeightOf(nn.Cell):
+class _WeightOf(DifferentiableCell):
     """weight[index]. vmap's rules fail for Gather where neither of the two is mapped, for GatherD where only the index
     is."""
 
@@ -186,7 +187,7 @@ class _WeightOf(nn.Cell):
         return _weight_totals(dout, index, weight), zeros_like(index)
 
 
-class _WeightTotals(nn.Cell):
+class _WeightTotals(DifferentiableCell):
     """The sum of `values` of each class, like the weight: the transpose of _WeightOf."""
 
     def __init__(self):

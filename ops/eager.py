@@ -2,8 +2,7 @@
 
 MindSpore itself would ask an operator's bprop for the gradient of every input, wanted or not, and copy one made
 earlier. Here the bprop is asked for what `needs_input_grad` names, and a gradient that the forward pass has made is
-handed out as it is. Compiled graphs never come here. Without `_Function` (before MindSpore 2.7.2) MindSpore's own way
-serves.
+handed out as it is. Compiled graphs never come here. In a MindSpore without `_Function` its own way serves.
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ from typing import Any
 
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
-from mindspore.common.api import _pynative_executor
 from mindspore.ops import operations as P
 from mindspore.ops.primitive import PrimitiveWithInfer
 
-try:
-    from mindspore.common._grad_function import _Function
-except ImportError:  # pragma: no cover  MindSpore before 2.7.2
-    _Function = None
+from ms_ce import _versions
 
-AVAILABLE = _Function is not None
+AVAILABLE = _versions.Function is not None
 # After an upstream gradient that was not 1, a loss scale say, this many losses do without a gradient made in advance.
 _PLAIN_CALLS = 15
 _zeros_like = P.ZerosLike()
@@ -39,7 +34,7 @@ def description() -> str:
 
 def recording() -> bool:
     """Whether PyNative records for a gradient at this moment."""
-    return _pynative_executor.grad_flag() and _pynative_executor.enable_grad()
+    return _versions.pynative_executor.grad_flag() and _versions.pynative_executor.enable_grad()
 
 
 class _Wanted(PrimitiveWithInfer):
@@ -75,7 +70,12 @@ class _Upstreams:
 
 def _node(given: Any) -> str:
     """What made a tensor: another answer later means that it was assigned to, which MindSpore does not notice."""
-    return str(getattr(given, "_grad_node", None))
+    return str(_versions.grad_node(given))
+
+
+def _is_float(value: Any) -> bool:
+    """Integers get no gradient and, as outputs, have none: MindSpore 2.11 refuses to differentiate them."""
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def _is_one(upstream: Tensor | None) -> bool:
@@ -132,7 +132,7 @@ class Derivative:
 
 if AVAILABLE:
 
-    class _Recorded(_Function):
+    class _Recorded(_versions.Function):
         """apply(run, derivative, *inputs): run(*inputs), differentiated by `derivative`."""
 
         @staticmethod
@@ -145,6 +145,7 @@ if AVAILABLE:
             # Where a tensor was given, and what else was, None for an absent weight say.
             ctx.others = [None if isinstance(each, Tensor) else (each,) for each in inputs]
             ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*[each for each in outputs if not _is_float(each)])
             tensors = [each for each in inputs if isinstance(each, Tensor)]
             ctx.save_for_backward(*tensors, *outputs)
             return outputs if len(outputs) > 1 else outputs[0]
@@ -155,8 +156,7 @@ if AVAILABLE:
             inputs = [next(saved) if other is None else other[0] for other in ctx.others]
             outputs, needed = tuple(saved), ctx.needs_input_grad[2:]
             mask = [
-                bool(need) and isinstance(each, Tensor) and each.is_floating_point()
-                for need, each in zip(needed, inputs, strict=True)
+                bool(need) and _is_float(each) for need, each in zip(needed, inputs, strict=True)
             ]
             made = {place: each for place, each in _made(ctx, upstreams[0]) if mask[place]}
             rest = [want and place not in made for place, want in enumerate(mask)]

@@ -11,6 +11,7 @@ from mindspore.ops import constexpr
 from mindspore.ops import functional as F
 from mindspore.ops.primitive import PrimitiveWithInfer
 
+from ms_ce import _versions
 from ms_ce.ops import eager
 
 
@@ -45,7 +46,7 @@ class _MayNeedGradient(PrimitiveWithInfer):
         super().__init__("ms_ce_may_need_gradient")
 
     def __call__(self, tensor):
-        return tensor is not None and getattr(tensor, "_requires_grad", True)
+        return tensor is not None and _versions.may_require_grad(tensor)
 
     def __infer__(self, tensor):
         return {"shape": (), "dtype": mstype.bool_, "value": True}

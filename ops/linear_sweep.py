@@ -15,6 +15,7 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops import composed
 from ms_ce.ops.composed_cells import ones_like, zeros_like
+from ms_ce.ops.eager import DifferentiableCell
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
 from ms_ce.ops.linear_plan import (
     counting,
@@ -99,7 +100,7 @@ def _scaled(gradient, factor):
     return gradient if factor is None else gradient * factor
 
 
-class ChunkedRows(Rows):
+class ChunkedRows(Rows, DifferentiableCell):
     """Row losses, and in the backward pass the gradients, from logits that are made again there.
 
     Inputs: hidden (N, H), linear_weight (C_local, H), target (N,) class indices or (N, C_local) probabilities,
@@ -139,8 +140,8 @@ class ChunkedRows(Rows):
     def prepared(self, hidden, linear_weight, target, linear_bias, weight):
         """(sweep, the position of each row in its order)."""
         exact = exact_dtype(hidden.dtype)
-        hidden = self.place.gathered(not_vectorised(hidden))
-        offset, held, total = self.place.block_of(linear_weight.shape[0])
+        hidden = self.location.gathered(not_vectorised(hidden))
+        offset, held, total = self.location.block_of(linear_weight.shape[0])
         matrix = linear_weight.astype(exact)
         bias = None if linear_bias is None else linear_bias.astype(exact)
         if held < linear_weight.shape[0]:
@@ -155,7 +156,7 @@ class ChunkedRows(Rows):
             kept, count = _running_sum(counts, 0), _sum(counts)
             position = ops.where(keep, kept - 1, count + seen - kept - 1)
             order = _write_rows(zeros_like(order), position.expand_dims(1), order)
-        columns, features = self.place.columns(linear_weight.shape[0]), linear_weight.shape[1]
+        columns, features = self.location.columns(linear_weight.shape[0]), linear_weight.shape[1]
         size = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, self.chunk_bytes)
         tensors = (_own(hidden), _own(matrix), _own(target), _own(bias), _own(weight))
         return (tensors, order, count, (offset, total), size), position
@@ -291,7 +292,7 @@ class ChunkedRows(Rows):
         hidden, linear_weight, target, linear_bias, weight = tensors
         grad_hidden, grad_weight, grad_bias = hidden, linear_weight, linear_bias
         if self.of_input or compiling():
-            grad_hidden = self.place.collected(_scaled(grads[0], factor))
+            grad_hidden = self.location.collected(_scaled(grads[0], factor))
             grad_hidden = _once(grad_hidden.astype(hidden.dtype))
         if self.of_weight or compiling():
             grad_weight = _once(_scaled(grads[1], factor).astype(linear_weight.dtype))

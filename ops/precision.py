@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from mindspore import Tensor, ops
 from mindspore._c_expression import MixedPrecisionType
-from mindspore.common.api import _pynative_executor
 from mindspore.ops import operations as P
 
+from ms_ce import _versions
 from ms_ce.ops.graph import compiling
 
 _operator = P.ZerosLike()
@@ -20,12 +20,12 @@ _operator = P.ZerosLike()
 
 def off() -> None:
     """No casts until `on_again`; after an exception, which none follows, until another Cell asks for some."""
-    _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
+    _versions.pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
 
 
 def on_again() -> None:
     """As before the latest `off`."""
-    _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+    _versions.pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
 
 def _cast_once(input: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Rows(nn.Cell):
     def __init__(self, kernels: Kernels, place: OneDevice, options: Options):
         super().__init__()
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
-        self.place = place
+        self.location = place  # `place` is a method of Cell in MindSpore before 2.9
         self.options = options._replace(reduction="none")
         self.ignore_index, self.z_loss = options.ignore_index, options.z_loss
         self.wide = statistics_dtype()
@@ -71,7 +71,7 @@ class Rows(nn.Cell):
         """(rows, 3) over all classes: lse, Σ w·q'·x and Σ w·q'."""
         offset, total = block
         local = self.partial(logits, target, weight, self.options, ClassBlock(offset, total))
-        return self.place.whole(local.astype(self.wide).reshape((-1, 3)))
+        return self.location.whole(local.astype(self.wide).reshape((-1, 3)))
 
     def squares(self, lse):
         """The z-losses."""
@@ -107,7 +107,7 @@ class RowLoss(Rows, DifferentiableCell):
 
     def own(self, logits, target):
         """(logits, target, block) of this device without the columns of padding."""
-        offset, held, total = self.place.block_of(logits.shape[1])
+        offset, held, total = self.location.block_of(logits.shape[1])
         if held < logits.shape[1]:
             logits = logits[:, :held]
             if not is_class_index(target.dtype):

@@ -6,6 +6,7 @@ import gc
 import os
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from tests import leaks
 
@@ -20,6 +21,17 @@ def pytest_itemcollected(item):
     """
     if item.path.parent.name != "integration" or item.path.stem in COSTLY:
         item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    for mark in item.iter_markers("mindspore"):
+        _hold_to(item, *mark.args, **mark.kwargs)
+
+
+def _hold_to(item, versions: str, *, reason: str, run: bool = True) -> None:
+    """With another MindSpore than these the test must fail, or the mark is wrong; run=False: it is not tried."""
+    import mindspore
+
+    if mindspore.__version__ not in SpecifierSet(versions):
+        reason = f"MindSpore {versions}: {reason}"
+        item.add_marker(pytest.mark.xfail(reason=reason, strict=True, run=run))
 
 
 def pytest_collection_finish(session):

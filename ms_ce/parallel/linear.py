@@ -155,7 +155,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         self.reduction = reduction
         self.weight = _checks.check_class_weight(_OP, weight)
         chosen = Group(_OP, world() if group is None else group)
-        self.place = VocabularyBlocks(
+        self.location = VocabularyBlocks(
             _OP, "linear_weight", chosen, class_blocks, num_classes, sequence_parallel
         )
         self.kernels = KERNELS[name]
@@ -207,7 +207,9 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
     def made_sweep(self, in_forward, wanted):
         kind = linear_sweep.ChunkedSum if in_forward else linear_sweep.ChunkedRows
         gradients = Gradients(in_forward, *wanted)
-        return kind(self.kernels, self.place, self.plan.options, self.plan.chunk_bytes, gradients)
+        return kind(
+            self.kernels, self.location, self.plan.options, self.plan.chunk_bytes, gradients
+        )
 
     def sweep(self, gradients):
         """Where Python runs, the Cell that makes what is wanted this time."""
@@ -237,6 +239,6 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         shapes = (_checks.known_shape(input), _checks.known_shape(target))
         _check_rows(shapes[0], shapes[1], self.parts, linear_weight.shape[0], indices)
         _checks.check_ignore_index(_OP, target.dtype, self.plan.options.ignore_index)
-        total = self.place.block_of(linear_weight.shape[0])[2]
+        total = self.location.block_of(linear_weight.shape[0])[2]
         if self.weight is not None:
             check_weight(_OP, total, self.weight.shape)

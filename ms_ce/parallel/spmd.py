@@ -118,7 +118,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         check_inputs(_OP, "logits", logits, target, None, self.options, True)
         _check_split(logits.ndim)
         if self.weight is not None:
-            check_weight(_OP, self.rows.place.block_of(logits.shape[1])[2], self.weight.shape)
+            check_weight(_OP, self.rows.location.block_of(logits.shape[1])[2], self.weight.shape)
         weight = self.weight
         if self.shared_weight is not None:
             weight = self.shared_weight(weight)

@@ -156,9 +156,9 @@ def collectives(in_forward: bool, input_frozen: bool = False) -> None:
         gradient_in_forward=in_forward,
         frozen=("input",) if input_frozen else (),
     )
-    statistics = CountedCalls(loss.place.gather.collective)
-    hidden_sum = CountedCalls(loss.place.reduce)
-    loss.place.gather.collective, loss.place.reduce = statistics, hidden_sum
+    statistics = CountedCalls(loss.location.gather.collective)
+    hidden_sum = CountedCalls(loss.location.reduce)
+    loss.location.gather.collective, loss.location.reduce = statistics, hidden_sum
     target = np.full(rows, -100, np.int32)
     target[2:8] = 1
     inputs = [np.ones(shape, np.float32) for shape in ((rows, FEATURES), (classes, FEATURES))]

@@ -143,8 +143,8 @@ def one_collective() -> None:
     """Forward sends six floats a row into a slot for each rank; backward sends nothing."""
     ms.set_context(mode=ms.PYNATIVE_MODE)
     loss = VocabParallelCrossEntropyLoss()
-    counted = CountedCalls(loss.rows.place.gather.collective)
-    loss.rows.place.gather.collective = counted
+    counted = CountedCalls(loss.rows.location.gather.collective)
+    loss.rows.location.gather.collective = counted
     logits, target = Tensor(np.zeros((ROWS, 3), np.float32)), Tensor(np.zeros(ROWS, np.int32))
     ms.value_and_grad(loss)(logits, target)
     assert counted.count == 1, counted.count

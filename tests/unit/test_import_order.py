@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel.rig.target import PIN, WHY_PINNED
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("import_order_worker.py")
 
@@ -25,6 +27,7 @@ def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.mindspore(PIN, reason=WHY_PINNED, run=False)
 @pytest.mark.parametrize("cells_are_made", ["before", "after"])
 def test_the_cpu_is_chosen_after_the_import(cells_are_made):
     """On a machine whose first device is Ascend: the fused kernel serves in both modes, with the same numbers."""

@@ -12,6 +12,8 @@ SUPPORTED_MINDSPORE = "2.10.0"
 # The library is built with the pre-C++11 std::string, hence "Ss" in the mangled name and a string made by hand.
 REGISTER_INIT_FUNCTION = "_ZN9mindspore9MsContext16RegisterInitFuncERKSsPFvPS0_E"
 STRING_CONSTRUCTOR = "_ZNSsC1EPKcRKSaIcE"
+PIN = f"=={SUPPORTED_MINDSPORE}"  # for the mark `mindspore`
+WHY_PINNED = "the pretended Ascend calls into the library of this build"
 _kept_alive: list[object] = []
 
 

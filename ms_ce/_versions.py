@@ -1,0 +1,99 @@
+"""Which versions of MindSpore ms_ce was tested with, and everything that differs between them.
+
+Nothing else here asks for a version. This comes before MindSpore is imported, so that it can warn of what breaks it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import Any, NamedTuple
+
+import numpy
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+# MindSpore, and the Pythons beside it: what `make test-versions` runs the tests with. docs/versions.md has the results.
+TESTED = {
+    "2.7.0": ("3.10",),
+    "2.8.0": ("3.11",),
+    "2.9.0": ("3.11",),
+    "2.10.0": ("3.11", "3.12"),
+}
+OLDEST, NEWEST = Version(next(iter(TESTED))), Version(list(TESTED)[-1])
+
+
+class Difference(NamedTuple):
+    """What is so in the MindSpore versions that a specifier names, and what ms_ce makes of it."""
+
+    versions: str
+    fact: str
+
+
+DIFFERENCES = (
+    Difference(
+        ">=2.9",
+        "PyNative's executor lives in mindspore.graph.api; its old home logs a warning whenever it is imported",
+    ),
+    Difference(
+        ">=2.11",
+        "PyNative raises where a gradient of integers is asked for; ms_ce makes none",
+    ),
+)
+
+
+def _first(*places: str) -> Any:
+    """What the first of `module:name` that this MindSpore has is; None where it has none."""
+    for place in places:
+        module, _, name = place.partition(":")
+        try:
+            return getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError):
+            continue
+    return None
+
+
+def state(version: Version) -> str:
+    """How well ms_ce knows this version of MindSpore."""
+    if version.base_version in TESTED:
+        return f"mindspore {version} is tested"
+    if version < OLDEST:
+        return f"mindspore {version} is older than {OLDEST}, the oldest that ms_ce was tested with"
+    if version.release[:2] > NEWEST.release[:2]:
+        return f"mindspore {version} is newer than {NEWEST}, the newest that ms_ce was tested with"
+    return f"mindspore {version} lies between versions that are tested"
+
+
+def differences(version: Version) -> list[Difference]:
+    """What holds for this version of MindSpore and not for all."""
+    return [each for each in DIFFERENCES if version.base_version in SpecifierSet(each.versions)]
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"ms_ce: {message}", UserWarning, stacklevel=2)
+
+
+if Version(numpy.__version__) >= Version("2"):
+    _warn(
+        f"numpy {numpy.__version__} is installed, with which MindSpore's operators fail or return wrong values; "
+        "install 'numpy<2'"
+    )
+MINDSPORE = Version(importlib.import_module("mindspore").__version__)
+if MINDSPORE < OLDEST or MINDSPORE.release[:2] > NEWEST.release[:2]:
+    _warn(f"{state(MINDSPORE)}; the losses may fail or be wrong where it differs")
+pynative_executor = _first(
+    "mindspore.graph.api:_pynative_executor", "mindspore.common.api:_pynative_executor"
+)
+# An autograd function of PyNative, where MindSpore has it (docs/pynative.md).
+Function = _first("mindspore.common._grad_function:_Function")
+
+
+def may_require_grad(tensor: Any) -> bool:
+    """False where it is known, while PyNative records, that nobody can ask for the gradient of a tensor."""
+    known = getattr(tensor, "_requires_grad", None)
+    return getattr(tensor, "requires_grad", True) if known is None else known
+
+
+def grad_node(tensor: Any) -> Any:
+    """What made a tensor that PyNative differentiates; None where that is not known."""
+    return getattr(tensor, "_grad_node", None)
