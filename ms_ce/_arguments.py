@@ -164,14 +164,20 @@ def either(op, name, value, other, other_value):
     return other_value
 
 
-_INPUTS = {"input": ("input", "logits"), "target": ("target", "labels")}
+_INPUTS = {
+    "input": ("input", "logits"),
+    "target": ("target", "labels"),
+    "row_weight": ("row_weight",),
+}
 
 
 @constexpr
 def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
-    """Each of a Cell's two inputs once, under one of its names."""
+    """Each of a Cell's inputs once, under one of its names; row_weight may be missing."""
     if by_position > len(_INPUTS):
-        raise TypeError(f"{op}: the inputs are input and target, got {by_position} by position")
+        raise TypeError(
+            f"{op}: the inputs are input, target and row_weight, got {by_position} by position"
+        )
     known = [name for names in _INPUTS.values() for name in names]
     for name in by_name:
         if name not in known:
@@ -179,22 +185,26 @@ def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
     for position, (kind, names) in enumerate(_INPUTS.items()):
         given = ["the one by position"] if position < by_position else []
         given += [name for name in names if name in by_name]
-        if not given:
+        if not given and kind != "row_weight":
             raise TypeError(f"{op}: {kind} is missing; it is also called {names[1]}")
         if len(given) > 1:
             raise TypeError(f"{op}: {kind} is given twice: {' and '.join(given)}")
 
 
-def input_and_target(op, tensors, names):
-    """The inputs of a Cell from its positional and its named ones.
+def inputs_of(op, tensors, names):
+    """(input, target, row_weight or None) of a Cell from its positional and its named inputs.
 
     A Cell takes them as `*tensors, **names`: inside a compiled graph MindSpore differentiates no Cell that has inputs
     with defaults.
     """
     _check_inputs(op, len(tensors), tuple(names.keys()))
+    if len(tensors) == 3:
+        return tensors
+    # A graph has no dict.get.
+    row_weight = names["row_weight"] if "row_weight" in names else None  # noqa: SIM401
     if len(tensors) == 2:
-        return tensors[0], tensors[1]
+        return tensors[0], tensors[1], row_weight
     target = names["labels"] if "labels" in names else names["target"]
     if len(tensors) == 1:
-        return tensors[0], target
-    return names["logits"] if "logits" in names else names["input"], target
+        return tensors[0], target, row_weight
+    return names["logits"] if "logits" in names else names["input"], target, row_weight

@@ -184,6 +184,22 @@ def check_class_weight(op: str, weight):
 
 
 @constexpr
+def check_row_weight(
+    op: str, dtype, rank, shape: Shape | None, rows_rank, rows: Shape | None
+) -> None:
+    """A factor for each row; `rows` is their shape, as far as it is known, and `rows_rank` its length."""
+    if dtype not in FLOATS:
+        raise TypeError(
+            f"{op}: row_weight must have dtype {_names(FLOATS)}, got {str(dtype).lower()}; "
+            "cast it with row_weight.astype(mindspore.float32)"
+        )
+    if rank != rows_rank or (shape is not None and rows is not None and shape != rows):
+        expected = f"shape {rows}" if rows is not None else f"{rows_rank} dimensions"
+        got = f"{rank} dimensions" if shape is None else f"shape {shape}"
+        raise ValueError(f"{op}: row_weight must have {expected}, one value a row, got {got}")
+
+
+@constexpr
 def check_ignore_index(op: str, target, ignore_index: int) -> None:
     """Probabilities have no rows to ignore."""
     if target not in LABELS and ignore_index >= 0:

@@ -8,6 +8,7 @@ from mindspore.ops import constexpr
 
 from ms_ce import _linear_checks
 from ms_ce.backend import linear_form, resolved
+from ms_ce.functional import constant
 from ms_ce.ops import precision
 from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
 from ms_ce.ops.linear_plan import exact_dtype
@@ -69,12 +70,23 @@ def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
 
 
 def linear_cross_entropy_on(
-    plan, with_stats, training, frozen, input, linear_weight, target, linear_bias, weight
+    plan,
+    with_stats,
+    training,
+    frozen,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    row_weight,
 ):
     """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy), as a plan says; `frozen` names
     what needs no gradient, constants and more."""
     plan = resolved(plan)
-    _linear_checks.check_tensors(plan, input, linear_weight, target, linear_bias, weight)
+    _linear_checks.check_tensors(
+        plan, input, linear_weight, target, linear_bias, weight, row_weight
+    )
     if with_stats:
         _linear_checks.check_matrix(plan.op, linear_weight.ndim)
     input = precision.begin(input)
@@ -84,7 +96,7 @@ def linear_cross_entropy_on(
     wanted = gradients(plan.gradient_in_forward, later, training, frozen, *parts)
     dtype, exact = input.dtype, exact_dtype(input.dtype)
     tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
-    results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors)
+    results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors, constant(row_weight))
     if not with_stats:
         results = (results[0].astype(dtype),)
     else:

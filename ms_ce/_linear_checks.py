@@ -173,7 +173,13 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
         )
 
 
-def check_tensors(plan, input, linear_weight, target, linear_bias, weight):
+@constexpr
+def _rows(hidden, linear_weight):
+    """The shape of class indices, as far as it is known."""
+    return None if hidden is None else (*hidden[:-1], *linear_weight[1:-1])
+
+
+def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_weight):
     """Everything that can be known of the tensors before the kernel runs."""
     op = plan.op
     input = _checks.check_tensor(op, "input", input)
@@ -210,6 +216,12 @@ def check_tensors(plan, input, linear_weight, target, linear_bias, weight):
         weight_shape,
     )
     _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
+    if row_weight is not None:
+        row_weight = _checks.check_tensor(op, "row_weight", row_weight)
+        rows_rank = input.ndim - 1 + linear_weight.ndim - 2
+        rows = _rows(_checks.known_shape(input), linear_weight.shape)
+        shape = _checks.known_shape(row_weight)
+        _checks.check_row_weight(op, row_weight.dtype, row_weight.ndim, shape, rows_rank, rows)
 
 
 def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from ms_ce import _arguments, _checks
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import resolved, serving
 from ms_ce.ops import eager
+from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, may_need_gradient, recording
 
 # Logits from which on their gradient may be made in the forward pass unasked, in a graph and in PyNative.
@@ -35,7 +36,13 @@ class LossStats(NamedTuple):
     entropy: Tensor
 
 
-def check_inputs(op, logits_name, logits, target, weight, options, probabilities):
+@constexpr
+def _rows(shape):
+    """The shape of the rows of logits, as far as it is known."""
+    return None if shape is None else shape[:1] * (len(shape) > 1) + shape[2:]
+
+
+def check_inputs(op, logits_name, logits, target, weight, row_weight, options, probabilities):
     """Everything that can be known of the tensors before the kernel runs."""
     logits = _checks.check_tensor(op, logits_name, logits)
     target = _checks.check_tensor(op, "target", target)
@@ -54,6 +61,16 @@ def check_inputs(op, logits_name, logits, target, weight, options, probabilities
         weight_shape,
     )
     _checks.check_ignore_index(op, target.dtype, options.ignore_index)
+    if row_weight is not None:
+        row_weight = _checks.check_tensor(op, "row_weight", row_weight)
+        shape, rows = _checks.known_shape(row_weight), _rows(_checks.known_shape(logits))
+        given = (row_weight.dtype, row_weight.ndim, shape)
+        _checks.check_row_weight(op, *given, logits.ndim - 1, rows)
+
+
+def constant(row_weight):
+    """A row's weight has no gradient."""
+    return None if row_weight is None else without_gradient(row_weight)
 
 
 @constexpr
@@ -76,20 +93,21 @@ def _in_forward(choice, training, input) -> bool:
     return may_need_gradient(input) and (choice is True or input.size >= _LARGE_EAGER)
 
 
-def cross_entropy_on(plan, training, input, target, weight):
+def cross_entropy_on(plan, training, input, target, weight, row_weight=None):
     """`cross_entropy` as a plan says, which a Cell holds."""
     plan = resolved(plan)
     kernels = serving(plan.op, plan.backend)
-    check_inputs(plan.op, "input", input, target, weight, plan.options, True)
+    check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, True)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
-    return kernels.cross_entropy(input, target, weight, plan.options, in_forward)[0]
+    tensors = (input, target, weight, constant(row_weight))
+    return kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
 
 
-def nll_loss_on(plan, input, target, weight):
+def nll_loss_on(plan, input, target, weight, row_weight=None):
     """(loss, total_weight) as a plan says."""
     kernels = serving(plan.op, plan.backend)
-    check_inputs(plan.op, "input", input, target, weight, plan.options, False)
-    return kernels.nll_loss(input, target, weight, plan.options)
+    check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
+    return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
 
 
 def cross_entropy(
@@ -108,6 +126,7 @@ def cross_entropy(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
     gradient_in_forward="auto",
 ):
     r"""Cross entropy between unnormalised logits and class indices or class probabilities.
@@ -118,7 +137,8 @@ def cross_entropy(
         l = Σ_c w_c · ((1-ε)·q_c + ε/C) · (lse - x_c) + z_loss·lse²
 
     and 0 where the class index is `ignore_index`. 'mean' divides the sum by Σ w[target] over the rows that count
-    for class indices, by the number of rows for probabilities.
+    for class indices, by the number of rows for probabilities. With r a row's `row_weight`, its loss is r·l, and
+    'mean' divides by Σ r·w[target] or Σ r.
 
     Args:
         input (Tensor): logits of shape (C), (N, C) or (N, C, d1…dK), K up to 5; float16, bfloat16, float32 or
@@ -140,6 +160,8 @@ def cross_entropy(
         z_loss (float): factor of lse², which keeps logits near 0 (PaLM uses 1e-4). Default 0.
         softcap (float): replaces x by softcap·tanh(x/softcap) (Gemma 2). Default None.
         logit_scale (float): multiplies the logits first. Default 1.
+        row_weight (Tensor): a factor for each row, of the unreduced loss's shape, any float dtype; a constant without a
+            gradient. A row of weight 0 counts as ignored, whatever its logits and target. Default: 1 each.
         gradient_in_forward (bool): make the gradient of input in the forward pass, while a row of logits is in the
             cache. It saves reading them again where the upstream gradient is 1, as of a loss that is minimised as it
             is. For any other (a loss scale, a weighted sum of losses) the gradient is made by the backward pass, and
@@ -171,7 +193,7 @@ def cross_entropy(
     plan = _arguments.planned(
         op, backend, positional, (size_average, reduce), values, gradient_in_forward
     )
-    return cross_entropy_on(plan, False, input, target, weight)
+    return cross_entropy_on(plan, False, input, target, weight, row_weight)
 
 
 def nll_loss(
@@ -187,6 +209,7 @@ def nll_loss(
     reduce=NOT_GIVEN,
     reduction=REDUCTION,
     label_smoothing=LABEL_SMOOTHING,
+    row_weight=None,
     backend="auto",
 ):
     r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
@@ -207,6 +230,7 @@ def nll_loss(
         reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
         label_smoothing (float): for the line of mindspore.ops.nll_loss, and must be 0: `cross_entropy` smooths, and
             takes log-probabilities as the logits that they are.
+        row_weight (Tensor): as in `cross_entropy`.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -229,7 +253,7 @@ def nll_loss(
     target = _arguments.either(op, "target", target, "labels", labels)
     values = (ignore_index, reduction, label_smoothing)
     plan = _arguments.planned_nll(op, backend, positional, (size_average, reduce), values)
-    return nll_loss_on(plan, input, target, weight)[0]
+    return nll_loss_on(plan, input, target, weight, row_weight)[0]
 
 
 def cross_entropy_with_stats(
@@ -248,6 +272,7 @@ def cross_entropy_with_stats(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
 ):
     """`cross_entropy` with everything a trainer logs, from the same single read of the logits.
 
@@ -273,8 +298,9 @@ def cross_entropy_with_stats(
     values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
     plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
     options, kernels = plan.options, serving(op, backend)
-    check_inputs(op, "input", input, target, weight, options, True)
-    stats = kernels.cross_entropy_with_stats(input, target, weight, options)
+    check_inputs(op, "input", input, target, weight, row_weight, options, True)
+    tensors = (input, target, weight, constant(row_weight))
+    stats = kernels.cross_entropy_with_stats(*tensors, options)
     exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
     total_weight, lse = stats[1].astype(exact), stats[2].astype(exact)
     if compiling():
@@ -298,6 +324,7 @@ def cross_entropy_value_and_grad(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
 ):
     """(loss, gradient with respect to input) in one sweep: each logit is read once and its gradient written once.
 
@@ -323,6 +350,7 @@ def cross_entropy_value_and_grad(
     options = plan.options
     _checks.check_reduced(op, options.reduction)
     kernels = serving(op, backend)
-    check_inputs(op, "input", input, target, weight, options, True)
-    result = kernels.cross_entropy_value_and_grad(input, target, weight, options)
+    check_inputs(op, "input", input, target, weight, row_weight, options, True)
+    tensors = (input, target, weight, constant(row_weight))
+    result = kernels.cross_entropy_value_and_grad(*tensors, options)
     return result[0], result[3]

@@ -9,7 +9,7 @@ from mindspore import Parameter
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Uniform, initializer
 
-from ms_ce import _checks, _linear, _linear_checks
+from ms_ce import _arguments, _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import requested
 from ms_ce.functional import LossStats
@@ -29,6 +29,7 @@ def linear_cross_entropy(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
     shift=False,
     chunk_bytes=None,
     gradient_in_forward="auto",
@@ -60,6 +61,8 @@ def linear_cross_entropy(
 
     Keyword Args:
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
+        row_weight (Tensor): a factor for each row, as there, of the class indices' shape, under `shift` too: that of
+            position s stands at its target's, s + 1.
         shift (bool): predict the next token: input of position s answers for target of position s + 1, along the
             last leading axis, without a copy. 'none' then gives one loss less for each sequence. Default False.
         chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default:
@@ -97,7 +100,7 @@ def linear_cross_entropy(
     plan = _linear_checks.planned(
         op, backend, values, chunk_bytes, shift, frozen, gradient_in_forward
     )
-    tensors = (input, linear_weight, target, linear_bias, weight)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     return _linear.linear_cross_entropy_on(plan, False, False, plan.frozen, *tensors)[0]
 
 
@@ -114,6 +117,7 @@ def linear_cross_entropy_with_stats(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
     shift=False,
     chunk_bytes=None,
     frozen=(),
@@ -138,7 +142,7 @@ def linear_cross_entropy_with_stats(
     op = "linear_cross_entropy_with_stats"
     values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
     plan = _linear_checks.planned(op, backend, values, chunk_bytes, shift, frozen)
-    tensors = (input, linear_weight, target, linear_bias, weight)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     stats = _linear.linear_cross_entropy_on(plan, True, False, plan.frozen, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
@@ -170,6 +174,7 @@ class LinearCrossEntropyLoss(LossCell):
     Inputs:
         - **input** (Tensor): hidden states (…, in_features).
         - **target** (Tensor): class indices (…), or probabilities (…, num_classes).
+        - **row_weight** (Tensor): optional, a factor for each row, as in `linear_cross_entropy`.
 
     Example:
         >>> import mindspore, ms_ce
@@ -231,15 +236,16 @@ class LinearCrossEntropyLoss(LossCell):
         self.weight_is_frozen = IsFrozen(self.linear_weight)
         self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
 
-    def construct(self, input, target):
+    def construct(self, *tensors, **names):
+        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
         frozen = self.plan.frozen
         if self.weight_is_frozen():
             frozen = (*frozen, "linear_weight")
         if self.linear_bias is not None and self.bias_is_frozen():
             frozen = (*frozen, "linear_bias")
         input = self.in_precision(input)
-        tensors = (input, self.linear_weight, target, self.linear_bias, self.weight)
-        return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *tensors)[0]
+        given = (input, self.linear_weight, target, self.linear_bias, self.weight, row_weight)
+        return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *given)[0]
 
     def extend_repr(self):
         classes, features = self.linear_weight.shape

@@ -35,6 +35,7 @@ class CrossEntropyLoss(LossCell):
         - **input** (Tensor): logits (C), (N, C) or (N, C, d1…dK). As a keyword also logits.
         - **target** (Tensor): class indices without the class axis, or probabilities of input's shape. As a keyword
           also labels.
+        - **row_weight** (Tensor): optional, a factor for each row, as in `cross_entropy`.
 
     Example:
         >>> import mindspore, ms_ce
@@ -72,9 +73,9 @@ class CrossEntropyLoss(LossCell):
         )
 
     def construct(self, *tensors, **names):
-        input, target = _arguments.input_and_target(self.plan.op, tensors, names)
-        input = self.in_precision(input)
-        return functional.cross_entropy_on(self.plan, self.training, input, target, self.weight)
+        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
+        given = (self.in_precision(input), target, self.weight, row_weight)
+        return functional.cross_entropy_on(self.plan, self.training, *given)
 
     def extend_repr(self):
         return f"{self.plan.options}, backend={self.plan.backend!r}"
@@ -100,6 +101,7 @@ class NLLLoss(LossCell):
     Inputs:
         - **input** (Tensor): log-probabilities (C), (N, C) or (N, C, d1…dK). As a keyword also logits.
         - **target** (Tensor): class indices without the class axis. As a keyword also labels.
+        - **row_weight** (Tensor): optional, a factor for each row.
 
     Example:
         >>> import mindspore, ms_ce
@@ -128,9 +130,9 @@ class NLLLoss(LossCell):
         )
 
     def construct(self, *tensors, **names):
-        input, target = _arguments.input_and_target(self.plan.op, tensors, names)
-        input = self.in_precision(input)
-        return functional.nll_loss_on(self.plan, input, target, self.weight)[0]
+        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
+        given = (self.in_precision(input), target, self.weight, row_weight)
+        return functional.nll_loss_on(self.plan, *given)[0]
 
     def extend_repr(self):
         return f"{self.plan.options}, backend={self.plan.backend!r}"

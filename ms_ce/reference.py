@@ -10,8 +10,9 @@ class indices and probabilities alike
     row loss  = Σ_c w_c·q'_c·(lse - x'_c) + z·lse²,     q' = (1-ε)·q + ε/C
 
 and a class whose factor w_c·q'_c is 0 and whose logit is -inf is excluded: it contributes 0 to the loss and to every
-derivative. Rows whose class index is ignore_index
-contribute nothing. The mean divides by Σ_n w[y_n] for class indices, by the number of rows for probabilities.
+derivative. The row weight r_n (1 where None) multiplies the row loss; where it is 0, as where the class index is
+ignore_index, the row contributes nothing. The mean divides by Σ_n r_n·w[y_n] for class indices, by Σ_n r_n for
+probabilities.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class _Rows:
     lse: Array  # (n,)
     p: Array  # softmax
     keep: Array  # (n,) 1 where the row counts
+    row_weight: Array  # (n,) r, 0 where the row does not count
     divisor: float  # of the mean; 1 for none and sum
     target_weight: Array  # (n,) w[y], or 1 for probabilities
     hard: Array | None  # class indices with 0 in ignored rows, None for probabilities
@@ -93,9 +95,9 @@ def _log_sum_exp(x: Array) -> tuple[Array, Array]:
         return top + np.log(total), shifted / total[:, None]
 
 
-def _prepare(
-    logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
-) -> _Rows:
+def _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale) -> _Rows:
+    """`given` are logits, target, weight and row_weight."""
+    logits, target, weight, row_weight = given
     if ignore_index is None:
         ignore_index = -100
     if reduction not in ("none", "mean", "sum"):
@@ -104,20 +106,23 @@ def _prepare(
     classes = raw.shape[1]
     w = np.ones(classes) if weight is None else np.asarray(weight, np.float64)
     target = np.asarray(target)
+    given = np.ones(len(raw)) if row_weight is None else np.asarray(row_weight, np.float64)
+    given = given.reshape(-1)
+    counts = given != 0
     if np.issubdtype(target.dtype, np.integer):
         index = target.reshape(-1).astype(np.int64)
-        ignored = index == ignore_index
+        ignored = (index == ignore_index) | ~counts
         hard = np.where(ignored, 0, index)
         if np.any((hard < 0) | (hard >= classes)):
             raise ValueError(f"class index outside [0, {classes})")
         keep, target_weight = (~ignored).astype(np.float64), w[hard]
         q = np.zeros((len(hard), classes))
         q[np.arange(len(hard)), hard] = 1.0
-        total_weight = float((keep * target_weight).sum())
     else:
-        hard, keep = None, np.ones(len(raw))
+        hard, keep = None, counts.astype(np.float64)
         q, target_weight = to_rows(target.astype(np.float64)), np.ones(len(raw))
-        total_weight = float(len(raw))
+        q = np.where(counts[:, None], q, 0.0)
+    own_weight = np.where(keep > 0, given, 0.0)
     raw = np.where(keep[:, None] > 0, raw, 0.0)
     if softcap:
         tanh = np.tanh(logit_scale * raw / softcap)
@@ -127,8 +132,10 @@ def _prepare(
         x, slope, curvature = logit_scale * raw, np.full_like(raw, logit_scale), np.zeros_like(raw)
     lse, p = _log_sum_exp(x)
     smooth = (1 - label_smoothing) * q + label_smoothing / classes
-    divisor = total_weight if reduction == "mean" else 1.0
-    return _Rows(x, slope, curvature, smooth, w, lse, p, keep, divisor, target_weight, hard)
+    divisor = float((own_weight * target_weight).sum()) if reduction == "mean" else 1.0
+    return _Rows(
+        x, slope, curvature, smooth, w, lse, p, keep, own_weight, divisor, target_weight, hard
+    )
 
 
 def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...]) -> Array:
@@ -141,8 +148,8 @@ def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...])
 
 def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
-        loss = _weighted_sum(r.w * r.q, r.lse[:, None] - r.x)
-        squares = z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
+        loss = r.row_weight * _weighted_sum(r.w * r.q, r.lse[:, None] - r.x)
+        squares = r.row_weight * z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
     return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
 
 
@@ -157,14 +164,14 @@ def cross_entropy(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
 ) -> Result:
     """Cross entropy of logits (N, C, d1…dK) with class indices (N, d1…dK) or probabilities (N, C, d1…dK)."""
     shape = np.shape(logits)
-    r = _prepare(
-        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
-    )
+    given = (logits, target, weight, row_weight)
+    r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
     loss, squares = _row_losses(r, z_loss)
-    total_weight = (r.keep * r.target_weight).sum()
+    total_weight = (r.row_weight * r.target_weight).sum()
     entropy = np.where(r.keep > 0, _weighted_sum(r.p, r.lse[:, None] - r.x), 0.0)
     best = r.hard if r.hard is not None else to_rows(np.asarray(target, np.float64)).argmax(-1)
     return Result(
@@ -178,12 +185,11 @@ def cross_entropy(
 
 
 def _upstream(grad_loss, r: _Rows) -> Array:
-    """Gradient that arrives at each row's loss: 0 in ignored rows, and 0 where the mean has no weight."""
+    """Gradient that arrives at each row's loss before its weight: 0 where it is ignored or the mean has no weight."""
     if r.divisor == 0:
         return np.zeros(len(r.keep))
-    return np.broadcast_to(np.asarray(grad_loss, np.float64).reshape(-1), r.keep.shape) * (
-        r.keep / r.divisor
-    )
+    upstream = np.broadcast_to(np.asarray(grad_loss, np.float64).reshape(-1), r.keep.shape)
+    return upstream * (r.row_weight / r.divisor)
 
 
 def cross_entropy_grad(
@@ -197,13 +203,13 @@ def cross_entropy_grad(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
     grad_loss=1.0,
 ) -> Gradients:
     """Derivatives of Σ grad_loss·loss with respect to logits, probability target and weight."""
     shape = np.shape(logits)
-    r = _prepare(
-        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
-    )
+    given = (logits, target, weight, row_weight)
+    r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
     g = _upstream(grad_loss, r)[:, None]
     factor = r.w * r.q
     with np.errstate(invalid="ignore"):
@@ -225,7 +231,7 @@ def cross_entropy_grad(
                 loss, squares = _row_losses(r, z_loss)
                 ratio = float(np.asarray(grad_loss)) * (loss + squares).sum() / r.divisor**2
                 grad_weight = grad_weight - ratio * np.bincount(
-                    r.hard, weights=r.keep, minlength=len(r.w)
+                    r.hard, weights=r.row_weight, minlength=len(r.w)
                 )
     return Gradients(from_rows(grad_logits, shape), grad_target, grad_weight)
 
@@ -242,13 +248,13 @@ def cross_entropy_hvp(
     z_loss=0.0,
     softcap=None,
     logit_scale=1.0,
+    row_weight=None,
     grad_loss=1.0,
 ) -> Array:
     """Hessian with respect to logits of Σ grad_loss·loss, times `direction` (of the logits' shape)."""
     shape = np.shape(logits)
-    r = _prepare(
-        logits, target, weight, ignore_index, reduction, label_smoothing, softcap, logit_scale
-    )
+    given = (logits, target, weight, row_weight)
+    r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
     g = _upstream(grad_loss, r)[:, None]
     d = to_rows(np.asarray(direction, np.float64))
     dx = d * r.slope
@@ -266,33 +272,42 @@ def lse_grad(logits, *, softcap=None, logit_scale=1.0) -> Array:
     """Derivative of each row's lse with respect to its logits: the softmax, without scale and cap."""
     shape = np.shape(logits)
     anything = np.zeros(rows_shape(shape), np.int64)
-    r = _prepare(logits, anything, None, -1, "none", 0.0, softcap, logit_scale)
+    r = _prepare((logits, anything, None, None), -1, "none", 0.0, softcap, logit_scale)
     return from_rows(r.p * r.slope, shape)
 
 
 def nll_loss(
-    log_prob, target, weight=None, ignore_index=-100, reduction="mean"
+    log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, row_weight=None
 ) -> tuple[Array, Array]:
-    """(loss, total_weight) with row loss -w_y·log_prob_y."""
+    """(loss, total_weight) with row loss -r·w_y·log_prob_y."""
     shape = np.shape(log_prob)
-    r = _prepare(log_prob, target, weight, ignore_index, reduction, 0.0, None, 1.0)
-    rows = np.where(r.keep > 0, _weighted_sum(r.w * r.q, -r.x), 0.0)
-    return _reduce(rows, reduction, r.divisor, shape), (r.keep * r.target_weight).sum()
+    given = (log_prob, target, weight, row_weight)
+    r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
+    rows = r.row_weight * np.where(r.keep > 0, _weighted_sum(r.w * r.q, -r.x), 0.0)
+    return _reduce(rows, reduction, r.divisor, shape), (r.row_weight * r.target_weight).sum()
 
 
 def nll_loss_grad(
-    log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, grad_loss=1.0
+    log_prob,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    *,
+    row_weight=None,
+    grad_loss=1.0,
 ) -> Gradients:
     """Derivatives of Σ grad_loss·nll_loss with respect to log_prob and weight."""
     shape = np.shape(log_prob)
-    r = _prepare(log_prob, target, weight, ignore_index, reduction, 0.0, None, 1.0)
+    given = (log_prob, target, weight, row_weight)
+    r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
     g = _upstream(grad_loss, r)[:, None]
     grad_weight = None
     if weight is not None:
         grad_weight = _weighted_sum((g * r.q).T, -r.x.T)
         if reduction == "mean" and r.hard is not None and r.divisor != 0:
-            loss = _weighted_sum(r.keep[:, None] * r.w * r.q, -r.x).sum() / r.divisor
-            counts = np.bincount(r.hard, weights=r.keep, minlength=len(r.w))
+            loss = _weighted_sum(r.row_weight[:, None] * r.w * r.q, -r.x).sum() / r.divisor
+            counts = np.bincount(r.hard, weights=r.row_weight, minlength=len(r.w))
             grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
     return Gradients(from_rows(-g * r.w * r.q, shape), None, grad_weight)
 
@@ -312,26 +327,40 @@ def _shifted(hidden: Array, target: Array) -> tuple[Array, Array]:
     return hidden[..., :-1, :], np.asarray(target)[after]
 
 
-def _as_rows(hidden, linear_weight, target, linear_bias, shift: bool):
-    """(hidden rows, logits, target rows, leading shape), in float64."""
+def _as_rows(hidden, linear_weight, target, linear_bias, row_weight, shift: bool):
+    """(hidden rows, logits, target rows, row weights, leading shape), in float64."""
     hidden = np.asarray(hidden, np.float64)
     target = np.asarray(target)
     if shift:
         hidden, target = _shifted(hidden, target)
+    if row_weight is not None:
+        row_weight = np.asarray(row_weight, np.float64)
+        row_weight = (row_weight[..., 1:] if shift else row_weight).reshape(-1)
     lead, probabilities = hidden.shape[:-1], target.ndim == hidden.ndim
     rows = hidden.reshape(-1, hidden.shape[-1])
+    if row_weight is not None:
+        rows = np.where(row_weight[:, None] != 0, rows, 0.0)
     logits = rows @ np.asarray(linear_weight, np.float64).T
     if linear_bias is not None:
         logits = logits + np.asarray(linear_bias, np.float64)
-    return rows, logits, target.reshape(logits.shape if probabilities else -1), lead
+    return rows, logits, target.reshape(logits.shape if probabilities else -1), row_weight, lead
 
 
 def linear_cross_entropy(
-    input, linear_weight, target, linear_bias=None, weight=None, *, shift=False, **options
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    weight=None,
+    *,
+    row_weight=None,
+    shift=False,
+    **options,
 ) -> Result:
     """`cross_entropy` of input·Wᵀ + b, input (…, H) with targets (…) or (…, C); options are cross_entropy's."""
-    _, logits, rows, lead = _as_rows(input, linear_weight, target, linear_bias, shift)
-    result = cross_entropy(logits, rows, weight, **options)
+    tensors = (input, linear_weight, target, linear_bias, row_weight)
+    _, logits, rows, row_weight, lead = _as_rows(*tensors, shift)
+    result = cross_entropy(logits, rows, weight, row_weight=row_weight, **options)
     if options.get("reduction") != "none":
         return result._replace(lse=result.lse.reshape(lead))
     per_row = {
@@ -347,13 +376,16 @@ def linear_cross_entropy_grad(
     linear_bias=None,
     weight=None,
     *,
+    row_weight=None,
     shift=False,
     grad_loss=1.0,
     **options,
 ) -> LinearGradients:
     """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g."""
-    rows, logits, targets, lead = _as_rows(input, linear_weight, target, linear_bias, shift)
-    grad = cross_entropy_grad(logits, targets, weight, **options, grad_loss=grad_loss).logits
+    tensors = (input, linear_weight, target, linear_bias, row_weight)
+    rows, logits, targets, row_weight, lead = _as_rows(*tensors, shift)
+    options.update(row_weight=row_weight, grad_loss=grad_loss)
+    grad = cross_entropy_grad(logits, targets, weight, **options).logits
     grad_rows = (grad @ np.asarray(linear_weight, np.float64)).reshape(*lead, -1)
     if shift:
         grad_rows = np.concatenate([grad_rows, np.zeros_like(grad_rows[..., :1, :])], axis=-2)

@@ -16,12 +16,15 @@ from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from ms_ce.ops import ascend_operators, composed
+from ms_ce.ops import ascend_operators, composed, mean
 from ms_ce.ops.ascend_cells import REDUCTIONS, cells
 from ms_ce.ops.ascend_errors import check_targets, forget_targets, remember  # noqa: F401
 from ms_ce.ops.ascend_operators import custom
+from ms_ce.ops.composed_cells import total
+from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.row_weights import without_rows
 
 BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = False, True
 PROJECT, probe = ascend_operators.PROJECT, ascend_operators.probe
@@ -118,8 +121,21 @@ def _shaped(values, reduction, shape):
     return values.reshape(_rows_shape(shape)) if reduction == "none" else values.reshape(())
 
 
-def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=False):
+def cross_entropy(logits, target, weight, row_weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32."""
+    if row_weight is None:
+        loss, total_weight, lse = _loss_of(logits, target, weight, options)
+        return ops.cast(loss, logits.dtype), total_weight, lse
+    row_weight, target = _counted(logits, target, row_weight, options)
+    if not is_class_index(target.dtype):
+        return composed.cross_entropy(logits, target, weight, row_weight, options)
+    rows, _, lse = _loss_of(logits, target, weight, options._replace(reduction="none"))
+    loss, total_weight = _weighted(rows, target, weight, row_weight, options)
+    return ops.cast(loss, logits.dtype), total_weight, lse
+
+
+def _loss_of(logits, target, weight, options):
+    """(loss, total_weight, lse) as the kernels make them, in float32."""
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
     x = _prepared(logits, options)
@@ -133,41 +149,68 @@ def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=
             x, q = ops.cast(x, mstype.float32), ops.cast(q, mstype.float32)
         out = _loss("probability", options, has_weight)(x, q, factor)
     loss = _shaped(out[0], options.reduction, logits.shape)
-    return (
-        ops.cast(loss, logits.dtype),
-        out[1].reshape(()),
-        out[2].reshape(_rows_shape(logits.shape)),
-    )
+    return loss, out[1].reshape(()), out[2].reshape(_rows_shape(logits.shape))
 
 
-def nll_loss(log_prob, target, weight, options: Options):
+def nll_loss(log_prob, target, weight, row_weight, options: Options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
+    dtype = log_prob.dtype if weight is None else weight.dtype
+    if row_weight is None:
+        loss, total_weight = _nll_of(log_prob, target, weight, options)
+    else:
+        row_weight, target = _counted(log_prob, target, row_weight, options)
+        rows, _ = _nll_of(log_prob, target, weight, options._replace(reduction="none"))
+        loss, total_weight = _weighted(rows, target, weight, row_weight, options)
+    return ops.cast(loss, log_prob.dtype), ops.cast(total_weight, dtype)
+
+
+def _nll_of(log_prob, target, weight, options):
+    """(loss, total_weight) as the kernels make them, in float32."""
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
     _require_supported(log_prob.dtype)
     out = _loss("nll", options, has_weight)(_as_rows(log_prob), _class_rows(target), factor)
     if not compiling():
         remember("nll_loss", out[2], log_prob.shape[0] if log_prob.ndim == 1 else log_prob.shape[1])
-    loss = _shaped(out[0], options.reduction, log_prob.shape)
-    dtype = weight.dtype if has_weight else log_prob.dtype
-    return ops.cast(loss, log_prob.dtype), ops.cast(out[1].reshape(()), dtype)
+    return _shaped(out[0], options.reduction, log_prob.shape), out[1].reshape(())
 
 
-def cross_entropy_with_stats(logits, target, weight, options: Options):
+# The kernels take no row weights: they are put around them.
+
+
+def _counted(logits, target, row_weight, options):
+    """(row_weight, target), where class indices of rows of weight 0 are ignored."""
+    row_weight = without_gradient(ops.cast(row_weight, mstype.float32))
+    if is_class_index(target.dtype):
+        target = without_rows(logits, target, row_weight, options.ignore_index)[1]
+    return row_weight, target
+
+
+def _weighted(rows, target, weight, row_weight, options):
+    """(loss, total_weight) from the losses of rows of class indices."""
+    rows = rows * row_weight
+    divisor = mean.total_weight(target, 0, weight, row_weight, options.ignore_index, mstype.float32)
+    if options.reduction == "none":
+        return rows, divisor
+    return mean.reduced(total(rows), divisor, options.reduction), divisor
+
+
+def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
     """As the composed backend, which makes it: no kernel here returns the numbers that are only logged."""
-    return composed.cross_entropy_with_stats(logits, target, weight, options)
+    return composed.cross_entropy_with_stats(logits, target, weight, row_weight, options)
 
 
-def cross_entropy_value_and_grad(logits, target, weight, options: Options):
-    """(loss, total_weight, lse, grad_logits), reduction mean or sum. Class targets without softcap and logit_scale take
-    one read and one write of rows that fit the unified buffer; everything else takes forward and backward."""
-    plain = not options.softcap and options.logit_scale == 1.0
+def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Options):
+    """(loss, total_weight, lse, grad_logits), reduction mean or sum. Class targets without softcap, logit_scale and
+    row weights take one read and one write of rows that fit the unified buffer; all else forward and backward."""
+    plain = not options.softcap and options.logit_scale == 1.0 and row_weight is None
     if not plain or not is_class_index(target.dtype):
 
-        def losses(logits, target):
-            return cross_entropy(logits, target, weight, options)
+        def losses(logits, target, row_weight):
+            return cross_entropy(logits, target, weight, row_weight, options)
 
-        (loss, total_weight, lse), grad = ops.value_and_grad(losses, 0, None, True)(logits, target)
+        gradient = ops.value_and_grad(losses, 0, None, True)
+        (loss, total_weight, lse), grad = gradient(logits, target, row_weight)
         return loss, total_weight, lse, grad
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()

@@ -29,6 +29,7 @@ from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.mean import mean
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.row_weights import without_rows
 
 BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = True, False
 
@@ -75,6 +76,14 @@ def _prepared(logits, target, weight):
     return x, target, weight
 
 
+def _row_factor(logits, row_weight):
+    """The row weights likewise."""
+    if row_weight is None:
+        return None
+    row_weight = without_gradient(row_weight.astype(_real(logits)))
+    return row_weight.expand_dims(0) if logits.ndim == 1 else row_weight
+
+
 def _transformed(x, options):
     """Scaled and capped logits."""
     if options.logit_scale != 1.0:
@@ -109,14 +118,15 @@ def _product(factor, log_prob):
 
 def _picked_rows(log_prob, index, keep, weight):
     """(w_y·(-log p_y), w_y) per row, both 0 in ignored rows."""
-    row_weight = keep.astype(log_prob.dtype)
+    factor = keep.astype(log_prob.dtype)
     if weight is not None:
-        row_weight = row_weight * weight_of(weight, index)
-    return -_product(row_weight, pick(log_prob, index)), row_weight
+        factor = factor * weight_of(weight, index)
+    return -_product(factor, pick(log_prob, index)), factor
 
 
 def _class_losses(x, log_prob, index, keep, weight, options):
-    rows, row_weight = _picked_rows(log_prob, index, keep, weight)
+    """(row losses, w_y of the rows that count)."""
+    rows, divisors = _picked_rows(log_prob, index, keep, weight)
     if options.label_smoothing != 0.0:
         factor = ops.ones_like(log_prob)
         if weight is not None:
@@ -124,7 +134,7 @@ def _class_losses(x, log_prob, index, keep, weight, options):
         smooth = -class_sum(_product(factor, log_prob)) * keep.astype(x.dtype)
         share = number(options.label_smoothing, x.dtype) / log_prob.shape[1]
         rows = rows * rest(options.label_smoothing, x.dtype) + smooth * share
-    return rows, total(row_weight)
+    return rows, divisors
 
 
 def _probability_losses(x, log_prob, target, weight, options):
@@ -135,7 +145,7 @@ def _probability_losses(x, log_prob, target, weight, options):
     if weight is not None:
         factor = by_class(factor, weight)
     rows = -class_sum(_product(factor, log_prob))
-    return rows, total(ops.ones_like(rows))
+    return rows, ops.ones_like(rows)
 
 
 def _reduced(rows, total_weight, options):
@@ -147,17 +157,22 @@ def _reduced(rows, total_weight, options):
     return mean(total(rows), total_weight)
 
 
-def _rows(x, target, weight, options):
+def _rows(x, target, weight, row_weight, options):
     """Everything per row: (losses with z-loss, z-losses, total_weight, lse, x, log_prob, keep)."""
-    x = _transformed(x, options)
     keep = None
+    if row_weight is not None:
+        x, target = without_rows(x, target, row_weight, options.ignore_index)
+        keep = row_weight != 0
     if is_class_index(target.dtype):
         x, index, keep = _class_rows(x, target, options)
+        # Once the rows left out are 0: under a cap, nan would reach their gradient.
+        x = _transformed(x, options)
         log_prob = log_softmax(x)
-        rows, total_weight = _class_losses(x, log_prob, index, keep, weight, options)
+        rows, divisors = _class_losses(x, log_prob, index, keep, weight, options)
     else:
+        x = _transformed(x, options)
         log_prob = log_softmax(x)
-        rows, total_weight = _probability_losses(x, log_prob, target, weight, options)
+        rows, divisors = _probability_losses(x, log_prob, target, weight, options)
     lse = log_sum_exp(x, log_prob)
     if keep is not None:
         lse = ops.where(keep, lse, 0.0)
@@ -165,7 +180,9 @@ def _rows(x, target, weight, options):
     if options.z_loss != 0.0:
         rows = rows + squares
     rows = faithful(rows)
-    return rows, squares, total_weight, lse, x, log_prob, keep
+    if row_weight is not None:
+        rows, squares, divisors = rows * row_weight, squares * row_weight, divisors * row_weight
+    return rows, squares, total(divisors), lse, x, log_prob, keep
 
 
 def _like_input(logits, options, value):
@@ -175,11 +192,12 @@ def _like_input(logits, options, value):
     return value.astype(logits.dtype)
 
 
-def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=False):
+def cross_entropy(logits, target, weight, row_weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
     logits = precision.begin(logits)
     x, target, weight = _prepared(logits, target, weight)
-    rows = _rows(x, target, weight, options)
+    row_weight = _row_factor(logits, row_weight)
+    rows = _rows(x, target, weight, row_weight, options)
     loss = _reduced(rows[0], rows[2], options)
     lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
     loss = _like_input(logits, options, loss)
@@ -187,12 +205,14 @@ def cross_entropy(logits, target, weight, options: Options, gradient_in_forward=
     return loss, rows[2], lse
 
 
-def cross_entropy_with_stats(logits, target, weight, options: Options):
+def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
     logits = precision.begin(logits)
     x, target, weight = _prepared(logits, target, weight)
-    losses, squares, total_weight, lse, x, log_prob, keep = _rows(x, target, weight, options)
-    best = target.argmax(axis=1) if keep is None else target
+    row_weight = _row_factor(logits, row_weight)
+    rows = _rows(x, target, weight, row_weight, options)
+    losses, squares, total_weight, lse, x, log_prob, keep = rows
+    best = target if is_class_index(target.dtype) else target.argmax(axis=1)
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = without_gradient(log_prob)
     entropy = -class_sum(_product(ops.exp(fixed), fixed))
@@ -214,29 +234,34 @@ def cross_entropy_with_stats(logits, target, weight, options: Options):
     return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
 
 
-def nll_loss(log_prob, target, weight, options: Options):
+def nll_loss(log_prob, target, weight, row_weight, options: Options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
     log_prob = precision.begin(log_prob)
     dtype = log_prob.dtype if weight is None else weight.dtype
     x, target, weight = _prepared(log_prob, target, weight)
+    row_weight = _row_factor(log_prob, row_weight)
+    if row_weight is not None:
+        x, target = without_rows(x, target, row_weight, options.ignore_index)
     x, index, keep = _class_rows(x, target, options)
-    rows, row_weight = _picked_rows(x, index, keep, weight)
-    total_weight = total(row_weight)
+    rows, divisors = _picked_rows(x, index, keep, weight)
+    if row_weight is not None:
+        rows, divisors = rows * row_weight, divisors * row_weight
+    total_weight = total(divisors)
     loss = _like_input(log_prob, options, _reduced(rows, total_weight, options))
     total_weight = total_weight.astype(dtype)
     precision.end()
     return loss, total_weight
 
 
-def cross_entropy_value_and_grad(logits, target, weight, options: Options):
+def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Options):
     """(loss, total_weight, lse, grad_logits); reduction mean or sum."""
 
-    def losses(logits, target, weight):
-        return cross_entropy(logits, target, weight, options)
+    def losses(logits, target, weight, row_weight):
+        return cross_entropy(logits, target, weight, row_weight, options)
 
-    # weight is passed: a graph does not differentiate a function that holds a tensor of its caller's.
+    # weights are passed: a graph does not differentiate a function that holds a tensor of its caller's.
     gradient = ops.value_and_grad(losses, 0, None, True)
-    (loss, total_weight, lse), grad = gradient(logits, target, weight)
+    (loss, total_weight, lse), grad = gradient(logits, target, weight, row_weight)
     return loss, total_weight, lse, grad
 
 

@@ -9,10 +9,9 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.cpu_operators import (
+    factors,
     make_operator,
-    no_weight,
     option_index,
-    packed_options,
     reduction,
     zeros_like,
 )
@@ -34,9 +33,12 @@ probe = library.problem
 BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = True, False
 
 
-def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, options, first):
-    """Gradients of the loss with respect to target, weight and options, an operator's inputs from `first` on."""
-    rest = (lse, total_weight, options)
+def _data_gradients(
+    grad_loss, logits, target, weight, row_weight, lse, total_weight, options, first
+):
+    """Gradients of the loss with respect to target, weight, row_weight and options, an operator's inputs from `first`
+    on. A row's weight is a constant."""
+    rest = (row_weight, lse, total_weight, options)
     grad_target, grad_weight = target, weight
     if is_class_index(target.dtype):
         grad_target = zeros_like(target)
@@ -44,25 +46,25 @@ def _data_gradients(grad_loss, logits, target, weight, lse, total_weight, option
         grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
     if wanted(first + 1) and weight.ndim == 1:
         grad_weight = _weight_grad(grad_loss, logits, target, weight, *rest)
-    return grad_target, grad_weight, options
+    return grad_target, grad_weight, row_weight, options
 
 
-def _gradients(grad_loss, grad_z_loss, logits, target, weight, out, options):
+def _gradients(grad_loss, grad_z_loss, logits, target, weight, row_weight, out, options):
     """Of the inputs of a forward operator."""
-    saved = (logits, target, weight, out[2], out[1], options)
+    saved = (logits, target, weight, row_weight, out[2], out[1], options)
     grad = logits
     if wanted(0):
         grad = _backward(grad_loss, grad_z_loss, *saved)
     data = _data_gradients(grad_loss, *saved, 1)
-    return grad, data[0], data[1], data[2]
+    return grad, data[0], data[1], data[2], data[3]
 
 
-def _forward_bprop(logits, target, weight, options, out, dout):
-    return _gradients(dout[0], dout[0], logits, target, weight, out, options)
+def _forward_bprop(logits, target, weight, row_weight, options, out, dout):
+    return _gradients(dout[0], dout[0], logits, target, weight, row_weight, out, options)
 
 
-def _stats_bprop(logits, target, weight, options, out, dout):
-    return _gradients(dout[0], dout[3], logits, target, weight, out, options)
+def _stats_bprop(logits, target, weight, row_weight, options, out, dout):
+    return _gradients(dout[0], dout[3], logits, target, weight, row_weight, out, options)
 
 
 # Second derivatives. lse and total_weight are functions of the other inputs: the derivatives below are total ones,
@@ -70,19 +72,31 @@ def _stats_bprop(logits, target, weight, options, out, dout):
 
 
 def _backward_bprop(
-    grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options, out, dout
+    grad_loss,
+    grad_z_loss,
+    logits,
+    target,
+    weight,
+    row_weight,
+    lse,
+    total_weight,
+    options,
+    out,
+    dout,
 ):
     """With d the direction, Σ d·grad_logits = Σ w·q'·(Σ p·d - d): the loss's own form with d for x, Σ p·d for lse."""
     second = _double_backward(
-        dout, grad_loss, grad_z_loss, logits, target, weight, lse, total_weight, options
+        dout, grad_loss, grad_z_loss, logits, target, weight, row_weight, lse, total_weight, options
     )
-    data = _data_gradients(grad_loss, dout, target, weight, second[3], total_weight, options, 3)
+    saved = (target, weight, row_weight, second[3], total_weight, options)
+    data = _data_gradients(grad_loss, dout, *saved, 3)
     grad_target, grad_weight = data[0], data[1]
     if not is_class_index(target.dtype):
         grad_target = _unless_softcap(grad_target, options)
     if weight.ndim == 1:
         grad_weight = _unless_softcap(grad_weight, options)
-    return second[0], second[1], second[2], grad_target, grad_weight, lse, total_weight, options
+    rest = (row_weight, lse, total_weight, options)
+    return second[0], second[1], second[2], grad_target, grad_weight, *rest
 
 
 def _option(options, name):
@@ -97,29 +111,31 @@ def _unless_softcap(value, options):
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
 
-def _forward_like(grad_loss, logits, target, weight, options):
+def _forward_like(grad_loss, logits, target, weight, row_weight, options):
     """The forward call whose loss has grad_loss's shape."""
     if grad_loss.ndim == 0:
-        return _forward(logits, target, weight, options)
-    return _forward_rows(logits, target, weight, options)
+        return _forward(logits, target, weight, row_weight, options)
+    return _forward_rows(logits, target, weight, row_weight, options)
 
 
-def _target_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
+def _target_grad_bprop(
+    grad_loss, logits, target, weight, row_weight, lse, total_weight, options, out, dout
+):
     """Loss and gradients are affine in the target: their value at the direction less their value at 0."""
     zero = zeros_like(target)
-    rest = (weight, lse, total_weight, options)
+    rest = (weight, row_weight, lse, total_weight, options)
     grad_logits = _backward(grad_loss, grad_loss, logits, dout, *rest) - _backward(
         grad_loss, grad_loss, logits, zero, *rest
     )
-    at_direction = _forward_like(grad_loss, logits, dout, weight, options)
-    at_zero = _forward_like(grad_loss, logits, zero, weight, options)
+    at_direction = _forward_like(grad_loss, logits, dout, weight, row_weight, options)
+    at_zero = _forward_like(grad_loss, logits, zero, weight, row_weight, options)
     grad_grad = at_direction[0] - at_zero[0]
     grad_weight = weight
     if weight.ndim == 1:
         grad_weight = _weight_grad(grad_loss, logits, dout, *rest) - _weight_grad(
             grad_loss, logits, zero, *rest
         )
-    return grad_grad, grad_logits, zero, grad_weight, lse, total_weight, options
+    return grad_grad, grad_logits, zero, grad_weight, *rest[1:]
 
 
 def _is_mean(options):
@@ -134,15 +150,17 @@ def _through_divisor(direction_weight, total_weight, weight, options):
     return ratio, ops.where(mean, np.nan, zeros_like(weight)).astype(weight.dtype)
 
 
-def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, options, out, dout):
+def _weight_grad_bprop(
+    grad_loss, logits, target, weight, row_weight, lse, total_weight, options, out, dout
+):
     """Affine in the weight, except that a mean over class indices divides by Σ w[target]."""
     zero = zeros_like(weight)
-    rest = (lse, total_weight, options)
+    rest = (row_weight, lse, total_weight, options)
     grad_logits = _backward(grad_loss, grad_loss, logits, target, dout, *rest) - _backward(
         grad_loss, grad_loss, logits, target, zero, *rest
     )
     grad_target, grad_weight = zeros_like(target), zero
-    at_direction = _forward_like(grad_loss, logits, target, dout, options)
+    at_direction = _forward_like(grad_loss, logits, target, dout, row_weight, options)
     if is_class_index(target.dtype):
         ratio, grad_weight = _through_divisor(at_direction[1], total_weight, weight, options)
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
@@ -153,8 +171,9 @@ def _weight_grad_bprop(grad_loss, logits, target, weight, lse, total_weight, opt
         unit = _weight_grad(ops.ones_like(grad_loss), logits, target, weight, *rest)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
     else:
-        grad_grad = at_direction[0] - _forward_like(grad_loss, logits, target, zero, options)[0]
-    return grad_grad, grad_logits, grad_target, grad_weight, lse, total_weight, options
+        at_zero = _forward_like(grad_loss, logits, target, zero, row_weight, options)
+        grad_grad = at_direction[0] - at_zero[0]
+    return grad_grad, grad_logits, grad_target, grad_weight, *rest
 
 
 def _third_derivative(
@@ -164,6 +183,7 @@ def _third_derivative(
     logits,
     target,
     weight,
+    row_weight,
     lse,
     total_weight,
     options,
@@ -183,6 +203,7 @@ def _third_derivative(
         ops.ones_like(logits) * nothing,
         zeros_like(target),
         weight,
+        row_weight,
         lse,
         total_weight,
         options,
@@ -202,7 +223,9 @@ _stats_rows = make_operator("CrossEntropyStatsRows", _stats_bprop)
 class _MadeInForward(nn.Cell):
     """The gradient that the forward pass has made, to MindSpore a constant; its derivative is that of _backward."""
 
-    def construct(self, gradient, grad_loss, logits, target, weight, lse, total_weight, options):
+    def construct(
+        self, gradient, grad_loss, logits, target, weight, row_weight, lse, total_weight, options
+    ):
         return gradient
 
     def bprop(
@@ -212,24 +235,16 @@ class _MadeInForward(nn.Cell):
         logits,
         target,
         weight,
+        row_weight,
         lse,
         total_weight,
         options,
         out,
         dout,
     ):
-        saved = (logits, target, weight, lse, total_weight, options)
+        saved = (logits, target, weight, row_weight, lse, total_weight, options)
         second = _backward_bprop(grad_loss, grad_loss, *saved, out, dout)
-        return (
-            zeros_like(gradient),
-            second[0] + second[1],
-            second[2],
-            second[3],
-            second[4],
-            lse,
-            total_weight,
-            options,
-        )
+        return (zeros_like(gradient), second[0] + second[1], *second[2:])
 
 
 _made_in_forward = _MadeInForward()
@@ -241,14 +256,14 @@ def _gradient_for(grad_loss, gradient, *saved):
     return _backward(grad_loss, grad_loss, *saved)
 
 
-def _forward_with_gradient_bprop(logits, target, weight, options, out, dout):
-    saved = (logits, target, weight, out[2], out[1], options)
+def _forward_with_gradient_bprop(logits, target, weight, row_weight, options, out, dout):
+    saved = (logits, target, weight, row_weight, out[2], out[1], options)
     grad = _gradient_for(dout[0], out[3], *saved)
-    data = _data_gradients(dout[0], logits, target, weight, out[2], out[1], options, 1)
-    return grad, data[0], data[1], data[2]
+    data = _data_gradients(dout[0], *saved, 1)
+    return grad, data[0], data[1], data[2], data[3]
 
 
-def _value_and_grad_bprop(logits, target, weight, options, out, dout):
+def _value_and_grad_bprop(logits, target, weight, row_weight, options, out, dout):
     raise NotImplementedError(
         "cross_entropy_value_and_grad already returns the gradient and is not differentiated; "
         "differentiate cross_entropy instead"
@@ -266,57 +281,50 @@ if _forward_with_gradient is not None:
     _forward_with_gradient.add_prim_attr("differentiable", True)
 
 
-def cross_entropy(logits, target, weight, options, gradient_in_forward=False):
+def cross_entropy(logits, target, weight, row_weight, options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, False)
+    given = factors(logits.dtype, weight, row_weight, options, ClassBlock())
     if options.reduction == "none":
-        return _forward_rows(logits, target, weight, packed)
+        return _forward_rows(logits, target, *given)
     if gradient_in_forward:
-        return _forward_with_gradient(logits, target, weight, packed)[:3]
-    return _forward(logits, target, weight, packed)
+        return _forward_with_gradient(logits, target, *given)[:3]
+    return _forward(logits, target, *given)
 
 
 def refuse_targets(target, classes, ignore_index, shift=False):
     """The kernel's own errors know the whole position."""
 
 
-def cross_entropy_value_and_grad(logits, target, weight, options):
+def cross_entropy_value_and_grad(logits, target, weight, row_weight, options):
     """(loss, total_weight, lse, grad_logits) in one read and one write; reduction mean or sum."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    return _value_and_grad(
-        logits, target, weight, packed_options(options, ClassBlock(), has_weight, False)
-    )
+    given = factors(logits.dtype, weight, row_weight, options, ClassBlock())
+    return _value_and_grad(logits, target, *given)
 
 
-def cross_entropy_with_stats(logits, target, weight, options):
+def cross_entropy_with_stats(logits, target, weight, row_weight, options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(logits.dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, True)
+    given = factors(logits.dtype, weight, row_weight, options, ClassBlock(), True)
     if options.reduction == "none":
-        return _stats_rows(logits, target, weight, packed)
-    return _stats(logits, target, weight, packed)
+        return _stats_rows(logits, target, *given)
+    return _stats(logits, target, *given)
 
 
-def _nll_like(grad_loss, log_prob, target, weight, options):
+def _nll_like(grad_loss, log_prob, target, weight, row_weight, options):
     """The forward call whose loss has grad_loss's shape."""
     if grad_loss.ndim == 0:
-        return _nll(log_prob, target, weight, options)
-    return _nll_rows(log_prob, target, weight, options)
+        return _nll(log_prob, target, weight, row_weight, options)
+    return _nll_rows(log_prob, target, weight, row_weight, options)
 
 
-def _nll_weight_grad(grad_loss, log_prob, target, weight, options):
+def _nll_weight_grad(grad_loss, log_prob, target, weight, row_weight, options):
     """The total weight must not be rounded to 16 bits first."""
     exact = weight if weight.dtype == mstype.float64 else weight.astype(mstype.float32)
-    total_weight = _nll_like(grad_loss, log_prob, target, exact, options)[1].astype(mstype.float64)
+    total_weight = _nll_like(grad_loss, log_prob, target, exact, row_weight, options)[1]
+    total_weight = total_weight.astype(mstype.float64)
     lse = zeros_like(target).astype(mstype.float64)
-    return _nll_distance(grad_loss, log_prob, target, weight, lse, total_weight, options)
+    return _nll_distance(
+        grad_loss, log_prob, target, weight, row_weight, lse, total_weight, options
+    )
 
 
 def _sum_for_mean(options):
@@ -326,41 +334,46 @@ def _sum_for_mean(options):
     return ops.where(mean, reduction("sum"), options)
 
 
-def _nll_distance_bprop(grad_loss, log_prob, target, weight, lse, total_weight, options, out, dout):
+def _nll_distance_bprop(
+    grad_loss, log_prob, target, weight, row_weight, lse, total_weight, options, out, dout
+):
     """As _weight_grad_bprop: with d the direction, Σ d·grad_weight = -Σ g·x_y·(d_y - w_y·Σd/Σw), over Σw for a mean."""
-    at_direction = _nll_like(grad_loss, log_prob, target, dout, options)
+    at_direction = _nll_like(grad_loss, log_prob, target, dout, row_weight, options)
     exact = at_direction[1].astype(total_weight.dtype)
     ratio, grad_weight = _through_divisor(exact, total_weight, weight, options)
     inverse = per_weight(ops.ones_like(total_weight), total_weight)
     factor = ops.where(_is_mean(options), inverse, 1.0)
     real = mstype.float64 if log_prob.dtype == mstype.float64 else mstype.float32
     moved = (dout.astype(real) - ratio.astype(real) * weight.astype(real)) * factor.astype(real)
-    grad_log_prob = _nll_backward(grad_loss, target, moved, log_prob, _sum_for_mean(options))
+    undivided = _sum_for_mean(options)
+    grad_log_prob = _nll_backward(grad_loss, target, moved, row_weight, log_prob, undivided)
     if grad_loss.ndim == 0:
         one = ops.ones_like(grad_loss)
-        unit = _nll_distance(one, log_prob, target, weight, lse, total_weight, options)
+        unit = _nll_distance(one, log_prob, target, weight, row_weight, lse, total_weight, options)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
     else:
         grad_grad = at_direction[0]
     nothing = zeros_like(target)
-    return grad_grad, grad_log_prob, nothing, grad_weight, lse, total_weight, options
+    rest = (row_weight, lse, total_weight, options)
+    return grad_grad, grad_log_prob, nothing, grad_weight, *rest
 
 
-def _nll_bprop(log_prob, target, weight, options, out, dout):
-    grad = _nll_backward(dout[0], target, weight, log_prob, options)
+def _nll_bprop(log_prob, target, weight, row_weight, options, out, dout):
+    grad = _nll_backward(dout[0], target, weight, row_weight, log_prob, options)
     grad_weight = weight
     if weight.ndim == 1:
-        grad_weight = _nll_weight_grad(dout[0], log_prob, target, weight, options)
-    return grad, zeros_like(target), grad_weight, options
+        grad_weight = _nll_weight_grad(dout[0], log_prob, target, weight, row_weight, options)
+    return grad, zeros_like(target), grad_weight, row_weight, options
 
 
-def _nll_backward_bprop(grad_loss, target, weight, log_prob, options, out, dout):
+def _nll_backward_bprop(grad_loss, target, weight, row_weight, log_prob, options, out, dout):
     """The loss is linear in log_prob: the derivative with respect to grad_loss is the loss of the direction."""
-    grad_grad = _nll_like(grad_loss, dout, target, weight, options)[0]
+    grad_grad = _nll_like(grad_loss, dout, target, weight, row_weight, options)[0]
     grad_weight = weight
     if weight.ndim == 1:
-        grad_weight = _nll_weight_grad(grad_loss, dout, target, weight, options)
-    return grad_grad, zeros_like(target), grad_weight, zeros_like(log_prob), options
+        grad_weight = _nll_weight_grad(grad_loss, dout, target, weight, row_weight, options)
+    nothing = zeros_like(log_prob)
+    return grad_grad, zeros_like(target), grad_weight, row_weight, nothing, options
 
 
 # Cross entropy's operator, where lse is 0 and no function of the inputs.
@@ -370,12 +383,9 @@ _nll = make_operator("NLLForward", _nll_bprop)
 _nll_rows = make_operator("NLLForwardRows", _nll_bprop)
 
 
-def nll_loss(log_prob, target, weight, options):
+def nll_loss(log_prob, target, weight, row_weight, options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(log_prob.dtype)
-    packed = packed_options(options, ClassBlock(), has_weight, False)
+    given = factors(log_prob.dtype, weight, row_weight, options, ClassBlock())
     if options.reduction == "none":
-        return _nll_rows(log_prob, target, weight, packed)
-    return _nll(log_prob, target, weight, packed)
+        return _nll_rows(log_prob, target, *given)
+    return _nll(log_prob, target, *given)

@@ -71,7 +71,11 @@ def kept(make: Callable[..., np.ndarray]) -> Callable[..., Tensor]:
 
 @kept
 def packed_options(
-    options: Options, block: ClassBlock, has_weight: bool, has_grad_z_loss: bool
+    options: Options,
+    block: ClassBlock,
+    has_weight: bool,
+    has_row_weight: bool,
+    has_grad_z_loss: bool,
 ) -> np.ndarray:
     """The kernel's options. A graph may hand over named tuples as plain ones."""
     offset, total = block
@@ -80,6 +84,7 @@ def packed_options(
         "class_offset": offset,
         "total_classes": total,
         "has_weight": has_weight,
+        "has_row_weight": has_row_weight,
         "has_grad_z_loss": has_grad_z_loss,
     }
     return packed("options", values)
@@ -89,6 +94,29 @@ def packed_options(
 def no_weight(dtype) -> np.ndarray:
     """The scalar that stands for an absent weight, in logits' dtype."""
     return Tensor(0, dtype).asnumpy()
+
+
+# One condition a function: a graph loses those that have two beside a Cell's bprop.
+
+
+def _given(weight, dtype):
+    if weight is None:
+        return no_weight(dtype)
+    return weight
+
+
+def _given_exactly(row_weight):
+    if row_weight is None:
+        return no_weight(mstype.float64)
+    return row_weight.astype(mstype.float64)
+
+
+def factors(dtype, weight, row_weight, options, block, has_grad_z_loss=False):
+    """(weight, row_weight, options) as operators on logits of a dtype take them."""
+    packed = packed_options(
+        options, block, weight is not None, row_weight is not None, has_grad_z_loss
+    )
+    return _given(weight, dtype), _given_exactly(row_weight), packed
 
 
 @constexpr

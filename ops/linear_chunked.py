@@ -17,6 +17,7 @@ from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_o
 from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, readable
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
+from ms_ce.ops.row_weights import without_rows
 from ms_ce.ops.rows import OneDevice
 from ms_ce.ops.table import KERNELS
 
@@ -49,8 +50,8 @@ def _one_chunk(dtype, shape, classes, features, chunk_bytes):
     return rows_of_chunk(dtype, rows, classes, features, chunk_bytes) >= rows
 
 
-def _as_rows(plan, input, target):
-    """(hidden (N, H), target (N,) or (N, C)).
+def _as_rows(plan, input, target, row_weight):
+    """(hidden (N, H), target (N,) or (N, C), row_weight (N,) or None).
 
     Under shift, hidden states are left where they are: each sequence's last one gets a target that is ignored. With
     probabilities there is none, and both are copied.
@@ -61,11 +62,18 @@ def _as_rows(plan, input, target):
             target = target.astype(mstype.int64)
             last = ops.full_like(target[..., :1], plan.options.ignore_index)
             target = ops.concat((target[..., 1:], last), -1)
-        return input.reshape((-1, features)), target.reshape((-1,))
-    target = readable(target)
-    if plan.shift:
-        input, target = input[..., :-1, :], target[..., 1:, :]
-    return input.reshape((-1, features)), target.reshape((-1, target.shape[-1]))
+            if row_weight is not None:
+                row_weight = ops.concat((row_weight[..., 1:], row_weight[..., :1]), -1)
+        target = target.reshape((-1,))
+    else:
+        target = readable(target)
+        if plan.shift:
+            input, target = input[..., :-1, :], target[..., 1:, :]
+            row_weight = None if row_weight is None else row_weight[..., 1:]
+        target = target.reshape((-1, target.shape[-1]))
+    if row_weight is not None:
+        row_weight = row_weight.reshape((-1,))
+    return input.reshape((-1, features)), target, row_weight
 
 
 def _before_last(rows, plan, input):
@@ -82,41 +90,46 @@ def linear_cross_entropy(
     target,
     linear_bias,
     weight,
+    row_weight,
 ):
     """As `protocol.LinearForm` says; in float32 (float64 for float64) at least."""
     classes, features = linear_weight.shape
     if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
-        return linear_plain.linear_cross_entropy(
-            plan, gradients, with_stats, input, linear_weight, target, linear_bias, weight
-        )
+        tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+        return linear_plain.linear_cross_entropy(plan, gradients, with_stats, *tensors)
     target = without_gradient(target)
     if weight is not None:
         weight = without_gradient(weight)
     indices = is_class_index(target.dtype)
+    if row_weight is not None:
+        row_weight = without_gradient(row_weight)
+        if indices:
+            target = without_rows(input, target, row_weight, plan.options.ignore_index)[1]
     if indices and not compiling():
         ignored = plan.options.ignore_index
         KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
-    hidden, labels = _as_rows(plan, input, target)
-    results = _of_rows(
-        plan, gradients, with_stats, hidden, linear_weight, labels, linear_bias, weight
-    )
+    hidden, labels, row_weight = _as_rows(plan, input, target, row_weight)
+    tensors = (hidden, linear_weight, labels, linear_bias, weight, row_weight)
+    results = _of_rows(plan, gradients, with_stats, *tensors)
     place = _before_last if plan.shift and indices else in_leading_shape
     return per_row(results, plan, place, input)
 
 
-def _of_rows(plan, gradients, with_stats, hidden, linear_weight, target, linear_bias, weight):
-    """The results of rows: hidden (N, H), target (N,) or (N, C)."""
+def _of_rows(
+    plan, gradients, with_stats, hidden, linear_weight, target, linear_bias, weight, row_weight
+):
+    """The results of rows: hidden (N, H), target (N,) or (N, C), row_weight (N,)."""
     options, indices = plan.options, is_class_index(target.dtype)
     kind = "stats" if with_stats else "rows"
     if kind == "rows" and gradients.in_forward and options.reduction != "none":
         kind = "sum"
     cell = _cell(plan.backend, options, plan.chunk_bytes, indices, kind, gradients)
-    out = cell(hidden, linear_weight, target, linear_bias, weight)
+    out = cell(hidden, linear_weight, target, linear_bias, weight, row_weight)
     if not with_stats and options.reduction == "none":
         return (out[0],)
     count, ignored = hidden.shape[0], options.ignore_index
     exact = exact_dtype(hidden.dtype)
-    divisor = total_weight(target, count, weight, ignored, exact)
+    divisor = total_weight(target, count, weight, row_weight, ignored, exact)
     loss_sum = out[0] if kind == "sum" else _sum(out[0])
     if not with_stats:
         return (reduced(loss_sum, divisor, options.reduction),)
@@ -125,7 +138,8 @@ def _of_rows(plan, gradients, with_stats, hidden, linear_weight, target, linear_
     num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
     if options.reduction == "none":
         return out[0], divisor, lse, squares, num_correct, entropy
-    rows_counted = total_weight(target, count, None, ignored, exact)
+    counts = None if row_weight is None else ops.not_equal(row_weight, 0)
+    rows_counted = total_weight(target, count, None, counts, ignored, exact)
     return (
         reduced(loss_sum, divisor, options.reduction),
         divisor,

@@ -16,11 +16,11 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops.cpu_operators import (
+    factors,
     kept,
     make_operator,
     no_weight,
     packed,
-    packed_options,
     zeros_like,
 )
 from ms_ce.ops.eager import Derivative, wanted
@@ -48,6 +48,7 @@ def _backward_bprop(
     target,
     linear_bias,
     weight,
+    row_weight,
     lse,
     total_weight,
     options,
@@ -66,6 +67,7 @@ def _backward_bprop(
         target,
         linear_bias,
         weight,
+        row_weight,
         lse,
         total_weight,
         options,
@@ -119,7 +121,7 @@ def _completing(gradients: Gradients):
 
     def completed(made, arguments, plan):
         grad_input, grad_weight, grad_bias = made
-        hidden, linear_weight, target, linear_bias, weight = arguments[2:7]
+        hidden, linear_weight, target, linear_bias, weight, row_weight = arguments[2:8]
         if not of_input:
             grad_input = input_alone(*arguments, plan)[0] if compiling() else hidden
         if not of_weight:
@@ -136,7 +138,8 @@ def _completing(gradients: Gradients):
             grad_target,
             grad_bias,
             grad_class_weight,
-            arguments[9],
+            row_weight,
+            arguments[10],
             plan,
         )
 
@@ -147,8 +150,10 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
     """The bprop of a forward operator whose output `second` has the upstream gradient of z-loss."""
     backward, completed = _backward_operator(_suffix(gradients)), _completing(gradients)
 
-    def bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
-        tensors = (hidden, linear_weight, target, linear_bias, weight)
+    def bprop(
+        hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
+    ):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[second], *tensors, out[2], out[1], options)
         return completed(backward(*arguments, plan), arguments, plan)
 
@@ -158,7 +163,9 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
 def _one_sweep_bprop(gradients: Gradients):
     completed = _completing(gradients)
 
-    def bprop(hidden, linear_weight, target, linear_bias, weight, options, plan, out, dout):
+    def bprop(
+        hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
+    ):
         made = (out[3], out[4], out[5])
         if not compiling():
             done = _rescale(dout[0], out[3], out[4], out[5], out[6])
@@ -166,7 +173,7 @@ def _one_sweep_bprop(gradients: Gradients):
         elif not known_one(dout[0]):
             made = (out[3] * dout[0], out[4] * dout[0], out[5] * dout[0])
         made = (_once(made[0]), _once(made[1]), _once(made[2]))
-        tensors = (hidden, linear_weight, target, linear_bias, weight)
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)
         return completed(made, arguments, plan)
 
@@ -202,16 +209,13 @@ def _stats_operator(rows: bool, gradients):
     return _forward_operator(name, _two_sweeps_bprop(gradients, 3), gradients)
 
 
-def _arguments(plan, gradients, target, linear_bias, weight, dtype, has_grad_z_loss):
-    """(target, linear_bias, weight, options, plan) as the operators take them."""
-    has_weight = weight is not None
-    if weight is None:
-        weight = no_weight(dtype)
+def _arguments(plan, gradients, target, linear_bias, weight, row_weight, dtype, has_grad_z_loss):
+    """(target, linear_bias, weight, row_weight, options, plan) as the operators take them."""
     if linear_bias is None:
         linear_bias = no_weight(dtype)
-    options = packed_options(plan.options, ClassBlock(), has_weight, has_grad_z_loss)
+    given = factors(dtype, weight, row_weight, plan.options, ClassBlock(), has_grad_z_loss)
     slots = _plan(plan.chunk_bytes, plan.shift, not gradients.linear_bias)
-    return target, linear_bias, weight, options, slots
+    return target, linear_bias, *given, slots
 
 
 def may_scale_later(dtype) -> bool:
@@ -237,9 +241,11 @@ def linear_cross_entropy(
     target,
     linear_bias,
     weight,
+    row_weight,
 ):
     """As `protocol.LinearForm` says, all from one pass over the chunks."""
-    arguments = _arguments(plan, gradients, target, linear_bias, weight, input.dtype, with_stats)
+    given = (target, linear_bias, weight, row_weight)
+    arguments = _arguments(plan, gradients, *given, input.dtype, with_stats)
     rows = plan.options.reduction == "none"
     operator = _stats_operator(rows, gradients) if with_stats else _loss_operator(rows, gradients)
     results = operator(input, linear_weight, *arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mindspore import ops
 from mindspore.ops import operations as P
 
 from ms_ce.ops.derivative import without_gradient
@@ -19,8 +20,16 @@ def may_scale_later(dtype) -> bool:
     return False
 
 
-def _logits(plan, input, linear_weight, target, linear_bias, weight):
-    """(logits, target, weight), in float32 at least."""
+def _counts(plan, target, row_weight):
+    """Which rows have a loss."""
+    if not is_class_index(target.dtype):
+        return ops.not_equal(row_weight, 0)
+    counts = ops.not_equal(target, plan.options.ignore_index)
+    return counts if row_weight is None else ops.logical_and(counts, ops.not_equal(row_weight, 0))
+
+
+def _logits(plan, input, linear_weight, target, linear_bias, weight, row_weight):
+    """(logits, target, weight, row_weight), in float32 at least."""
     exact, indices = exact_dtype(input.dtype), is_class_index(target.dtype)
     # Cast first: MindSpore's CPU slices no bfloat16.
     input = input.astype(exact)
@@ -29,7 +38,11 @@ def _logits(plan, input, linear_weight, target, linear_bias, weight):
     if plan.shift:
         input = input[..., :-1, :]
         target = target[..., 1:] if indices else target[..., 1:, :]
+        row_weight = None if row_weight is None else row_weight[..., 1:]
     features = input.shape[-1]
+    if linear_weight.ndim == 2 and (indices or row_weight is not None):
+        # Else what rows without a loss hold would reach the weight's gradient.
+        input = ops.where(_counts(plan, target, row_weight).expand_dims(-1), input, 0.0)
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
@@ -37,9 +50,11 @@ def _logits(plan, input, linear_weight, target, linear_bias, weight):
     if linear_bias is not None:
         logits = logits + linear_bias.astype(exact).reshape((-1,))
     if linear_weight.ndim > 2:
-        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight
+        return logits.reshape((-1, *linear_weight.shape[:-1])), target, weight, row_weight
+    if row_weight is not None:
+        row_weight = row_weight.reshape((-1,))
     target = target.reshape((-1,)) if indices else target.reshape((-1, linear_weight.shape[0]))
-    return logits, target, weight
+    return logits, target, weight, row_weight
 
 
 def linear_cross_entropy(
@@ -51,16 +66,20 @@ def linear_cross_entropy(
     target,
     linear_bias,
     weight,
+    row_weight,
 ):
     """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
     kernels, target = KERNELS[plan.backend], without_gradient(target)
     if weight is not None:
         weight = without_gradient(weight)
-    logits, labels, factors = _logits(plan, input, linear_weight, target, linear_bias, weight)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+    logits, labels, factors, row_weight = _logits(plan, *tensors)
     if with_stats:
-        results = kernels.cross_entropy_with_stats(logits, labels, factors, plan.options)
+        results = kernels.cross_entropy_with_stats(
+            logits, labels, factors, row_weight, plan.options
+        )
     else:
-        results = kernels.cross_entropy(logits, labels, factors, plan.options)[:1]
+        results = kernels.cross_entropy(logits, labels, factors, row_weight, plan.options)[:1]
     if linear_weight.ndim > 2:
         return results
     return per_row(results, plan, in_leading_shape, input)

@@ -104,11 +104,12 @@ class ChunkedRows(Rows, DifferentiableCell):
     """Row losses, and in the backward pass the gradients, from logits that are made again there.
 
     Inputs: hidden (N, H), linear_weight (C_local, H), target (N,) class indices or (N, C_local) probabilities,
-    linear_bias (C_local,) or None, weight of all classes or None. Target and weight are constants.
+    linear_bias (C_local,) or None, weight of all classes or None, row_weight (N,) or None. Target and weights are
+    constants.
     Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
     frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
-    Outputs: row losses, lse and Σ w·q' of each row, z-losses, whether each row is right and its entropy; all (N,). The
-    last two are made for `stats` only.
+    Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight, whether a row is right
+    and its entropy; all (N,). The last two are made for `stats` only.
     """
 
     def __init__(
@@ -130,14 +131,15 @@ class ChunkedRows(Rows, DifferentiableCell):
             self.others = type(self)(kernels, place, options, chunk_bytes, others, alone=True)
         self.chunk_bytes, self.stats = chunk_bytes, stats
 
-    def construct(self, hidden, linear_weight, target, linear_bias, weight):
-        sweep, position = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+    def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        sweep, position = self.prepared(*tensors)
         width = 5 if self.stats else 3
         state = (ops.zeros((position.shape[0] + sweep[-1], width), self.wide),)
         state = _over_chunks(self.add_statistics, sweep, (), state)
-        return self.finished(ops.gather(state[0], position, 0), target)
+        return self.finished(ops.gather(state[0], position, 0), target, row_weight)
 
-    def prepared(self, hidden, linear_weight, target, linear_bias, weight):
+    def prepared(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         """(sweep, the position of each row in its order)."""
         exact = exact_dtype(hidden.dtype)
         hidden = self.location.gathered(not_vectorised(hidden))
@@ -151,29 +153,35 @@ class ChunkedRows(Rows, DifferentiableCell):
         order, count, position = seen - 1, hidden.shape[0], seen - 1
         if is_class_index(target.dtype):
             target = target.astype(mstype.int64)
-            keep = ops.not_equal(target, self.ignore_index)
+        keep = self.kept(target, row_weight)
+        if keep is not None:
             counts = keep.astype(mstype.int32)
             kept, count = _running_sum(counts, 0), _sum(counts)
             position = ops.where(keep, kept - 1, count + seen - kept - 1)
             order = _write_rows(zeros_like(order), position.expand_dims(1), order)
         columns, features = self.location.columns(linear_weight.shape[0]), linear_weight.shape[1]
         size = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, self.chunk_bytes)
+        if row_weight is not None:
+            row_weight = row_weight.astype(self.wide)
         tensors = (_own(hidden), _own(matrix), _own(target), _own(bias), _own(weight))
-        return (tensors, order, count, (offset, total), size), position
+        return ((*tensors, _own(row_weight)), order, count, (offset, total), size), position
 
     def chunk(self, sweep, first):
         """The chunk that begins at row `first` of the order, with its logits."""
-        (all_hidden, matrix, all_target, bias, _), order, count, _, size = sweep
+        (all_hidden, matrix, all_target, bias, _, _), order, count, _, size = sweep
         place = first + counting(size)
         valid = place < count
         index = ops.gather(order, ops.minimum(place, all_hidden.shape[0] - 1), 0)
+        # Rows without a loss fill the last chunk, whatever they hold.
         hidden = ops.gather(all_hidden, index, 0).astype(matrix.dtype)
+        hidden = ops.where(valid.expand_dims(1), hidden, 0.0)
         target = ops.gather(all_target, index, 0)
         if is_class_index(target.dtype):
             target = ops.where(valid, target, self.ignore_index)
         else:
             # Without the columns of padding.
             target = target.astype(matrix.dtype)[:, : matrix.shape[0]]
+            target = ops.where(valid.expand_dims(1), target, 0.0)
         logits = _product_with_transpose(hidden, matrix)
         if bias is not None:
             logits = logits + bias
@@ -202,18 +210,26 @@ class ChunkedRows(Rows, DifferentiableCell):
         entropy = -composed._product(ops.exp(log_prob), log_prob).sum(axis=1)
         return ops.stack((correct.astype(x.dtype), entropy), 1)
 
-    def finished(self, rows, target):
-        """The outputs, from the statistics of all rows; 0 in ignored ones."""
-        (lse, dot), mass = self.counted(target, rows[:, 0], rows[:, 1]), rows[:, 2]
+    def weighted(self, row_weight, *rows):
+        """Numbers of rows times the rows' weights."""
+        if row_weight is None:
+            return rows
+        return tuple([row * row_weight.astype(row.dtype) for row in rows])
+
+    def finished(self, rows, target, row_weight):
+        """The outputs, from the statistics of all rows; 0 in those that do not count."""
+        keep = self.kept(target, row_weight)
+        (lse, dot), mass = self.counted(keep, rows[:, 0], rows[:, 1]), rows[:, 2]
         correct, entropy = zeros_like(lse), zeros_like(lse)
         if self.stats:
-            correct, entropy = self.counted(target, rows[:, 3], rows[:, 4])
+            correct, entropy = self.counted(keep, rows[:, 3], rows[:, 4])
         squares = self.squares(lse)
-        return mass * lse - dot + squares, lse, mass, squares, correct, entropy
+        losses, squares = self.weighted(row_weight, mass * lse - dot + squares, squares)
+        return losses, lse, mass, squares, correct, entropy
 
     def no_gradients(self, sweep):
         """Where the sums of gradients begin: hidden states in the order, weight, bias; (1,) for what is not made."""
-        (hidden, matrix, _, bias, _), _, _, _, size = sweep
+        (hidden, matrix, _, bias, _, _), _, _, _, size = sweep
         nothing = ops.zeros((1,), matrix.dtype)
         grad_hidden, grad_weight, grad_bias = nothing, nothing, nothing
         if self.of_input:
@@ -226,9 +242,11 @@ class ChunkedRows(Rows, DifferentiableCell):
 
     def add_gradients(self, sweep, chunk, rows, sums):
         """`sums` with a chunk's part; `rows` are its lse, its Σ w·q', and what arrives at its losses and at lse."""
-        (_, matrix, _, bias, weight), _, _, (offset, total), _ = sweep
-        (place, _, valid), (hidden, target, logits) = chunk
+        (_, matrix, _, bias, weight, row_weight), _, _, (offset, total), _ = sweep
+        (place, index, valid), (hidden, target, logits) = chunk
         lse, mass, upstream, of_lse = rows
+        if row_weight is not None:
+            upstream, of_lse = self.weighted(ops.gather(row_weight, index, 0), upstream, of_lse)
         nothing, block = zeros_like(upstream), ClassBlock(offset, total)
         upstream, of_lse = ops.select(valid, upstream, nothing), ops.select(valid, of_lse, nothing)
         slope = self.partial_backward(
@@ -257,14 +275,13 @@ class ChunkedRows(Rows, DifferentiableCell):
 
     def gradients_of(self, tensors, out, dout):
         """The gradients that this Cell makes, those of all rows, from its inputs."""
-        hidden, linear_weight, target, linear_bias, weight = tensors
-        sweep, position = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+        sweep, position = self.prepared(*tensors)
         saved = (out[1], out[2], dout[0], dout[3])
         sums = _over_chunks(self.add_chunk_gradients, sweep, saved, self.no_gradients(sweep))
-        return self.unordered(sums, position, linear_weight)
+        return self.unordered(sums, position, tensors[1])
 
-    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
-        tensors = (hidden, linear_weight, target, linear_bias, weight)
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         grads = self.gradients_of(tensors, out, dout)
         if self.partly and compiling():
             grads = self.completed(grads, self.others.gradients_of(tensors, out, dout))
@@ -288,8 +305,8 @@ class ChunkedRows(Rows, DifferentiableCell):
 
     def returned(self, grads, factor, tensors):
         """What a bprop returns: gradients times `factor` in the inputs' dtypes, and anything for what is not made:
-        target and weight are constants, and PyNative wants nothing else that is not made."""
-        hidden, linear_weight, target, linear_bias, weight = tensors
+        target and weights are constants, and PyNative wants nothing else that is not made."""
+        hidden, linear_weight, target, linear_bias, weight, row_weight = tensors
         grad_hidden, grad_weight, grad_bias = hidden, linear_weight, linear_bias
         if self.of_input or compiling():
             grad_hidden = self.location.collected(_scaled(grads[0], factor))
@@ -298,7 +315,7 @@ class ChunkedRows(Rows, DifferentiableCell):
             grad_weight = _once(_scaled(grads[1], factor).astype(linear_weight.dtype))
         if linear_bias is not None and (self.of_bias or compiling()):
             grad_bias = _once(_scaled(grads[2], factor).astype(linear_bias.dtype))
-        return grad_hidden, grad_weight, target, grad_bias, weight
+        return grad_hidden, grad_weight, target, grad_bias, weight, row_weight
 
 
 class ChunkedSum(ChunkedRows):
@@ -307,8 +324,9 @@ class ChunkedSum(ChunkedRows):
     Inputs: those of ChunkedRows. Outputs: the sum (), then the sums of gradients for an upstream gradient of 1.
     """
 
-    def construct(self, hidden, linear_weight, target, linear_bias, weight):
-        sweep, position = self.prepared(hidden, linear_weight, target, linear_bias, weight)
+    def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        sweep, position = self.prepared(*tensors)
         state = (ops.zeros((1,), self.wide), *self.no_gradients(sweep))
         state = _over_chunks(self.add_both, sweep, (), state)
         grads = self.unordered(state[1:], position, linear_weight)
@@ -317,21 +335,23 @@ class ChunkedSum(ChunkedRows):
     def add_both(self, sweep, saved, first, state):
         """Loss and gradients of a chunk, from its logits."""
         chunk = self.chunk(sweep, first)
-        (_, _, valid), given = chunk
+        (_, index, valid), given = chunk
         rows, exact = self.statistics_of(sweep, given), given[0].dtype
         lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
         losses = mass * lse - dot + self.squares(lse)
+        if sweep[0][5] is not None:
+            losses = self.weighted(ops.gather(sweep[0][5], index, 0), losses)[0]
         losses = ops.select(valid, losses, zeros_like(losses))
         one = ones_like(lse)
         rows = (lse, mass, one.astype(exact), self.of_squares(lse, one).astype(exact))
         sums = self.add_gradients(sweep, chunk, rows, state[1:])
         return state[0] + _sum(losses), sums[0], sums[1], sums[2]
 
-    def bprop(self, hidden, linear_weight, target, linear_bias, weight, out, dout):
-        tensors = (hidden, linear_weight, target, linear_bias, weight)
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         factor = dout[0].astype(exact_dtype(hidden.dtype))
         grads = (out[1], out[2], out[3])
         if self.partly and compiling():
-            others = self.others.construct(hidden, linear_weight, target, linear_bias, weight)
+            others = self.others.construct(*tensors)
             grads = self.completed(grads, others[1:])
         return self.returned(grads, factor, tensors)

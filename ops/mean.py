@@ -16,19 +16,22 @@ from ms_ce.ops.graph import is_class_index
 _sum = P.ReduceSum()
 
 
-def total_weight(target, rows, weight, ignore_index, dtype):
-    """Σ weight[target] over the rows that count, or the number of rows with probabilities; a scalar of `dtype`."""
+def total_weight(target, rows, weight, row_weight, ignore_index, dtype):
+    """Σ row_weight·weight[target] over the rows that count, or Σ row_weight with probabilities, where without one it is
+    the number of rows; a scalar of `dtype`."""
     if not is_class_index(target.dtype):
-        return _sum(ops.ones((rows,), dtype))
+        return _sum(ops.ones((rows,), dtype) if row_weight is None else row_weight.astype(dtype))
     target = target.astype(mstype.int64)
     keep = ops.not_equal(target, ignore_index)
-    row_weight = keep.astype(dtype)
+    factor = keep.astype(dtype)
+    if row_weight is not None:
+        factor = factor * row_weight.astype(dtype)
     if weight is not None:
         # A class out of range has been reported, or made the loss nan.
         known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
         index = ops.where(known, target, 0)
-        row_weight = row_weight * weight_of(weight.astype(dtype), index)
-    return _sum(row_weight)
+        factor = factor * weight_of(weight.astype(dtype), index)
+    return _sum(factor)
 
 
 def per_weight(upstream, divisor):

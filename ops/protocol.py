@@ -1,7 +1,7 @@
 """What a backend offers. It is a module, whose functions tests/unit/test_backend.py holds to these signatures.
 
 Shapes: logits (N, C, d1…dK), (N, C) or (C); target class indices of that shape without the class axis, or probabilities
-of that shape; weight (C) or None.
+of that shape; weight (C) or None; row_weight of the rows' shape, float, a constant, or None.
 """
 
 from __future__ import annotations
@@ -22,18 +22,26 @@ class Kernels(Protocol):
         """Why the backend cannot be used here, or None."""
 
     def cross_entropy(
-        self, logits, target, weight, options: Options, gradient_in_forward: bool = False
+        self,
+        logits,
+        target,
+        weight,
+        row_weight,
+        options: Options,
+        gradient_in_forward: bool = False,
     ) -> Any:
         """(loss, total_weight, lse): loss in logits' dtype, the others float32 or float64. `gradient_in_forward` allows
         the gradient of logits to be made with the loss; a backend for which that saves nothing does not."""
 
-    def cross_entropy_with_stats(self, logits, target, weight, options: Options) -> Any:
+    def cross_entropy_with_stats(self, logits, target, weight, row_weight, options: Options) -> Any:
         """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
 
-    def cross_entropy_value_and_grad(self, logits, target, weight, options: Options) -> Any:
+    def cross_entropy_value_and_grad(
+        self, logits, target, weight, row_weight, options: Options
+    ) -> Any:
         """(loss, total_weight, lse, grad_logits) for reduction 'mean' or 'sum'."""
 
-    def nll_loss(self, log_prob, target, weight, options: Options) -> Any:
+    def nll_loss(self, log_prob, target, weight, row_weight, options: Options) -> Any:
         """(loss, total_weight): total_weight in the weight's dtype, or log_prob's without one."""
 
     def partial(self, logits, target, weight, options: Options, block: ClassBlock) -> Any:
@@ -85,7 +93,8 @@ class LinearForm(Protocol):
         target,
         linear_bias,
         weight,
+        row_weight,
     ) -> Any:
         """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy). What is per row has input's
-        leading shape, less one of each sequence under shift. Target and weight get no gradient. plan.backend is a name
-        of KERNELS."""
+        leading shape, less one of each sequence under shift. row_weight has that of class indices. Target and weights
+        get no gradient. plan.backend is a name of KERNELS."""

@@ -15,6 +15,7 @@ from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.protocol import Kernels
+from ms_ce.ops.row_weights import without_rows
 
 
 def on_cpu() -> bool:
@@ -81,12 +82,20 @@ class Rows(nn.Cell):
         """What arrives at lse by the z-losses."""
         return 2.0 * number(self.z_loss, self.wide) * lse * upstream
 
-    def counted(self, target, *rows):
-        """Rows of numbers with 0 for those of ignore_index, which have a statistic of their own on several devices and
-        in a chunk with others."""
+    def kept(self, target, row_weight):
+        """Which rows count, (rows,), or None where all do."""
         if not is_class_index(target.dtype):
-            return rows
+            return None if row_weight is None else ops.not_equal(row_weight.reshape((-1,)), 0)
         keep = ops.not_equal(target.reshape((-1,)).astype(mstype.int64), self.ignore_index)
+        if row_weight is None:
+            return keep
+        return ops.logical_and(keep, ops.not_equal(row_weight.reshape((-1,)), 0))
+
+    def counted(self, keep, *rows):
+        """Rows of numbers with 0 for those that do not count, which have a statistic of their own on several devices
+        and in a chunk with others."""
+        if keep is None:
+            return rows
         # Not masked_fill, which takes float64 through float32 on CPU.
         return tuple([ops.select(keep, row, zeros_like(row)) for row in rows])
 
@@ -94,9 +103,9 @@ class Rows(nn.Cell):
 class RowLoss(Rows, DifferentiableCell):
     """Row losses of logits.
 
-    Inputs: logits (N, C_local, …), target, weight of all classes or None.
-    Outputs: row losses, then lse and Σ w·q' of the whole rows, which the derivative needs; each of the rows' shape, in
-    float64 on CPU and float32 elsewhere.
+    Inputs: logits (N, C_local, …), target, weight of all classes or None, row_weight like the rows or None.
+    Outputs: row losses times row_weight, then lse and Σ w·q' of the whole rows, which the derivative needs; each of the
+    rows' shape, in float64 on CPU and float32 elsewhere.
     """
 
     def __init__(self, kernels: Kernels, place: OneDevice, options: Options, weight_gradient: bool):
@@ -105,29 +114,35 @@ class RowLoss(Rows, DifferentiableCell):
         self.weight_grad = kernels.partial_weight_grad
         self.weight_gradient = weight_gradient
 
-    def own(self, logits, target):
-        """(logits, target, block) of this device without the columns of padding."""
+    def own(self, logits, target, row_weight):
+        """(logits, target, block) of this device without the columns of padding and the rows of weight 0."""
         offset, held, total = self.location.block_of(logits.shape[1])
         if held < logits.shape[1]:
             logits = logits[:, :held]
             if not is_class_index(target.dtype):
                 target = target[:, :held]
+        if row_weight is not None:
+            logits, target = without_rows(logits, target, row_weight, self.ignore_index)
         return logits, target, (offset, total)
 
-    def construct(self, logits, target, weight):
-        own, own_target, block = self.own(logits, target)
+    def construct(self, logits, target, weight, row_weight):
+        own, own_target, block = self.own(logits, target, row_weight)
         rows = self.statistics(own, own_target, weight, block)
         lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
         losses = mass * lse - dot
         if self.z_loss:
             losses = losses + self.squares(lse)
-        losses = self.counted(target, losses)[0]
+        if row_weight is not None:
+            losses = losses * row_weight.reshape((-1,)).astype(self.wide)
+        losses = self.counted(self.kept(target, row_weight), losses)[0]
         shape = _rows_shape(logits.shape)
         return losses.reshape(shape), lse.reshape(shape), mass.reshape(shape)
 
-    def bprop(self, logits, target, weight, out, dout):
-        own, own_target, (offset, total) = self.own(logits, target)
+    def bprop(self, logits, target, weight, row_weight, out, dout):
+        own, own_target, (offset, total) = self.own(logits, target, row_weight)
         block, upstream = ClassBlock(offset, total), dout[0]
+        if row_weight is not None:
+            upstream = upstream * row_weight.astype(upstream.dtype)
         of_lse = self.of_squares(out[1], upstream) if self.z_loss else zeros_like(upstream)
         inputs = (own, own_target, weight, out[1])
         gradient, grad_target = logits, zeros_like(target)
@@ -137,12 +152,13 @@ class RowLoss(Rows, DifferentiableCell):
         if wanted(1) and not is_class_index(target.dtype):
             grad_target = self.target_grad(upstream, *inputs, self.options, block)
             grad_target = with_padding(grad_target, target, 1)
+        constant = None if row_weight is None else zeros_like(row_weight)
         if weight is None:
-            return gradient, grad_target, None
+            return gradient, grad_target, None, constant
         grad_weight = zeros_like(weight)
         if self.weight_gradient and wanted(2):
             grad_weight = self.weight_grad(upstream, *inputs, self.options, block)
-        return gradient, grad_target, grad_weight
+        return gradient, grad_target, grad_weight, constant
 
 
 def with_padding(gradient, whole, axis):

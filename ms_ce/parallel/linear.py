@@ -8,6 +8,7 @@ from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import choose
+from ms_ce.functional import constant
 from ms_ce.ops import linear_sweep
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.mean import total_weight
@@ -52,6 +53,12 @@ def _check_rows(hidden, target, ranks: int, held: int, indices: bool) -> None:
         raise ValueError(
             f"{_OP}: target must have shape {expected} to match input {hidden}{whole}, got {target}"
         )
+
+
+@constexpr
+def _rows(target, indices: bool):
+    """The shape of the rows of a target, as far as it is known."""
+    return target if target is None or indices else target[:-1]
 
 
 class VocabParallelLinearCrossEntropyLoss(nn.Cell):
@@ -99,6 +106,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         - **target** - class indices of the whole vocabulary, of the leading shape of all hidden states, the same on
           every rank of the group; or this rank's block of probabilities, with a last axis of C_local. A constant.
         - **linear_bias** - (C_local,), this rank's block, or None.
+        - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, of class indices' shape, the
+          same on every rank of the group.
 
     Outputs:
         Scalar, or with 'none' of target's leading shape, in input's dtype; float32 for a mean over `row_group`.
@@ -166,12 +175,12 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         self.parts = chosen.size if sequence_parallel else 1
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
-    def construct(self, input, linear_weight, target, linear_bias=None):
-        weight = self.weight
+    def construct(self, input, linear_weight, target, linear_bias=None, row_weight=None):
+        weight, row_weight = self.weight, constant(row_weight)
         if weight is not None:
             weight = ops.stop_gradient(weight)
         target = ops.stop_gradient(target)
-        self.check(input, linear_weight, target, linear_bias)
+        self.check(input, linear_weight, target, linear_bias, row_weight)
         input, linear_weight, linear_bias = _linear.constants(
             self.plan.frozen, input, linear_weight, linear_bias
         )
@@ -185,7 +194,9 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         labels = ops.reshape(target, (-1,))
         if not indices:
             labels = ops.reshape(linear_sweep.readable(target), (-1, target.shape[-1]))
-        given = (hidden, linear_weight, labels, linear_bias, weight)
+        if row_weight is not None:
+            row_weight = ops.reshape(row_weight, (-1,))
+        given = (hidden, linear_weight, labels, linear_bias, weight, row_weight)
         if not compiling():
             losses = self.sweep(gradients)(*given)[0]
         elif gradients.in_forward and self.reduction != "none":
@@ -199,9 +210,8 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         divisor = None
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
-            divisor = total_weight(
-                labels, rows, weight, self.plan.options.ignore_index, loss_sum.dtype
-            )
+            ignored, dtype = self.plan.options.ignore_index, loss_sum.dtype
+            divisor = total_weight(labels, rows, weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
 
     def made_sweep(self, in_forward, wanted):
@@ -219,7 +229,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
             self.sweeps[key] = self.made_sweep(in_forward, gradients[1:])
         return self.sweeps[key]
 
-    def check(self, input, linear_weight, target, linear_bias):
+    def check(self, input, linear_weight, target, linear_bias, row_weight):
         """Everything that can be known of the tensors before the kernel runs."""
         input = _checks.check_tensor(_OP, "input", input)
         linear_weight = _checks.check_tensor(_OP, "linear_weight", linear_weight)
@@ -239,6 +249,11 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         shapes = (_checks.known_shape(input), _checks.known_shape(target))
         _check_rows(shapes[0], shapes[1], self.parts, linear_weight.shape[0], indices)
         _checks.check_ignore_index(_OP, target.dtype, self.plan.options.ignore_index)
+        if row_weight is not None:
+            row_weight = _checks.check_tensor(_OP, "row_weight", row_weight)
+            shape, rows = _checks.known_shape(row_weight), _rows(shapes[1], indices)
+            given = (row_weight.dtype, row_weight.ndim, shape)
+            _checks.check_row_weight(_OP, *given, input.ndim - 1, rows)
         total = self.location.block_of(linear_weight.shape[0])[2]
         if self.weight is not None:
             check_weight(_OP, total, self.weight.shape)

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce import _checks
+from ms_ce import _arguments, _checks
 from ms_ce.nn import CrossEntropyLoss
 from ms_ce.parallel.config import (
     ParallelConfig,
@@ -54,14 +54,16 @@ class ShardedCrossEntropyLoss(nn.Cell):
         self.cast = ops.Cast().shard((block,))
         self.scale, self.tanh = ops.Mul().shard((block, ())), ops.Tanh().shard((block,))
 
-    def construct(self, input, target):
+    def construct(self, *tensors, **names):
         if not is_partitioned_at_compile():
-            return self.loss(input, target)
+            return self.loss(*tensors, **names)
+        input, target, mask = _arguments.inputs_of(_OP, tensors, names)
         _check_rank(input.ndim)
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, None, True)
         _checks.check_ignore_index(_OP, target.dtype, self.ignore_index)
         check_divisible(_OP, _checks.known_shape(input), self.mesh_rows, self.mesh_classes)
-        mask = ops.ones((input.shape[0],), ms.float32)
+        if mask is None:
+            mask = ops.ones((input.shape[0],), ms.float32)
         logits = self.transformed(input)
         if holds_class_indices(target.dtype):
             sums = self.class_index_sums(logits, target, mask)
@@ -94,8 +96,7 @@ def shard(loss: CrossEntropyLoss, parallel_config: object = ParallelConfig()) ->
         parallel_config: `ParallelConfig`, or any object with data_parallel and model_parallel.
 
     Returns:
-        Cell, called as `loss` is: (input, target). In a partitioned graph a class index out of range makes the result
-        nan.
+        Cell, called as `loss` is. In a partitioned graph a class index out of range makes the result nan.
 
     Raises:
         TypeError: loss is another Cell.

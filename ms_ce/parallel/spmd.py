@@ -5,9 +5,9 @@ from __future__ import annotations
 from mindspore import Parameter, nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce import _checks
+from ms_ce import _arguments, _checks
 from ms_ce.backend import choose
-from ms_ce.functional import check_inputs
+from ms_ce.functional import check_inputs, constant
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import make_options
 from ms_ce.ops.rows import RowLoss
@@ -62,6 +62,8 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         - **logits** - (N, C_local) or (N, C_local, d1…dK), float16, bfloat16, float32 or float64.
         - **target** - class indices of logits' shape without axis 1, int32, int64 or uint8; or this rank's block of
           probabilities, of logits' shape, which get the gradient of that block.
+        - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, the same on every rank of the
+          group.
 
     Outputs:
         As `ms_ce.CrossEntropyLoss`, in logits' dtype; float32 for a mean over `row_group`.
@@ -114,22 +116,25 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
-    def construct(self, logits, target):
-        check_inputs(_OP, "logits", logits, target, None, self.options, True)
+    def construct(self, *tensors, **names):
+        logits, target, row_weight = _arguments.inputs_of(_OP, tensors, names)
+        check_inputs(_OP, "logits", logits, target, None, row_weight, self.options, True)
+        row_weight = constant(row_weight)
         _check_split(logits.ndim)
         if self.weight is not None:
             check_weight(_OP, self.rows.location.block_of(logits.shape[1])[2], self.weight.shape)
         weight = self.weight
         if self.shared_weight is not None:
             weight = self.shared_weight(weight)
-        row_loss, _, _ = self.rows(logits, target, weight)
+        row_loss, _, _ = self.rows(logits, target, weight, row_weight)
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
-        divisor = self.divisor(target, row_loss) if self.reduction == "mean" else None
+        divisor = self.divisor(target, row_weight, row_loss) if self.reduction == "mean" else None
         return self.reduced(ops.ReduceSum()(row_loss), divisor, logits.dtype)
 
-    def divisor(self, target, row_loss):
+    def divisor(self, target, row_weight, row_loss):
         """The mean's divisor over the rows of this rank, as a scalar."""
-        if not holds_class_indices(target.dtype):
+        dtype = row_loss.dtype
+        if row_weight is None and not holds_class_indices(target.dtype):
             return ops.ReduceSum()(ops.OnesLike()(row_loss))
-        return total_weight(target, 0, self.weight, self.ignore_index, row_loss.dtype)
+        return total_weight(target, 0, self.weight, row_weight, self.ignore_index, dtype)

@@ -37,7 +37,7 @@ static inline void ForRows(const Problem& problem, int64_t first, int64_t count,
       skip(row);
       continue;
     }
-    weights.Add(index, row.target_weight);
+    weights.Add(index, row.weight * row.target_weight);
     ++totals->counted;
     work(row);
   }
@@ -189,7 +189,9 @@ template <class A>
 static void TargetGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   ForRows(
       problem, first, count, totals, [&](const Row& row) { TargetGradRow<A>(problem, row); },
-      [](const Row&) {});
+      [&](const Row& row) {
+        StoreZeros(problem.grad_target, row.offset, row.stride, problem.classes, false);
+      });
 }
 
 // Only checks the targets and sums their weights.
@@ -203,7 +205,7 @@ static void NllForward(const Problem& problem, int64_t first, int64_t count, Uni
       problem, first, count, totals,
       [&](const Row& row) {
         const double log_prob = LoadScalar(problem.logits, row.offset + row.target * row.stride);
-        const double loss = row.hot == 0.0 ? 0.0 : -row.hot * log_prob;
+        const double loss = row.weight * (row.hot == 0.0 ? 0.0 : -row.hot * log_prob);
         totals->loss += loss;
         if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
       },
@@ -215,7 +217,7 @@ static void NllBackward(const Problem& problem, int64_t first, int64_t count, Un
   ForRows(
       problem, first, count, totals,
       [&](const Row& row) {
-        const double grad = RowUpstream(problem, problem.grad_loss, row.index) * -row.hot;
+        const double grad = RowUpstream(problem, problem.grad_loss, row) * -row.hot;
         StoreScalar(grad, problem.grad_logits, row.offset + row.target * row.stride);
       },
       [](const Row&) {});

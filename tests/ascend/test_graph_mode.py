@@ -145,7 +145,7 @@ class Loss(nn.Cell):
         self.function, self.options = function, options
 
     def construct(self, x, target, weight):
-        return self.function(x, target, weight, self.options)[0]
+        return self.function(x, target, weight, None, self.options)[0]
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ def test_loss_and_gradients(name, of_weight, in_forward, monkeypatch):
             tensors[2],
             linear_bias,
             tensors[4],
+            None,
         )
         value = value.astype(hidden.dtype)
         return value.astype(ms.float32).sum(), value
@@ -96,6 +97,7 @@ def test_a_target_out_of_range_is_remembered():
         Gradients(),
         False,
         *map(ms.Tensor, (hidden, linear_weight, target)),
+        None,
         None,
         None,
     )

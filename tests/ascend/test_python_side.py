@@ -166,7 +166,7 @@ def test_cross_entropy(case):
         logits, target, weight, options.ignore_index, options.reduction, **keywords
     )
     tensors = [tensor(a, dtype) for a in (logits, target, weight)]
-    loss, total_weight, lse = ascend.cross_entropy(*tensors, options)
+    loss, total_weight, lse = ascend.cross_entropy(*tensors, None, options)
     assert loss.dtype == tensors[0].dtype
     assert loss.shape == np.shape(expected.loss)
     close(loss, expected.loss, precision, "loss")
@@ -179,7 +179,7 @@ def test_cross_entropy(case):
     upstream = np.linspace(0.5, 1.5, loss.size, dtype=np.float32).reshape(loss.shape)
 
     def objective(*arguments):
-        value = ascend.cross_entropy(*arguments, options)[0]
+        value = ascend.cross_entropy(*arguments, None, options)[0]
         return (value.astype(ms.float32) * ms.Tensor(upstream)).sum()
 
     gradients = ms.grad(objective, tuple(positions))(*tensors)
@@ -206,11 +206,11 @@ def test_nll_loss(weighted, reduction):
     options = Options(reduction=reduction)
     tensors = [tensor(a, "float32") for a in (log_prob, target, weight)]
     expected, total = reference.nll_loss(log_prob, target, weight, -100, reduction)
-    loss, total_weight = ascend.nll_loss(*tensors, options)
+    loss, total_weight = ascend.nll_loss(*tensors, None, options)
     close(loss, expected, "float32", "loss")
     close(total_weight, total, "float32", "total_weight")
     positions = (0, 2) if weighted else (0,)
-    gradients = ms.grad(lambda *a: ascend.nll_loss(*a, options)[0].sum(), positions)(*tensors)
+    gradients = ms.grad(lambda *a: ascend.nll_loss(*a, None, options)[0].sum(), positions)(*tensors)
     wanted = reference.nll_loss_grad(
         log_prob, target, weight, -100, reduction, grad_loss=np.ones(np.shape(expected))
     )
@@ -230,7 +230,7 @@ def test_value_and_grad(case):
     }
     arguments = (logits, target, weight, options.ignore_index, options.reduction)
     loss, total_weight, lse, gradient = ascend.cross_entropy_value_and_grad(
-        *[tensor(a, dtype) for a in (logits, target, weight)], options
+        *[tensor(a, dtype) for a in (logits, target, weight)], None, options
     )
     expected = reference.cross_entropy(*arguments, **keywords)
     close(loss, expected.loss, precision, "loss")
@@ -287,7 +287,7 @@ def test_blocks_of_classes(options):
 def test_bad_target_is_named():
     logits = ms.Tensor(np.zeros((4, 6), np.float32))
     loss = ascend.cross_entropy(
-        logits, ms.Tensor(np.array([0, 9, 1, -3], np.int64)), None, Options()
+        logits, ms.Tensor(np.array([0, 9, 1, -3], np.int64)), None, None, Options()
     )[0]
     assert np.isnan(loss.asnumpy())
     with pytest.raises(
@@ -295,7 +295,9 @@ def test_bad_target_is_named():
     ):
         ascend.check_targets()
     ascend.check_targets()  # reported once
-    ascend.nll_loss(logits, ms.Tensor(np.array([0, -(2**40), 1, 2], np.int64)), None, Options())
+    ascend.nll_loss(
+        logits, ms.Tensor(np.array([0, -(2**40), 1, 2], np.int64)), None, None, Options()
+    )
     with pytest.raises(ValueError, match=f"nll_loss: target -{2**40} in row 1"):
         ascend.check_targets()
 
@@ -305,7 +307,7 @@ def test_synchronous_mode_names_it_at_the_call():
     try:
         with pytest.raises(ValueError, match="target 6 in row 0"):
             ascend.cross_entropy(
-                ms.Tensor(np.zeros((1, 6), np.float32)), ms.Tensor([6]), None, Options()
+                ms.Tensor(np.zeros((1, 6), np.float32)), ms.Tensor([6]), None, None, Options()
             )
     finally:
         ms.set_context(pynative_synchronize=False)
@@ -313,14 +315,14 @@ def test_synchronous_mode_names_it_at_the_call():
 
 def test_second_derivative_is_refused():
     x, t = ms.Tensor(np.ones((2, 5), np.float32)), ms.Tensor([1, 2])
-    first = ms.grad(lambda x: ascend.cross_entropy(x, t, None, Options())[0])
+    first = ms.grad(lambda x: ascend.cross_entropy(x, t, None, None, Options())[0])
     with pytest.raises(NotImplementedError, match="first derivatives only"):
         ms.grad(lambda x: first(x).sum())(x)
 
 
 def test_float64_is_refused():
     with pytest.raises(TypeError, match="no float64"):
-        ascend.cross_entropy(ms.Tensor(np.zeros((1, 5))), ms.Tensor([1]), None, Options())
+        ascend.cross_entropy(ms.Tensor(np.zeros((1, 5))), ms.Tensor([1]), None, None, Options())
 
 
 def test_probabilities_are_not_sharded():
@@ -373,7 +375,7 @@ def test_gradients_that_nobody_wants_are_not_made(wanted, backward, monkeypatch)
     monkeypatch.setattr(HostOperator, "__call__", noted)
 
     def loss():
-        return ascend.cross_entropy(given[0], ms.Tensor(target), given[1], Options())[0]
+        return ascend.cross_entropy(given[0], ms.Tensor(target), given[1], None, Options())[0]
 
     places = [{0: 0, 2: 1}[place] for place in wanted]
     gradients = ms.grad(loss, None, [given[place] for place in places])()

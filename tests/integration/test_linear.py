@@ -101,7 +101,7 @@ def test_gradient_in_forward(name, dtype, gradient_in_forward, run):
 def test_cases_cover_every_option():
     """Each keyword of the linear loss appears in the cases at a value that is not its default."""
     parameters = inspect.signature(ms_ce.linear_cross_entropy).parameters
-    tensors = {"input", "linear_weight", "target", "linear_bias", "weight"}
+    tensors = {"input", "linear_weight", "target", "linear_bias", "weight", "row_weight"}
     elsewhere = {"gradient_in_forward", "frozen"}  # below, and in test_linear_frozen.py
     for option in set(parameters) - tensors - elsewhere - {"backend"}:
         values = {case.extras()[option] for case in CASES if option in case.extras()}

@@ -80,6 +80,7 @@ def _draw(random: np.random.Generator, shape: tuple[int, ...], dtype: str, targe
         grad_z=bool(random.integers(2)),
         zeros=bool(random.integers(2)),
         offset=-300.0 if far else 0.0,
+        row_weight=bool(random.integers(2)),
     )
 
 

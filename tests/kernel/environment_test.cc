@@ -83,16 +83,17 @@ std::string RunUnder(const Setting& setting, const char* operation, const std::v
 }
 
 struct Loss {
-  Tensor logits, target, weight, options, upstream;
+  Tensor logits, target, weight, row_weight, options, upstream;
   Tensor loss, total_weight, lse, grad;
 
   void Compute(const Setting& setting) {
-    std::string error = RunUnder(setting, "CrossEntropyForwardRows",
-                                 {&logits, &target, &weight, &options, &loss, &total_weight, &lse});
+    std::string error =
+        RunUnder(setting, "CrossEntropyForwardRows",
+                 {&logits, &target, &weight, &row_weight, &options, &loss, &total_weight, &lse});
     Check(error.empty(), "forward threw: %s", error.c_str());
-    error =
-        RunUnder(setting, "CrossEntropyBackward",
-                 {&upstream, &upstream, &logits, &target, &weight, &lse, &total_weight, &options, &grad});
+    error = RunUnder(setting, "CrossEntropyBackward",
+                     {&upstream, &upstream, &logits, &target, &weight, &row_weight, &lse, &total_weight,
+                      &options, &grad});
     Check(error.empty(), "backward threw: %s", error.c_str());
   }
   bool SameBytes(const Loss& other) const {
@@ -107,10 +108,9 @@ Loss MakeLoss(const char* dtype, double tiny) {
   options.reduction = 0;
   options.has_weight = true;
   options.label_smoothing = 0.1;
-  Loss out{Tensor(dtype, {rows, classes}), Tensor("int64", {rows}),
-           Tensor(dtype, {classes}),       options.Pack(),
-           Tensor(dtype, {rows}),          Tensor(dtype, {rows}),
-           Tensor("float64", {}),          Tensor("float64", {rows}),
+  Loss out{Tensor(dtype, {rows, classes}), Tensor("int64", {rows}), Tensor(dtype, {classes}),
+           Tensor("float64", {}),          options.Pack(),          Tensor(dtype, {rows}),
+           Tensor(dtype, {rows}),          Tensor("float64", {}),   Tensor("float64", {rows}),
            Tensor(dtype, {rows, classes})};
   std::mt19937 random(5);
   std::normal_distribution<double> normal;

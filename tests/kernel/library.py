@@ -100,6 +100,10 @@ def _description(path: Path) -> dict[str, Any]:
     return json.loads(_load(path).MsCeDescribe())
 
 
+# For row_weight where has_row_weight says that none is given: nothing may read it.
+NO_ROW_WEIGHT = np.full((), np.nan)
+
+
 class Library:
     """The operations of one libms_ce.so."""
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.kernel.call import Call, placeholder
-from tests.kernel.library import cast, options, plan, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, cast, options, plan, to_float64
 from tests.kernel.operations import reference
 
 _problems = itertools.count()
@@ -27,6 +27,7 @@ class LinearCase(NamedTuple):
     probabilities: bool = False
     other: str | None = None
     shift: bool = False
+    row_weight: bool = False
     grad_z: bool = False
     options: dict[str, Any] = {}
 
@@ -64,6 +65,10 @@ _OPTIONS = (
     LinearCase((3, 5), 19, 37, 4, "none", shift=True, weight=True, options=_ALL, grad_z=True),
     LinearCase((3, 5), 19, 37, 4, "sum", shift=True, probabilities=True, weight=True, bias=False),
     LinearCase((), 19, 37, 1, "none"),
+    LinearCase((30,), 19, 37, 4, weight=True, options=_ALL, row_weight=True, grad_z=True),
+    LinearCase((6, 5), 19, 37, 4, "none", shift=True, options=_SMOOTH, row_weight=True),
+    LinearCase((30,), 19, 37, 4, "sum", probabilities=True, options=_ALL, row_weight=True),
+    LinearCase((6, 5), 19, 37, 4, shift=True, probabilities=True, row_weight=True),
 )
 # Rows of the weight's gradient that are whole cache lines, and begin anywhere behind one: where they do follows from
 # the call's number (tests/kernel/replay_test.cc).
@@ -96,7 +101,16 @@ class LinearProblem:
         if case.probabilities:
             self.target = cast(random.random((*case.rows, classes)), other)
         self.weight = cast(random.random(classes) + 0.25, other) if case.weight else None
-        self.settings = {"reduction": case.reduction, "shift": case.shift, **case.options}
+        self.row_weight = None
+        if case.row_weight:
+            weight = (random.random(case.rows) + 0.25) * (random.random(case.rows) < 0.7)
+            self.row_weight = np.where(random.random(case.rows) < 0.1, -weight, weight)
+        self.settings = {
+            "reduction": case.reduction,
+            "shift": case.shift,
+            "row_weight": self.row_weight,
+            **case.options,
+        }
         self.exact = (
             to_float64(self.hidden),
             to_float64(self.linear_weight),
@@ -145,13 +159,18 @@ class LinearProblem:
         """Inputs of every operation by name."""
         case, nothing = self.case, placeholder(self.dtype)
         settings = {"reduction": case.reduction, **case.options}
-        flags = {"has_weight": case.weight, "has_grad_z_loss": case.grad_z}
+        flags = {
+            "has_weight": case.weight,
+            "has_row_weight": case.row_weight,
+            "has_grad_z_loss": case.grad_z,
+        }
         return {
             "input": self.hidden,
             "linear_weight": self.linear_weight,
             "target": self.target,
             "linear_bias": cast(np.zeros(()), self.dtype) if self.bias is None else self.bias,
             "weight": nothing if self.weight is None else self.weight,
+            "row_weight": NO_ROW_WEIGHT if self.row_weight is None else self.row_weight,
             "options": options(**settings, **flags),
             "plan": self.plan(),
             "grad_loss": self.upstream,

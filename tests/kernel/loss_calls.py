@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.cases import Case
 from tests.kernel.call import Call, Dtypes, Repeat, placeholder
-from tests.kernel.library import cast, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, cast, options, to_float64
 from tests.kernel.operations import reference
 
 _problems = itertools.count()
@@ -22,6 +22,7 @@ class LossCase(NamedTuple):
     dtypes: Dtypes
     grad_z: bool = False  # an upstream gradient of the z-loss beside that of the loss
     zeros: bool = False  # every third weight is 0
+    row_weight: bool = False
     offset: float = 0.0  # of all logits; far from 0, a sum that forgets the maximum underflows
     repeat: Repeat | None = (
         None  # the logits are the case's over and over: large, and short in a file
@@ -35,6 +36,14 @@ class LossCase(NamedTuple):
         if self.repeat is not None:
             shape[self.repeat.axis] *= self.times
         return tuple(shape)
+
+
+def _row_weight(shape: tuple[int, ...]) -> np.ndarray:
+    """A fifth of the rows weighs nothing, few weigh less."""
+    rows = reference.rows_shape(shape)
+    random = np.random.default_rng(3)
+    weight = (0.25 + random.random(rows)) * (random.random(rows) < 0.8)
+    return np.where(random.random(rows) < 0.05, -weight, weight)
 
 
 class LossProblem:
@@ -56,12 +65,16 @@ class LossProblem:
         self.upstream = self._upstream(drawn["grad_loss"])
         other = np.random.default_rng(2).normal(size=drawn["grad_loss"].shape)
         self.upstream_z = self._upstream(other) if loss_case.grad_z else None
+        self.row_weight = None
+        if loss_case.row_weight:
+            self.row_weight = self._tiled(_row_weight(case.shape))
         self.exact = (
             to_float64(self.logits),
             to_float64(self.target) if case.probabilities else self.target,
             None if self.weight is None else to_float64(self.weight),
         )
-        self.result = reference.cross_entropy(*self.exact, **self.settings)
+        self.whole = {**self.settings, "row_weight": self.row_weight}
+        self.result = reference.cross_entropy(*self.exact, **self.whole)
 
     def _tiled(self, values: np.ndarray) -> np.ndarray:
         if self.repeat is None:
@@ -75,7 +88,7 @@ class LossProblem:
 
     def gradient(self, **changes: Any) -> Any:
         """All gradients."""
-        return reference.cross_entropy_grad(*self.exact, **{**self.settings, **changes})
+        return reference.cross_entropy_grad(*self.exact, **{**self.whole, **changes})
 
     def _by_logits(self, grad: Any) -> np.ndarray:
         """grad is the reference's derivative by the logits of Σ grad_loss·loss; linear in grad_loss."""
@@ -92,9 +105,11 @@ class LossProblem:
             "logits": self.logits,
             "target": self.target,
             "weight": nothing if self.weight is None else self.weight,
+            "row_weight": NO_ROW_WEIGHT if self.row_weight is None else self.row_weight,
             "options": options(
                 **self.settings,
                 has_weight=self.weight is not None,
+                has_row_weight=self.row_weight is not None,
                 has_grad_z_loss=self.upstream_z is not None,
             ),
             "grad_loss": self.upstream,
@@ -123,7 +138,7 @@ class LossProblem:
             return product.reshape(rows) if self.per_row else product.sum()
 
         def hvp(**changes: Any) -> np.ndarray:
-            settings = {**self.settings, **changes}
+            settings = {**self.whole, **changes}
             return reference.cross_entropy_hvp(exact, *self.exact, **settings)
 
         names = ("softcap", "logit_scale")
@@ -133,6 +148,8 @@ class LossProblem:
         if not self.case.probabilities:
             ignored = self.target == self.settings.get("ignore_index", -100)
             mean = np.where(ignored, 0.0, mean)
+        if self.row_weight is not None:
+            mean = np.where(self.row_weight == 0, 0.0, mean)
         return {
             "grad_grad_loss": along(),
             "grad_grad_z_loss": along() - along(z_loss=0.0),
@@ -176,19 +193,24 @@ def loss_calls(loss_case: LossCase) -> list[Call]:
     return calls
 
 
-def nll_calls(case: Case, dtype: str) -> list[Call]:
+def nll_calls(case: Case, dtype: str, weighted_rows: bool = False) -> list[Call]:
     """NLL of the case's logits as log-probabilities."""
     drawn = case.inputs(dtype)
     log_prob, upstream = cast(drawn["logits"], dtype), cast(drawn["grad_loss"], dtype)
     weight = None if drawn["weight"] is None else cast(drawn["weight"], dtype)
     exact = (to_float64(log_prob), drawn["target"], None if weight is None else to_float64(weight))
-    loss, total_weight = reference.nll_loss(*exact, **case.options)
-    grads = reference.nll_loss_grad(*exact, **case.options, grad_loss=to_float64(upstream))
+    row_weight = _row_weight(log_prob.shape) if weighted_rows else None
+    settings = {**case.options, "row_weight": row_weight}
+    loss, total_weight = reference.nll_loss(*exact, **settings)
+    grads = reference.nll_loss_grad(*exact, **settings, grad_loss=to_float64(upstream))
     given = {
         "log_prob": log_prob,
         "target": drawn["target"],
         "weight": placeholder(dtype) if weight is None else weight,
-        "options": options(**case.options, has_weight=weight is not None),
+        "row_weight": NO_ROW_WEIGHT if row_weight is None else row_weight,
+        "options": options(
+            **case.options, has_weight=weight is not None, has_row_weight=weighted_rows
+        ),
         "grad_loss": upstream,
     }
     suffix = "Rows" if case.options.get("reduction") == "none" else ""

@@ -9,7 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from tests.kernel.library import ROOT, Library, cast, dtype_name, empty, options, to_float64
+from tests.kernel.library import (
+    NO_ROW_WEIGHT,
+    ROOT,
+    Library,
+    cast,
+    dtype_name,
+    empty,
+    options,
+    to_float64,
+)
 
 
 def load_reference() -> ModuleType:
@@ -59,6 +68,7 @@ class Loss:
                 has_weight=self.weight is not None,
                 has_grad_z_loss="grad_z_loss" in more,
             ),
+            "row_weight": NO_ROW_WEIGHT,
             "grad_z_loss": placeholder,
             **more,
         }

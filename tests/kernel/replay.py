@@ -38,8 +38,10 @@ def calls() -> Iterator[Call]:
         own = Dtypes(dtype, dtype, dtype)
         for case in CASES:
             yield from loss_calls(LossCase(case, own))
+            yield from loss_calls(LossCase(case, own, row_weight=True))
         for case in NLL_CASES:
             yield from nll_calls(case, dtype)
+            yield from nll_calls(case, dtype, weighted_rows=True)
         for probabilities in (False, True):
             yield from block_calls(dtype, probabilities)
         for linear in LINEAR_CASES:

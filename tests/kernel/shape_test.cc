@@ -73,22 +73,22 @@ void Expect(const char* name, const Shapes& inputs, const Shapes& outputs) {
 void TestUnknownShapes() {
   const Shape scalar{}, one{1};
   const Shape slots = ShapeOf(Extent::kOptions, false), plan = ShapeOf(Extent::kPlan, false);
-  Expect("CrossEntropyForward", {{5}, scalar, one, slots}, {scalar, scalar, scalar});
-  Expect("CrossEntropyForwardRows", {{-1, 5}, {-1}, one, slots}, {{-1}, scalar, {-1}});
-  Expect("CrossEntropyForwardRows", {{-2}, {-2}, one, slots}, {{-2}, scalar, {-2}});
+  Expect("CrossEntropyForward", {{5}, scalar, one, one, slots}, {scalar, scalar, scalar});
+  Expect("CrossEntropyForwardRows", {{-1, 5}, {-1}, one, one, slots}, {{-1}, scalar, {-1}});
+  Expect("CrossEntropyForwardRows", {{-2}, {-2}, one, one, slots}, {{-2}, scalar, {-2}});
   Expect("CrossEntropyPartial", {{-2}, {-2}, one, slots}, Shapes{{-2}});
-  Expect("LinearCrossEntropyForwardRows", {{-1, 3, 7}, {5, 7}, {-1, 3}, scalar, one, slots, plan},
+  Expect("LinearCrossEntropyForwardRows", {{-1, 3, 7}, {5, 7}, {-1, 3}, scalar, one, one, slots, plan},
          {{-1, 3}, scalar, {-1, 3}});
-  Expect("LinearCrossEntropyForwardRows", {{-2}, {5, 7}, {-2}, scalar, one, slots, plan},
+  Expect("LinearCrossEntropyForwardRows", {{-2}, {5, 7}, {-2}, scalar, one, one, slots, plan},
          {{-2}, scalar, {-2}});
 }
 
 void ExpectError(Tensor logits, Tensor target, Options options, const char* text) {
   Tensor weight("float32", {1}), packed = options.Pack(), loss("float32", {}), total("float64", {});
-  Tensor lse("float64", {3});
+  Tensor lse("float64", {3}), row_weight("float64", {});
   for (int64_t i = 0; i < logits.size(); ++i) logits.Set(i, 0.0);
   const std::string error =
-      Run("CrossEntropyForward", {&logits, &target, &weight, &packed, &loss, &total, &lse});
+      Run("CrossEntropyForward", {&logits, &target, &weight, &row_weight, &packed, &loss, &total, &lse});
   Check(error.find(text) != std::string::npos, "expected the error \"%s\", got \"%s\"", text,
         error.c_str());
 }

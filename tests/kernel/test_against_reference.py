@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from tests.cases import CASES, NONE, SUM, Case
-from tests.kernel.library import Library, cast, dtype_name, empty, options, to_float64
+from tests.kernel.library import (
+    NO_ROW_WEIGHT,
+    Library,
+    cast,
+    dtype_name,
+    empty,
+    options,
+    to_float64,
+)
 from tests.kernel.operations import Loss, reference
 from tests.tolerances import check_close, tolerance
 
@@ -187,7 +195,7 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weights: str) 
     total_dtype = weight_dtype if weighted else dtype
     value, total = empty(reduced, dtype), empty((), total_dtype)
     name = "NLLForwardRows" if reduction == "none" else "NLLForward"
-    library.call(name, [log_prob, target, placeholder, opts], [value, total])
+    library.call(name, [log_prob, target, placeholder, NO_ROW_WEIGHT, opts], [value, total])
     arguments = (to_float64(log_prob), target, weight if weight is None else to_float64(weight))
     expected, expected_total = reference.nll_loss(*arguments, reduction=reduction)
     bound = tolerance("cpu", dtype)
@@ -200,7 +208,8 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weights: str) 
         "total_weight",
     )
     grad_loss, grad = cast(random.normal(size=reduced), dtype), cast(np.full(shape, np.nan), dtype)
-    library.call("NLLBackward", [grad_loss, target, placeholder, log_prob, opts], [grad])
+    inputs = [grad_loss, target, placeholder, NO_ROW_WEIGHT, log_prob, opts]
+    library.call("NLLBackward", inputs, [grad])
     upstream = to_float64(grad_loss)
     expected = reference.nll_loss_grad(*arguments, reduction=reduction, grad_loss=upstream)
     check_close(to_float64(grad), expected.logits, dtype, bound, "grad_log_prob")
@@ -209,7 +218,7 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weights: str) 
     # NLL's weight gradient is cross-entropy's with lse = 0: the kernel must take the lse it is given.
     by_weight, lse = empty((classes,), weight_dtype), np.zeros(rows)
     total = np.asarray(expected_total, np.float64)
-    inputs = [grad_loss, log_prob, target, weight, lse, total, opts]
+    inputs = [grad_loss, log_prob, target, weight, NO_ROW_WEIGHT, lse, total, opts]
     library.call("CrossEntropyWeightGrad", inputs, [by_weight])
     bound = tolerance("cpu", weight_dtype)
     check_close(to_float64(by_weight), expected.weight, weight_dtype, bound, "grad_weight")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernel.library import Library, cast, empty, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
 from tests.kernel.operations import Loss
 from tests.kernel.test_streaming import at_offset
 from tests.tolerances import check_close, tolerance
@@ -67,12 +67,14 @@ def test_gradients_that_begin_anywhere_in_a_line(
         logits = at_offset(x, 15 - offset)
         grads = [at_offset(empty(x.shape, dtype), offset) for _ in range(2)]
         loss, total, lse = empty((), dtype), empty((), "float64"), empty(target.shape, "float64")
-        inputs = [logits, target, PLACEHOLDER, opts]
+        inputs = [logits, target, PLACEHOLDER, NO_ROW_WEIGHT, opts]
         isa_library.call("CrossEntropyValueAndGrad", inputs, [loss, total, lse, grads[0]])
-        inputs = [one, PLACEHOLDER, logits, target, PLACEHOLDER, lse, total, opts]
+        inputs = [one, PLACEHOLDER, logits, target, PLACEHOLDER, NO_ROW_WEIGHT, lse, total, opts]
         isa_library.call("CrossEntropyBackward", inputs, [grads[1]])
         forward = [empty((), dtype), empty((), "float64"), empty(target.shape, "float64")]
-        isa_library.call("CrossEntropyForward", [logits, target, PLACEHOLDER, opts], forward)
+        isa_library.call(
+            "CrossEntropyForward", [logits, target, PLACEHOLDER, NO_ROW_WEIGHT, opts], forward
+        )
         for ours, theirs in zip((loss, total, lse), forward, strict=True):
             assert ours.tobytes() == theirs.tobytes()
         results.append([array.tobytes() for array in (loss, total, lse, *grads)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernel.library import Library, cast, empty, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
 from tests.kernel.operations import Loss
 from tests.tolerances import check_close, tolerance
 
@@ -244,9 +244,9 @@ def test_misaligned_memory_gives_the_same_bits(isa_library: Library, shape, dtyp
     for elements in (0, 1, 3):
         loss, total, lse = empty((), dtype), empty((), "float64"), empty(target.shape, "float64")
         x, grad = shifted(logits, elements), shifted(empty(shape, dtype), elements)
-        inputs = [x, target, placeholder, options()]
+        inputs = [x, target, placeholder, NO_ROW_WEIGHT, options()]
         isa_library.call("CrossEntropyForward", inputs, [loss, total, lse])
-        inputs = [one, placeholder, x, target, placeholder, lse, total, options()]
+        inputs = [one, placeholder, x, target, placeholder, NO_ROW_WEIGHT, lse, total, options()]
         isa_library.call("CrossEntropyBackward", inputs, [grad])
         results.append((loss.tobytes(), lse.tobytes(), grad.tobytes()))
     assert results[0] == results[1] == results[2]

@@ -10,18 +10,18 @@ from tests.kernel.library import Library, options, plan
 EXPECTED = {
     "CrossEntropyForward": (
         "scalar",
-        "logits:F:logits target:T:target weight:W:weight options:I:options",
+        "logits:F:logits target:T:target weight:W:weight row_weight:D:rows options:I:options",
         "loss:F:loss total_weight:D:scalar lse:D:rows",
     ),
     "CrossEntropyStatsRows": (
         "per_row",
-        "logits:F:logits target:T:target weight:W:weight options:I:options",
+        "logits:F:logits target:T:target weight:W:weight row_weight:D:rows options:I:options",
         "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:F:loss",
     ),
     "CrossEntropyDoubleBackward": (
         "either",
         "direction:F:logits grad_loss:U:loss grad_z_loss:U:loss logits:F:logits target:T:target weight:W:weight "
-        "lse:D:rows total_weight:D:scalar options:I:options",
+        "row_weight:D:rows lse:D:rows total_weight:D:scalar options:I:options",
         "grad_grad_loss:F:loss grad_grad_z_loss:F:loss grad_logits:F:logits direction_mean:D:rows",
     ),
     "CrossEntropyPartialTargetGrad": (
@@ -37,13 +37,14 @@ EXPECTED = {
     ),
     "NLLForwardRows": (
         "per_row",
-        "log_prob:F:logits target:C:target weight:W:weight options:I:options",
+        "log_prob:F:logits target:C:target weight:W:weight row_weight:D:rows options:I:options",
         "loss:F:loss total_weight:W:scalar",
     ),
     "LinearCrossEntropyBackward": (
         "either",
         "grad_loss:F:loss grad_z_loss:F:loss input:F:input linear_weight:F:linear_weight target:T:target "
-        "linear_bias:F:linear_bias weight:W:weight lse:D:rows total_weight:D:scalar options:I:options plan:I:plan",
+        "linear_bias:F:linear_bias weight:W:weight row_weight:D:rows lse:D:rows total_weight:D:scalar "
+        "options:I:options plan:I:plan",
         "grad_input:F:input grad_linear_weight:F:linear_weight grad_linear_bias:F:linear_bias",
     ),
 }
@@ -87,11 +88,12 @@ def test_slots(default_library: Library) -> None:
         class_offset=3,
         total_classes=9,
         has_weight=True,
+        has_row_weight=True,
         has_grad_z_loss=True,
     )
-    assert packed[[0, 1, 6, 7, 8, 9]].tolist() == [-7, 2, 3, 9, 1, 1]
+    assert packed[[0, 1, 6, 7, 8, 9, 10]].tolist() == [-7, 2, 3, 9, 1, 1, 1]
     assert packed.view("f8")[2:6].tolist() == [0.5, 0.25, 2.0, 1.5]
-    assert len(packed) == 10
+    assert len(packed) == 11
     assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1, 0]
     assert plan(bias_frozen=True).tolist() == [0, 0, 1]
     assert default_library.description["reductions"] == ["none", "mean", "sum"]

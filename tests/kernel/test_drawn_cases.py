@@ -39,6 +39,7 @@ def levels(drawn: LossCase) -> list[Level]:
         ("reduction", case.options["reduction"]),
         *options.items(),
         ("grad_z", drawn.grad_z),
+        ("row_weight", drawn.row_weight),
         ("offset", drawn.offset != 0.0),
         ("streams", bool(streams)),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernel.library import Brain, Library, options, to_bfloat16, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, Brain, Library, options, to_bfloat16, to_float64
 from tests.tolerances import check_close, tolerance
 
 PLACEHOLDER = np.zeros(1, np.float32)
@@ -49,11 +49,11 @@ def test_accuracy_with_many_classes(
     rows = target.shape
     loss, total, lse = np.full(rows, np.nan, np.float32), np.empty(()), np.empty(rows)
     opts = options(reduction="none")
-    inputs = [x, target, PLACEHOLDER, opts]
+    inputs = [x, target, PLACEHOLDER, NO_ROW_WEIGHT, opts]
     isa_library.call("CrossEntropyForwardRows", inputs, [loss, total, lse])
     check_close(loss, exact, "float32", tolerance("cpu", "float32"), "loss")
     grad, upstream = np.full_like(x, np.nan), np.ones(rows, np.float32)
-    inputs = [upstream, PLACEHOLDER, x, target, PLACEHOLDER, lse, total, opts]
+    inputs = [upstream, PLACEHOLDER, x, target, PLACEHOLDER, NO_ROW_WEIGHT, lse, total, opts]
     isa_library.call("CrossEntropyBackward", inputs, [grad])
     check_close(grad, gradient, "float32", tolerance("cpu", "float32"), "gradient")
 
@@ -84,14 +84,16 @@ def test_more_than_two_to_the_31_elements(library: Library, columns: bool) -> No
     loss, total, lse = np.zeros((), np.uint16).view(Brain), np.empty(()), np.empty(target.shape)
     placeholder = np.zeros(1, np.float32)
     library.call(
-        "CrossEntropyForward", [logits, target, placeholder, options()], [loss, total, lse]
+        "CrossEntropyForward",
+        [logits, target, placeholder, NO_ROW_WEIGHT, options()],
+        [loss, total, lse],
     )
     expected = log_softmax(to_float64(x))
     bound = tolerance("cpu", "bfloat16")
     mean = -np.mean([expected[i, 10 * i] for i in range(3)])
     check_close(to_float64(loss), mean, "bfloat16", bound, "loss")
     one = to_bfloat16(np.ones(()))
-    inputs = [one, placeholder, logits, target, placeholder, lse, total, options()]
+    inputs = [one, placeholder, logits, target, placeholder, NO_ROW_WEIGHT, lse, total, options()]
     library.call("CrossEntropyBackward", inputs, [grad])
     gradient = np.exp(expected)
     for i, row in enumerate(KEPT):

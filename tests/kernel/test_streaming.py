@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernel.library import Library, cast, empty, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
 from tests.tolerances import check_close, tolerance
 
 PLACEHOLDER = np.zeros(1, np.float32)
@@ -67,18 +67,30 @@ def test_streamed_gradient(
     x = at_offset(x, offset)
     opts = options(reduction="sum", label_smoothing=smoothing)
     loss, total, lse = outputs(len(x), dtype)
-    isa_library.call("CrossEntropyForward", [x, target, PLACEHOLDER, opts], [loss, total, lse])
+    isa_library.call(
+        "CrossEntropyForward", [x, target, PLACEHOLDER, NO_ROW_WEIGHT, opts], [loss, total, lse]
+    )
     bound = tolerance("cpu", dtype)
     expected = gradient(x, target, smoothing, 1.0)
     # The last upstream is so small that its product with a probability is no normal float32.
     for upstream in (1.0,) if dtype == "float16" else (1.0, 2.0**-100):
         out = at_offset(empty(x.shape, dtype), offset)
         grad_loss = cast(upstream, dtype)
-        inputs = [grad_loss, PLACEHOLDER, x, target, PLACEHOLDER, lse, total, opts]
+        inputs = [grad_loss, PLACEHOLDER, x, target, PLACEHOLDER, NO_ROW_WEIGHT, lse, total, opts]
         isa_library.call("CrossEntropyBackward", inputs, [out])
         unit = to_float64(out) / upstream
         check_close(unit, expected, dtype, bound, f"upstream {upstream}")
-    inputs = [cast(1.0, dtype), PLACEHOLDER, x, target, PLACEHOLDER, lse, total, opts]
+    inputs = [
+        cast(1.0, dtype),
+        PLACEHOLDER,
+        x,
+        target,
+        PLACEHOLDER,
+        NO_ROW_WEIGHT,
+        lse,
+        total,
+        opts,
+    ]
     isa_library.call("CrossEntropyBackward", inputs, [x])
     check_close(to_float64(x), expected, dtype, bound, "in the logits' place")
 
@@ -91,7 +103,7 @@ def test_gradient_that_waits_for_the_next_row(
 ) -> None:
     x, target = problem(classes, dtype, smoothing)
     opts = options(label_smoothing=smoothing)
-    inputs = [x, target, PLACEHOLDER, opts]
+    inputs = [x, target, PLACEHOLDER, NO_ROW_WEIGHT, opts]
     bound = tolerance("cpu", dtype)
     results = []
     for threads in (1, 3):
@@ -118,7 +130,7 @@ def test_nan_spoils_its_row_only(isa_library: Library, dtype: str) -> None:
     for value in (x[9, 1000].copy(), cast(np.nan, dtype)):
         x[9, 1000] = value
         gradients.append(empty(x.shape, dtype))
-        inputs = [x, target, PLACEHOLDER, options()]
+        inputs = [x, target, PLACEHOLDER, NO_ROW_WEIGHT, options()]
         every = [*outputs(len(x), dtype), gradients[-1]]
         isa_library.call("CrossEntropyValueAndGrad", inputs, every)
     sound, spoilt = gradients

@@ -23,6 +23,7 @@ class LinearCase:
     dtype: str = "float32"
     loss: dict = field(default_factory=dict)
     weight: bool = False
+    row_weight: bool = False
     bias: bool = True
     probabilities: bool = False
     class_blocks: tuple[int, ...] | None = None
@@ -59,7 +60,10 @@ def draw(case: LinearCase) -> dict[str, np.ndarray | None]:
         target[2:6] = ignored
         for row_rank in case.empty_row_ranks:
             target[row_rank * ROWS_PER_RANK : (row_rank + 1) * ROWS_PER_RANK] = ignored
+    row_weight = np.random.default_rng(12).uniform(0.25, 2, rows).astype(np.float32)
+    row_weight[1::3] = 0
     return {
+        "row_weight": row_weight if case.row_weight else None,
         "input": random.normal(size=(rows, FEATURES)),
         "linear_weight": random.normal(size=(case.classes, FEATURES)),
         "target": target,
@@ -99,6 +103,15 @@ def _two_ranks() -> list[LinearCase]:
             **padded,
             **two,
         ),
+        LinearCase("rows weighted", loss=every, weight=True, row_weight=True, **two),
+        LinearCase(
+            "rows weighted, graph, probabilities",
+            mode=GRAPH,
+            loss=_in_forward(True),
+            probabilities=True,
+            row_weight=True,
+            **sequence,
+        ),
         LinearCase("none", loss={"reduction": "none"}, batch=2, **sequence),
         LinearCase("sum", loss={"reduction": "sum", **_in_forward(False)}, **two),
         LinearCase("sequence parallel, float16", dtype="float16", batch=2, **sequence),
@@ -120,6 +133,7 @@ def _two_ranks() -> list[LinearCase]:
         LinearCase("2x1 gradients averaged", gradients_mean=True, **rows),
         LinearCase("a rank without a row that counts", empty_row_ranks=(1,), **rows),
         LinearCase("sum over rows", loss={"reduction": "sum"}, weight=True, **rows),
+        LinearCase("rows weighted, mean over rows", row_weight=True, **rows),
     ]
 
 

@@ -36,17 +36,8 @@ class Network(nn.Cell):
         super().__init__()
         self.loss = loss
 
-    def construct(self, input, linear_weight, target, linear_bias=None):
-        return (2 * self.loss(input, linear_weight, target, linear_bias).astype(ms.float32)).sum()
-
-
-class WithoutBias(nn.Cell):
-    def __init__(self, network: nn.Cell):
-        super().__init__()
-        self.network = network
-
-    def construct(self, input, linear_weight, target):
-        return self.network(input, linear_weight, target)
+    def construct(self, *inputs):
+        return (2 * self.loss(*inputs).astype(ms.float32)).sum()
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
@@ -81,12 +72,17 @@ def own_inputs(case: LinearCase, place, data: dict) -> list[Tensor]:
         rows = rows.reshape(-1, case.batch, FEATURES)
         target = target.reshape(-1, case.batch, *target.shape[1:])
     inputs = [Tensor(rows).astype(dtype), block(data["linear_weight"]), Tensor(target)]
-    return inputs if data["linear_bias"] is None else [*inputs, block(data["linear_bias"])]
+    if data["linear_bias"] is not None:
+        inputs.append(block(data["linear_bias"]))
+    if data["row_weight"] is not None:
+        inputs.append(Tensor(data["row_weight"][place.rows]))
+    return inputs
 
 
 def expected_results(case: LinearCase, place, data: dict) -> list[np.ndarray]:
     """Loss, and the gradients of this rank's rows of input, block of weight and block of bias."""
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
+    options["row_weight"] = data["row_weight"]
     weight, target = data["weight"], data["target"]
     logits = data["input"] @ data["linear_weight"].T
     if case.bias:
@@ -126,7 +122,7 @@ def run(case: LinearCase, place_of: Callable) -> None:
     )
     inputs = own_inputs(case, place, data)
     ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
-    network = Network(loss) if case.bias else WithoutBias(Network(loss))
+    network = Network(loss)
     positions = (0, 1, 3) if case.bias else (0, 1)
     function = ms.value_and_grad(network, positions)
     if case.mode == JIT:

@@ -22,6 +22,7 @@ class Case:
     loss: dict = field(default_factory=dict)
     weight: bool = False
     trains_weight: bool = False
+    row_weight: bool = False
     probabilities: bool = False
     infinite_logits: bool = False
     positions: tuple[int, ...] = ()
@@ -64,6 +65,16 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     return logits, target, weight
 
 
+def row_weight_of(case: Case) -> np.ndarray | None:
+    """A third of the rows counts for nothing."""
+    if not case.row_weight:
+        return None
+    random = np.random.default_rng(12)
+    shape = (ROWS_PER_RANK * case.row_ranks, *case.positions)
+    weight = (0.25 + random.random(shape)) * (random.random(shape) < 0.67)
+    return weight.astype(np.float32)
+
+
 SMOOTHED = {"label_smoothing": 0.1}
 EVERY_OPTION = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 20.0, "logit_scale": 0.7}
 
@@ -86,6 +97,16 @@ def _options() -> list[Case]:
     return [
         Case("every option", loss=EVERY_OPTION, weight=True, **two),
         Case("every option, graph", mode=GRAPH, loss=EVERY_OPTION, weight=True, **two),
+        Case("rows weighted", loss=EVERY_OPTION, row_weight=True, **trained, **two),
+        Case("rows weighted, graph", mode=GRAPH, loss=EVERY_OPTION, row_weight=True, **two),
+        Case(
+            "rows weighted, probabilities, none",
+            loss={"reduction": "none", "backend": "composed"},
+            probabilities=True,
+            positions=(2,),
+            row_weight=True,
+            **two,
+        ),
         Case("weight trained", loss=EVERY_OPTION, **trained, **two),
         Case("weight trained, graph", mode=GRAPH, loss=EVERY_OPTION, **trained, **two),
         Case(
@@ -132,6 +153,7 @@ def _global_means() -> list[Case]:
         Case("no row that counts", empty_row_ranks=(0, 1), **two),
         Case("sum over rows", loss={"reduction": "sum"}, **two),
         Case("weighted mean over rows", weight=True, **two),
+        Case("rows weighted, mean over rows", weight=True, row_weight=True, **two),
         Case("weighted mean over rows, trained", weight=True, trains_weight=True, **two),
         Case(
             "weight trained, no row that counts",

@@ -13,7 +13,7 @@ import numpy as np
 import spmd_programs
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
-from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw
+from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw, row_weight_of
 
 from ms_ce import reference
 from ms_ce.parallel import VocabParallelCrossEntropyLoss
@@ -59,9 +59,9 @@ class Network(nn.Cell):
         super().__init__()
         self.loss = loss
 
-    def construct(self, logits, target):
+    def construct(self, *inputs):
         # A user's loss is one term of something larger: the upstream gradient is not 1.
-        return (2 * self.loss(logits, target).astype(ms.float32)).sum()
+        return (2 * self.loss(*inputs).astype(ms.float32)).sum()
 
 
 def value_and_gradients(
@@ -120,7 +120,10 @@ def run(case: Case) -> None:
         own_target = np.zeros(own_logits.shape, np.float32)
         held = target[place.rows, place.classes]
         own_target[:, : held.shape[1]] = held
-    actual, gradients = value_and_gradients(case, loss, [own_logits, Tensor(own_target)])
+    inputs, row_weight = [own_logits, Tensor(own_target)], row_weight_of(case)
+    if row_weight is not None:
+        inputs.append(Tensor(row_weight[place.rows]))
+    actual, gradients = value_and_gradients(case, loss, inputs)
     if "weight" in gradients and case.row_ranks > 1:
         rows_summed = ops.AllReduce(group=place.row_group)(Tensor(gradients["weight"], ms.float32))
         gradients["weight"] = to_numpy(rows_summed)
@@ -134,6 +137,7 @@ def class_weight(values: np.ndarray, trains: bool) -> Tensor:
 
 def compare(case: Case, place: Place, logits, target, weight, actual, gradients) -> None:
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
+    options["row_weight"] = row_weight_of(case)
     weight = None if weight is None else weight.astype(np.float32)
     expected = reference.cross_entropy(logits, target, weight, **options).loss
     if case.loss.get("reduction") == "none":

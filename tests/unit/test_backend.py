@@ -83,7 +83,7 @@ def test_the_command_prints_the_choice(capsys):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: cpu_operators.packed_options(Options(), ClassBlock(), False, False),
+        lambda: cpu_operators.packed_options(Options(), ClassBlock(), False, False, False),
         lambda: cpu_operators.no_weight(ms.float32),
         lambda: cpu_operators.no_weight(ms.bfloat16),
         lambda: linear_cpu._plan(0, False, False),

@@ -62,6 +62,21 @@ def test_gradient_by_hand():
     np.testing.assert_allclose(gradient, expected, rtol=1e-14)
 
 
+def test_row_weight_by_hand():
+    """Losses log 4 and log 3 of weights 2 and -1; the third row, of weight 0, holds nothing that could be read."""
+    logits = np.concatenate([LOGITS, [[np.nan, np.inf, 0.0]]])
+    target, row_weight = np.array([1, 2, 9]), np.array([2.0, -1.0, 0.0])
+    result = reference.cross_entropy(logits, target, row_weight=row_weight, reduction="none")
+    np.testing.assert_allclose(result.loss, [2 * np.log(4), -np.log(3), 0], rtol=1e-14)
+    mean = reference.cross_entropy(logits, target, np.array([1, 3, 1]), row_weight=row_weight)
+    assert mean.total_weight == 2 * 3 - 1
+    np.testing.assert_allclose(mean.loss, (6 * np.log(4) - np.log(3)) / 5, rtol=1e-14)
+    assert mean.num_correct == 0
+    q = np.eye(3)[[1, 2, 0]]
+    mean = reference.cross_entropy(logits, q, row_weight=row_weight)
+    np.testing.assert_allclose(mean.loss, 2 * np.log(4) - np.log(3), rtol=1e-14)
+
+
 def test_documented_value_of_the_primitive():
     """The example in mindspore.ops.NLLLoss's documentation."""
     logits = np.array([[0.5488135, 0.71518934], [0.60276335, 0.5448832], [0.4236548, 0.6458941]])
@@ -103,17 +118,21 @@ def test_names_of_cases_are_unique():
 SMALL = [case for case in CASES if np.prod(case.shape) < 500]
 
 
+@pytest.mark.parametrize("weighted_rows", [False, True])
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_gradients_by_finite_differences(case):
-    data = case.inputs("float64")
+def test_gradients_by_finite_differences(case, weighted_rows):
+    data, options = case.inputs("float64"), case.options
+    if weighted_rows:
+        rows = reference.rows_shape(case.shape)
+        options = {**options, "row_weight": np.resize([0.5, 2.0, 0.0, 1.5, -0.25], rows)}
     points = {name: data[name] for name in ("logits", "target", "weight")}
-    gradients = reference.cross_entropy_grad(**points, **case.options, grad_loss=data["grad_loss"])
+    gradients = reference.cross_entropy_grad(**points, **options, grad_loss=data["grad_loss"])
     for name, gradient in gradients._asdict().items():
         if gradient is None:
             continue
 
         def loss(value, name=name):
-            result = reference.cross_entropy(**{**points, name: value}, **case.options)
+            result = reference.cross_entropy(**{**points, name: value}, **options)
             return float((result.loss * data["grad_loss"]).sum())
 
         expected = _central_differences(loss, points[name])

@@ -21,6 +21,7 @@ inline constexpr Slot kOptionSlots[] = {
     {"class_offset", &Problem::class_offset},    // logits hold classes [offset, offset + C) of the total
     {"total_classes", &Problem::total_classes},  // 0 means C
     {"has_weight", &Problem::has_weight},
+    {"has_row_weight", &Problem::has_row_weight},
     {"has_grad_z_loss", &Problem::has_grad_z_loss},
 };
 inline constexpr const char* kReductions[] = {"none", "mean", "sum"};
@@ -37,6 +38,8 @@ inline constexpr Argument kLogits{"logits", Type::kFloat, Extent::kLogits, &Prob
 inline constexpr Argument kTarget{"target", Type::kTarget, Extent::kTarget, &Problem::target};
 inline constexpr Argument kWeight{"weight", Type::kWeight, Extent::kWeight, &Problem::weight,
                                   &Problem::has_weight};
+inline constexpr Argument kRowWeight{"row_weight", Type::kDouble, Extent::kRows, &Problem::row_weight,
+                                     &Problem::has_row_weight};
 inline constexpr Argument kOptions{"options", Type::kInt64, Extent::kOptions};
 inline constexpr Argument kClassTarget{"target", Type::kClasses, Extent::kTarget, &Problem::target};
 inline constexpr Argument kProbabilityTarget{"target", Type::kProbabilities, Extent::kTarget,
@@ -110,37 +113,37 @@ inline constexpr Argument kUpstreamOfAll{"grad_loss", Type::kFloat, Extent::kSca
 inline constexpr Operation kOperations[] = {
     // The loss, what a mean divides by, and the rows' log-sum-exp, which the backward operations start from.
     {"CrossEntropyForward", Form::kScalar,
-     {kLogits, kTarget, kWeight, kOptions}, {kLoss, kTotalWeight, kLse}, RunForward},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse}, RunForward},
     {"CrossEntropyForwardRows", Form::kPerRow,
-     {kLogits, kTarget, kWeight, kOptions}, {kLoss, kTotalWeight, kLse}, RunForward},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse}, RunForward},
 
     // The same, and what a trainer logs beside it.
     {"CrossEntropyStats", Form::kScalar,
-     {kLogits, kTarget, kWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
      RunForward},
     {"CrossEntropyStatsRows", Form::kPerRow,
-     {kLogits, kTarget, kWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
      RunForward},
 
     {"CrossEntropyBackward", Form::kEither,
-     {kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradLogits}, RunBackward},
 
     // The total derivative of sum(direction * CrossEntropyBackward(...)), lse a function of the logits.
     {"CrossEntropyDoubleBackward", Form::kEither,
-     {kDirection, kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kDirection, kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradGradLoss, kGradGradZLoss, kGradLogits, kDirectionMean}, RunDoubleBackward},
 
     {"CrossEntropyTargetGrad", Form::kEither,
-     {kGradLoss, kLogits, kProbabilityTarget, kWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kGradLoss, kLogits, kProbabilityTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradTarget}, RunTargetGrad},
     {"CrossEntropyWeightGrad", Form::kEither,
-     {kGradLoss, kLogits, kTarget, kWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kGradLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradWeight}, RunWeightGradient},
 
     // The loss and its gradient for upstream 1; each row is read from memory once and written once.
     {"CrossEntropyValueAndGrad", Form::kScalar,
-     {kLogits, kTarget, kWeight, kOptions}, {kLoss, kTotalWeight, kLse, kGradLogits}, RunValueAndGrad},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kGradLogits}, RunValueAndGrad},
 
     // One block of the classes. partial is lse, dot and mass of each row, whose loss is mass * (lse of all
     // blocks) - dot once dot and mass are summed over the blocks.
@@ -162,62 +165,62 @@ inline constexpr Operation kOperations[] = {
 
     // total_weight has log_prob's dtype where there is no weight.
     {"NLLForward", Form::kScalar,
-     {kLogProb, kClassTarget, kWeight, kOptions}, {kLoss, kWeightOfNll}, RunNllForward},
+     {kLogProb, kClassTarget, kWeight, kRowWeight, kOptions}, {kLoss, kWeightOfNll}, RunNllForward},
     {"NLLForwardRows", Form::kPerRow,
-     {kLogProb, kClassTarget, kWeight, kOptions}, {kLoss, kWeightOfNll}, RunNllForward},
+     {kLogProb, kClassTarget, kWeight, kRowWeight, kOptions}, {kLoss, kWeightOfNll}, RunNllForward},
 
     // log_prob's values are not read.
     {"NLLBackward", Form::kEither,
-     {kGradOfNll, kClassTarget, kWeight, kLogProb, kOptions}, {kGradLogProb}, RunNllBackward},
+     {kGradOfNll, kClassTarget, kWeight, kRowWeight, kLogProb, kOptions}, {kGradLogProb}, RunNllBackward},
 
     // As CrossEntropyForward and CrossEntropyStats, of the linear loss.
     {"LinearCrossEntropyForward", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse}, RunLinearForward},
     {"LinearCrossEntropyForwardRows", Form::kPerRow,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse}, RunLinearForward},
     {"LinearCrossEntropyStats", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy}, RunLinearForward},
     {"LinearCrossEntropyStatsRows", Form::kPerRow,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy}, RunLinearForward},
 
     {"LinearCrossEntropyBackward", Form::kEither,
-     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
       kSavedTotalWeight, kOptions, kPlan},
      {kGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
 
     {"LinearCrossEntropyBackwardInput", Form::kEither,
-     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
       kSavedTotalWeight, kOptions, kPlan},
      {kGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
     {"LinearCrossEntropyBackwardWeight", Form::kEither,
-     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
       kSavedTotalWeight, kOptions, kPlan},
      {kNoGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
     {"LinearCrossEntropyBackwardBias", Form::kEither,
-     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kSavedLse,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
       kSavedTotalWeight, kOptions, kPlan},
      {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
 
     // The loss and the gradients for upstream 1.
     {"LinearCrossEntropyValueAndGrad", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
 
     {"LinearCrossEntropyValueAndGradInput", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
     {"LinearCrossEntropyValueAndGradWeight", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
     {"LinearCrossEntropyValueAndGradBias", Form::kScalar,
-     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kOptions, kPlan},
+     {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
 

@@ -69,7 +69,8 @@ class ChunkLoop {
     }
     const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
     matrices_.emplace(problem_, most, gradients);
-    for (auto* values : {&lse_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_, &grad_z_loss_}) {
+    for (auto* values :
+         {&lse_, &row_weight_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_, &grad_z_loss_}) {
       values->resize(static_cast<size_t>(most));
     }
     UnitSums totals;
@@ -106,6 +107,10 @@ class ChunkLoop {
     chunk.outer = chunk.rows = count_;
     chunk.logits = {matrices_->logits(), kComputeDtype<A>};
     ChunkTarget(&chunk);
+    if (whole.row_weight.data != nullptr) {
+      Gather(whole.row_weight, &row_weight_);
+      chunk.row_weight = Rows(&row_weight_);
+    }
     chunk.lse_out = lse_.data();
     if (whole.loss_rows.data != nullptr) chunk.loss_rows = Rows(&loss_rows_);
     if (whole.z_loss_rows.data != nullptr) chunk.z_loss_rows = Rows(&z_loss_rows_);
@@ -170,7 +175,7 @@ class ChunkLoop {
 
   std::vector<int64_t> chunk_targets_;
   std::vector<char> probabilities_;
-  std::vector<double> lse_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_;
+  std::vector<double> lse_, row_weight_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_;
 };
 
 }  // namespace

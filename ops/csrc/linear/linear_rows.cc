@@ -5,8 +5,14 @@
 namespace ms_ce {
 namespace {
 
-bool StartsSequence(const LinearProblem& problem, int64_t row) {
-  return problem.sequence != 0 && row % problem.sequence == 0;
+double RowWeight(const LinearProblem& problem, int64_t row) {
+  const Problem& loss = problem.loss;
+  return loss.row_weight.data == nullptr ? 1.0 : KernelsFor(loss).load(loss.row_weight, row);
+}
+
+// Whatever its target: it starts a sequence under shift, or weighs nothing.
+bool IsLeftOut(const LinearProblem& problem, int64_t row) {
+  return (problem.sequence != 0 && row % problem.sequence == 0) || RowWeight(problem, row) == 0.0;
 }
 
 }  // namespace
@@ -15,9 +21,8 @@ std::vector<int64_t> ReadTargets(const LinearProblem& problem) {
   const Kernels& kernels = KernelsFor(problem.loss);
   std::vector<int64_t> targets(static_cast<size_t>(problem.loss.rows));
   for (int64_t row = 0; row < problem.loss.rows; ++row) {
-    targets[static_cast<size_t>(row)] = StartsSequence(problem, row)
-                                            ? problem.loss.ignore_index
-                                            : kernels.load_index(problem.loss.target, row);
+    targets[static_cast<size_t>(row)] =
+        IsLeftOut(problem, row) ? problem.loss.ignore_index : kernels.load_index(problem.loss.target, row);
   }
   return targets;
 }
@@ -26,7 +31,7 @@ std::vector<int64_t> RowsThatCount(const LinearProblem& problem, const std::vect
   std::vector<int64_t> rows;
   for (int64_t row = 0; row < problem.loss.rows; ++row) {
     const bool counts = problem.loss.probability
-                            ? !StartsSequence(problem, row)
+                            ? !IsLeftOut(problem, row)
                             : targets[static_cast<size_t>(row)] != problem.loss.ignore_index;
     if (counts) rows.push_back(row);
   }
@@ -42,8 +47,9 @@ int64_t HiddenRow(const LinearProblem& problem, int64_t row) {
 double LinearTotalWeight(const LinearProblem& problem) {
   const Problem& loss = problem.loss;
   if (loss.probability) {
-    return static_cast<double>(problem.sequence == 0 ? loss.rows
-                                                     : loss.rows - loss.rows / problem.sequence);
+    double total = 0.0;
+    for (const int64_t row : RowsThatCount(problem, {})) total += RowWeight(problem, row);
+    return total;
   }
   std::vector<int64_t> targets = ReadTargets(problem);
   Problem count = loss;

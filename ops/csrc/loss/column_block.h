@@ -39,6 +39,7 @@ struct Block {
   bool any_kept;
   alignas(64) int64_t target[kLanes];  // local class, kIgnored or kNoTarget
   alignas(64) double hot[kLanes];      // (1 - label_smoothing) w_y
+  alignas(64) double weight[kLanes];   // of the row itself
 };
 
 template <class T>
@@ -86,6 +87,10 @@ static inline void TargetWeights(const Problem& problem, const int64_t* target, 
   }
 }
 
+static inline void LoadRowWeights(const Problem& problem, int64_t first, int64_t count, double* out) {
+  for (int64_t l = 0; l < count; ++l) out[l] = RowWeight(problem, first + l);
+}
+
 // As MakeRow of row_terms.h, for all lanes at once.
 static inline void ResolveClasses(const Problem& problem, Block* block, PlaceSums* weights,
                                   UnitSums* totals) {
@@ -96,7 +101,7 @@ static inline void ResolveClasses(const Problem& problem, Block* block, PlaceSum
   const auto classes = static_cast<uint64_t>(problem.classes);
   int64_t bad = 0, kept = 0;
   for (int64_t l = 0; l < block->count; ++l) {
-    const bool ignored = target[l] == problem.ignore_index;
+    const bool ignored = (target[l] == problem.ignore_index) | (block->weight[l] == 0.0);
     const bool outside = !ignored & (static_cast<uint64_t>(target[l]) >= total);
     const int64_t local = target[l] - problem.class_offset;
     const int64_t owned = static_cast<uint64_t>(local) < classes ? local : kNoTarget;
@@ -105,15 +110,17 @@ static inline void ResolveClasses(const Problem& problem, Block* block, PlaceSum
     kept += !(ignored | outside);
   }
   for (int64_t l = 0; bad != 0 && l < block->count; ++l) {
-    const bool outside = target[l] != problem.ignore_index && static_cast<uint64_t>(target[l]) >= total;
-    if (outside && block->first + l < totals->bad_row) totals->bad_row = block->first + l;
+    const bool counts = target[l] != problem.ignore_index && block->weight[l] != 0.0;
+    if (counts && static_cast<uint64_t>(target[l]) >= total && block->first + l < totals->bad_row)
+      totals->bad_row = block->first + l;
   }
   TargetWeights(problem, target, block->target, block->count, weight);
-  weights->AddRun(block->first, weight, block->count);
   const double keep = 1.0 - problem.label_smoothing;
   for (int64_t l = 0; l < block->count; ++l) {
     block->hot[l] = block->target[l] < 0 ? 0.0 : keep * weight[l];
+    weight[l] *= block->weight[l];
   }
+  weights->AddRun(block->first, weight, block->count);
   totals->counted += kept;
   block->any_kept = kept > 0;
 }
@@ -126,15 +133,19 @@ static inline void MakeBlock(const Problem& problem, int64_t first, int64_t coun
   for (int64_t l = count; l < block->lanes; ++l) {
     block->target[l] = kIgnored;
     block->hot[l] = 0.0;
+    block->weight[l] = 1.0;
   }
+  LoadRowWeights(problem, first, count, block->weight);
   if (!problem.probability) return ResolveClasses(problem, block, weights, totals);
+  int64_t kept = 0;
   for (int64_t l = 0; l < count; ++l) {
-    block->target[l] = kNoTarget;
+    block->target[l] = block->weight[l] == 0.0 ? kIgnored : kNoTarget;
     block->hot[l] = 0.0;
-    weights->Add(first + l, 1.0);
+    weights->Add(first + l, block->weight[l]);
+    kept += block->weight[l] != 0.0;
   }
-  totals->counted += count;
-  block->any_kept = true;
+  totals->counted += kept;
+  block->any_kept = kept > 0;
 }
 
 }  // namespace MS_CE_ISA

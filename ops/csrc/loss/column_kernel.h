@@ -25,11 +25,12 @@ static inline void LoadLanes(const Array& rows, const Block& block, double* out)
 static inline void LaneUpstream(const Problem& problem, const Array& upstream, const Block& block,
                                 double* out) {
   if (upstream.data == nullptr || problem.reduction != Reduction::kNone) {
-    const double value = RowUpstream(problem, upstream, 0);
+    const double value = SharedUpstream(problem, upstream);
     for (int64_t l = 0; l < block.lanes; ++l) out[l] = value;
-    return;
+  } else {
+    LoadLanes(upstream, block, out);
   }
-  LoadLanes(upstream, block, out);
+  for (int64_t l = 0; l < block.lanes; ++l) out[l] *= block.weight[l];
 }
 
 template <class A>
@@ -64,7 +65,7 @@ static inline void ValueAndGradBlock(const Problem& problem, const Block& block,
   FinishForward(problem, block, sums, lse, losses);
   const double upstream = UnitUpstream(problem);
   for (int64_t l = 0; l < block.lanes; ++l) {
-    grad[l] = upstream;
+    grad[l] = block.weight[l] * upstream;
     grad_z[l] = 0.0;
   }
   MakeGradient(problem, block, lse, sums.mass, grad, grad_z, &gradient);

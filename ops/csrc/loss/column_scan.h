@@ -191,7 +191,7 @@ static inline void FinishForward(const Problem& problem, const Block& block, con
                          ZLoss(problem.z_loss, row_lse);
     const bool kept = block.target[l] != kIgnored;
     lse[l] = kept ? row_lse : 0.0;
-    loss[l] = kept ? value : 0.0;
+    loss[l] = kept ? block.weight[l] * value : 0.0;
   }
   losses->AddRun(block.first, loss, block.count);
   for (int64_t l = 0; problem.lse_out != nullptr && l < block.count; ++l) {

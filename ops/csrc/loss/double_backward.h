@@ -91,16 +91,18 @@ static void WriteDoubleBackward(const Problem& problem, const Row& row, const Ro
 template <class A>
 static void DoubleBackwardRow(const Problem& problem, const Row& row, UnitSums* totals) {
   const double lse = LoadScalar(problem.lse, row.index);
-  const double grad = RowUpstream(problem, problem.grad_loss, row.index);
-  const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
+  const double grad = RowUpstream(problem, problem.grad_loss, row);
+  const double grad_z = RowUpstream(problem, problem.grad_z_loss, row);
   const double mass = CoefficientMass<A>(problem, row);
   const RowGradient gradient = LossGradient(problem, row, lse, mass, grad, grad_z);
   const DirectionSums sums = ScanDirection<A>(problem, row, lse);
   const double scale = CoefficientScale(problem);
   const double divisor = problem.reduction == Reduction::kMean ? problem.total_weight : 1.0;
-  const double by_z = 2.0 * problem.z_loss * lse * sums.mean / divisor;
+  const double by_z = row.weight * 2.0 * problem.z_loss * lse * sums.mean / divisor;
   const double by_loss =
-      ((row.hot + scale * mass) * sums.mean - scale * sums.coefficient - row.hot * sums.target) / divisor +
+      row.weight *
+          ((row.hot + scale * mass) * sums.mean - scale * sums.coefficient - row.hot * sums.target) /
+          divisor +
       by_z;
   totals->grad_grad_loss += by_loss;
   totals->grad_grad_z_loss += by_z;
@@ -132,7 +134,7 @@ static void TargetGradRow(const Problem& problem, const Row& row) {
   const A lse = static_cast<A>(LoadScalar(problem.lse, row.index));
   const A low = static_cast<A>(LoadScalar(problem.lse, row.index) - static_cast<double>(lse));
   const A upstream =
-      static_cast<A>(RowUpstream(problem, problem.grad_loss, row.index) * (1.0 - problem.label_smoothing));
+      static_cast<A>(RowUpstream(problem, problem.grad_loss, row) * (1.0 - problem.label_smoothing));
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);
@@ -178,7 +180,7 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
   for (int64_t index = 0; index < problem.rows; ++index) {
     const Row row = MakeRow(problem, index, &ignored);
     if (row.target == kIgnored) continue;
-    const double upstream = RowUpstream(problem, problem.grad_loss, index);
+    const double upstream = RowUpstream(problem, problem.grad_loss, row);
     if (UsesCoefficients(problem)) {
       for (int64_t begin = first; begin < first + count; begin += kTile) {
         const int64_t left = first + count - begin;
@@ -186,7 +188,7 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
       }
     }
     if (row.target < first || row.target >= first + count) continue;
-    hits[row.target] += 1.0;
+    hits[row.target] += row.weight;
     const double target = LoadLogit<A>(problem, row, row.target);
     const double keep = 1.0 - problem.label_smoothing;
     const bool excluded = row.target_weight == 0.0 && target == -INFINITY;

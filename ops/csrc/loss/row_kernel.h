@@ -75,8 +75,8 @@ template <class A>
 static double FinishForwardRow(const Problem& problem, const Row& row, const RowSums& sums,
                                UnitSums* totals) {
   const double lse = WholeLse(sums.reference, sums.exp_sum, ::log(sums.exp_sum));
-  const double z_loss = ZLoss(problem.z_loss, lse);
-  const double loss = RowLoss<A>(problem, row, sums) + z_loss;
+  const double z_loss = row.weight * ZLoss(problem.z_loss, lse);
+  const double loss = row.weight * RowLoss<A>(problem, row, sums) + z_loss;
   totals->loss += loss;
   if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
   if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
@@ -128,15 +128,15 @@ static void GradientRow(const Problem& problem, const Row& row, const RowGradien
 template <class A>
 static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
-  const double grad = RowUpstream(problem, problem.grad_loss, row.index);
-  const double grad_z = RowUpstream(problem, problem.grad_z_loss, row.index);
+  const double grad = RowUpstream(problem, problem.grad_loss, row);
+  const double grad_z = RowUpstream(problem, problem.grad_z_loss, row);
   GradientRow<A>(problem, row,
                  LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
 }
 
 // The gradient of the loss itself, for an upstream gradient of 1.
 static inline RowGradient OwnGradient(const Problem& problem, const Row& row, double lse, double mass) {
-  return LossGradient(problem, row, lse, mass, UnitUpstream(problem), 0.0);
+  return LossGradient(problem, row, lse, mass, row.weight * UnitUpstream(problem), 0.0);
 }
 
 // While the row is in the cache: read from memory once, written once. Without a place for its

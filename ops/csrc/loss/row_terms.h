@@ -17,13 +17,22 @@ constexpr int64_t kNoTarget =
 struct Row {
   int64_t index, offset, stride;  // element c lies at offset + c stride
   int64_t target;                 // local class, kIgnored or kNoTarget
+  double weight;                  // of the row itself
   double target_weight;           // w_y, also where another block holds the class
   double hot;                     // (1 - label_smoothing) w_y, 0 under kNoTarget
 };
 
+static inline double RowWeight(const Problem& problem, int64_t index) {
+  return problem.row_weight.data == nullptr ? 1.0 : LoadScalar(problem.row_weight, index);
+}
+
 static inline Row MakeRow(const Problem& problem, int64_t index, UnitSums* totals) {
-  Row row{index, 0, problem.inner, kNoTarget, 1.0, 0.0};
+  Row row{index, 0, problem.inner, kNoTarget, RowWeight(problem, index), 1.0, 0.0};
   row.offset = index / problem.inner * problem.classes * problem.inner + index % problem.inner;
+  if (row.weight == 0.0) {
+    row.target = kIgnored;
+    return row;
+  }
   if (problem.probability) return row;
   const int64_t target = LoadInteger(problem.target, index);
   if (target == problem.ignore_index) {
@@ -139,10 +148,9 @@ static inline const A* ViewCoefficients(const Problem& problem, const Row& row, 
   return scratch;
 }
 
-// The upstream gradient of one row's loss, the mean's division included; 0 where there is none.
-static inline double RowUpstream(const Problem& problem, const Array& upstream, int64_t index) {
+// The upstream gradient of a sum or a mean of weighted row losses; 0 where there is none.
+static inline double SharedUpstream(const Problem& problem, const Array& upstream) {
   if (upstream.data == nullptr) return 0.0;
-  if (problem.reduction == Reduction::kNone) return LoadScalar(upstream, index);
   const double grad = LoadScalar(upstream, 0);
   return problem.reduction == Reduction::kMean ? grad / problem.total_weight : grad;
 }
@@ -150,6 +158,13 @@ static inline double RowUpstream(const Problem& problem, const Array& upstream, 
 // The same for an upstream gradient of 1.
 static inline double UnitUpstream(const Problem& problem) {
   return problem.reduction == Reduction::kMean ? 1.0 / problem.total_weight : 1.0;
+}
+
+// That of one row's loss before its weight.
+static inline double RowUpstream(const Problem& problem, const Array& upstream, const Row& row) {
+  if (upstream.data == nullptr) return 0.0;
+  if (problem.reduction == Reduction::kNone) return row.weight * LoadScalar(upstream, row.index);
+  return row.weight * SharedUpstream(problem, upstream);
 }
 
 }  // namespace MS_CE_ISA

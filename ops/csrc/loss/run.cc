@@ -39,7 +39,8 @@ void DivideByWeights(const Problem& problem, const std::vector<double>& hits, st
   }
   for (int64_t row = 0; row < problem.rows && problem.z_loss != 0.0; ++row) {
     const double lse = kernels.load(problem.lse, row);
-    squares += lse * lse;
+    const bool weighted = problem.row_weight.data != nullptr;
+    squares += (weighted ? kernels.load(problem.row_weight, row) : 1.0) * lse * lse;
   }
   loss += kernels.load(problem.grad_loss, 0) * problem.z_loss * squares;
   const double mean = loss / problem.total_weight;
