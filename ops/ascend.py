@@ -70,6 +70,12 @@ def _code(reduction: str) -> int:
 
 
 @constexpr
+def _per_row(options) -> Options:
+    """The options with reduction none. A graph hands them over as a plain tuple."""
+    return Options(*options)._replace(reduction="none")
+
+
+@constexpr
 def _class_axis_second(rank: int) -> tuple[int, ...]:
     return (0, rank - 1, *range(1, rank - 1))
 
@@ -129,7 +135,7 @@ def cross_entropy(logits, target, weight, row_weight, options: Options, gradient
     row_weight, target = _counted(logits, target, row_weight, options)
     if not is_class_index(target.dtype):
         return composed.cross_entropy(logits, target, weight, row_weight, options)
-    rows, _, lse = _loss_of(logits, target, weight, options._replace(reduction="none"))
+    rows, _, lse = _loss_of(logits, target, weight, _per_row(options))
     loss, total_weight = _weighted(rows, target, weight, row_weight, options)
     return ops.cast(loss, logits.dtype), total_weight, lse
 
@@ -159,7 +165,7 @@ def nll_loss(log_prob, target, weight, row_weight, options: Options):
         loss, total_weight = _nll_of(log_prob, target, weight, options)
     else:
         row_weight, target = _counted(log_prob, target, row_weight, options)
-        rows, _ = _nll_of(log_prob, target, weight, options._replace(reduction="none"))
+        rows, _ = _nll_of(log_prob, target, weight, _per_row(options))
         loss, total_weight = _weighted(rows, target, weight, row_weight, options)
     return ops.cast(loss, log_prob.dtype), ops.cast(total_weight, dtype)
 

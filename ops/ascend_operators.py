@@ -6,6 +6,7 @@ tests/ascend/test_op_host.py holds this table and the C++ definitions together.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from mindspore.ops import CustomRegOp
 PROJECT = Path(__file__).resolve().parent.parent / "custom_aicore"
 VENDOR = "ms_ce"
 SOCS = ("ascend910b", "ascend910_93")
+JIT_LEVEL = "O0"  # one kernel after another: the level that launches aclnn operators
 
 _LOGITS = ("float16", "bfloat16", "float32")
 _CLASSES = ("int32", "int64")
@@ -24,7 +26,8 @@ _CLASSES = ("int32", "int64")
 
 class Operator(NamedTuple):
     """One operator as custom_aicore/op_host defines it. A tensor is (name, kind): F logits' dtype, C class indices,
-    W float32, E int32. Attributes follow the tensors in a call, in this order."""
+    W float32, E int32. Attributes follow the tensors in a call, in this order, with the types of the aclnn functions:
+    what op_host calls a float they take as a double."""
 
     inputs: tuple[tuple[str, str], ...]
     outputs: tuple[tuple[str, str], ...]
@@ -34,12 +37,12 @@ class Operator(NamedTuple):
 _FLAGS = (
     ("reduction", "int"),
     ("ignore_index", "int"),
-    ("label_smoothing", "float"),
-    ("z_loss", "float"),
+    ("label_smoothing", "double"),
+    ("z_loss", "double"),
 )
 _WEIGHTED = (("has_weight", "bool"),)
 _BLOCK = (("class_offset", "int"), ("total_classes", "int"))
-_SMOOTH = (("reduction", "int"), ("label_smoothing", "float"), ("z_loss", "float"), *_WEIGHTED)
+_SMOOTH = (("reduction", "int"), ("label_smoothing", "double"), ("z_loss", "double"), *_WEIGHTED)
 _NLL = (("reduction", "int"), ("ignore_index", "int"), *_WEIGHTED)
 _CLASS_INPUTS = (("logits", "F"), ("target", "C"), ("weight", "W"))
 _ERROR = ("error", "E")
@@ -76,7 +79,7 @@ OPERATORS = {
     "MsCePartial": Operator(
         _CLASS_INPUTS,
         (("lse", "W"), ("dot", "W"), ("mass", "W"), _ERROR),
-        (("ignore_index", "int"), ("label_smoothing", "float"), *_WEIGHTED, *_BLOCK),
+        (("ignore_index", "int"), ("label_smoothing", "double"), *_WEIGHTED, *_BLOCK),
     ),
     "MsCeNllForward": Operator((("log_prob", "F"), *_CLASS_INPUTS[1:]), (*_SUMS, _ERROR), _NLL),
     "MsCeNllBackward": Operator(
@@ -87,15 +90,25 @@ OPERATORS = {
 }
 
 
+# ops.Custom reads the first, CANN's libraries and build.sh the second.
+VARIABLES = ("ASCEND_OPP_PATH", "ASCEND_HOME_PATH")
+
+
 def probe() -> str | None:
     """Why the backend cannot be used here, or None."""
-    if not os.environ.get("ASCEND_HOME_PATH") and not os.environ.get("ASCEND_OPP_PATH"):
-        return "CANN is not set up: neither ASCEND_HOME_PATH nor ASCEND_OPP_PATH is set; source CANN's set_env.sh"
+    missing = [name for name in VARIABLES if not os.environ.get(name)]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        return (
+            f"CANN is not set up: {' and '.join(missing)} {verb} not set; source CANN's set_env.sh"
+        )
     if installed_library() is None:
         return (
             "the operators are not installed: no vendors/ms_ce under ASCEND_CUSTOM_OPP_PATH or ASCEND_OPP_PATH; "
             "run python -m ms_ce build-ascend"
         )
+    if shutil.which("g++") is None:
+        return "MindSpore compiles the call of an operator where it is used, and g++ was not found; install it"
     if get_context("device_target") == "Ascend":
         soc = _soc_version()
         if soc not in SOCS:
@@ -179,14 +192,13 @@ class _CompiledOperator(ops.Custom):
         def run(*arguments):
             return operator(*arguments)
 
-        return jit(run)
+        return jit(run, jit_level=JIT_LEVEL)
 
 
 def custom(name: str, per_row: bool) -> ops.Custom:
-    """The operator; its shapes, static or dynamic, are inferred by custom_aicore/infer. `per_row` tells a loss
-    (N,) from a
-    loss (1,)."""
-    source = PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc")
+    """The operator; its shapes, static or dynamic, are inferred by custom_aicore/infer. `per_row` tells a loss (N,)
+    from a loss (1,). MindSpore keeps the compiled inference by its file's name, among those of all libraries."""
+    source = PROJECT / "infer" / f"ms_ce_ascend_{'rows' if per_row else 'reduced'}.cc"
     return _CompiledOperator(
         f"{source}:aclnn{name}",
         out_shape=None,

@@ -29,7 +29,10 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     for (uint32_t b = 0; b < count; ++b) {
         const uint64_t begin = from - buffer.base + uint64_t(b) * (length + dataCopyParams.srcStride);
         core->CheckReadable(buffer, begin, begin + length);
+        if (src.BypassesCache() || !buffer.bypassed.empty())
+            host_model::GlobalMemory::CheckLastRead(buffer, begin, begin + length, src.BypassesCache());
     }
+    if (src.BypassesCache()) core->counters.bypassingBytes += int64_t(count) * length;
     buffer.bytesRead += int64_t(count) * length;
     host_model::GlobalMemory::CountCopy(buffer, int64_t(count) * length);
     for (uint32_t b = 0; b < count; ++b) dst.Range(host_model::PIPE_LOAD, uint64_t(b) * pitch, landed, true, what);

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace host_model {
@@ -25,6 +26,7 @@ struct GlobalBuffer {
     bool writable;
     int64_t bytesRead = 0, bytesWritten = 0, copies = 0, smallestCopy = 0;
     std::vector<WriteRecord> writes;
+    std::vector<std::pair<uint64_t, uint64_t>> bypassed;  // bytes that were read past the L2 cache
 };
 
 class GlobalMemory {
@@ -47,6 +49,15 @@ public:
     static void CountCopy(GlobalBuffer& buffer, int64_t bytes) {
         ++buffer.copies;
         buffer.smallestCopy = buffer.copies == 1 ? bytes : std::min(buffer.smallestCopy, bytes);
+    }
+
+    // A read past the L2 cache must be the last one of its bytes: another would wait for the memory again.
+    static void CheckLastRead(GlobalBuffer& buffer, uint64_t begin, uint64_t end, bool bypasses) {
+        for (const auto& range : buffer.bypassed)
+            if (begin < range.second && range.first < end)
+                throw std::runtime_error("the kernel reads bytes of " + buffer.name +
+                                         " again that it read past the L2 cache");
+        if (bypasses) buffer.bypassed.emplace_back(begin, end);
     }
 
     void RecordWrite(GlobalBuffer& buffer, uint64_t begin, uint64_t end, int64_t block, uint32_t time) {

@@ -34,32 +34,57 @@ inline float Exponential(float x) {
     return x < -87.5f ? 0.0f : y;
 }
 
-// vmax and vmin return a NaN operand.
-inline float Larger(float a, float b) { return a != a ? a : (b > a || b != b ? b : a); }
+// Whether a maximum of NaN and a number is NaN is not documented; a launch says which it is.
+inline float Larger(float a, float b, bool dropsNotANumber) {
+    if (a != a) return dropsNotANumber ? b : a;
+    if (b != b) return dropsNotANumber ? a : b;
+    return b > a ? b : a;
+}
+
+// fp32 as 16 bits. In saturation mode, which the chip starts in, NaN becomes 0 and inf the largest number.
+template <typename T>
+T Narrow(float value, bool saturates) {
+    constexpr bool kBfloat = std::is_same_v<T, bfloat16_t>;
+    if (saturates && value != value) value = 0.0f;
+    T narrow;
+    if constexpr (kBfloat)
+        narrow.bits = AscendC::BfloatBits(value);
+    else
+        narrow = static_cast<T>(value);
+    uint16_t bits;
+    std::memcpy(&bits, &narrow, sizeof(bits));
+    constexpr uint16_t kInfinity = kBfloat ? 0x7f80 : 0x7c00;
+    if (saturates && (bits & 0x7fff) == kInfinity) --bits;
+    std::memcpy(&narrow, &bits, sizeof(bits));
+    return narrow;
+}
+constexpr uint64_t kSaturationOff = 1ull << 48;  // bit of the control register
 
 }  // namespace host_model
 
 namespace AscendC {
 
-#define MS_CE_MODEL_BINARY(NAME, EXPRESSION)                                                                         \
-    template <typename T, bool isSetMask = true>                                                                     \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,      \
-              const RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                 \
-        host_model::BinaryMask(                                                                                      \
-            dst, src0, src1, mask, repeatTime.value, repeatParams, [](T a, T b) -> T { return EXPRESSION; }, #NAME); \
-    }                                                                                                                \
-    template <typename T>                                                                                            \
-    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                     \
-              const int32_t& count) {                                                                                \
-        host_model::BinaryCount(                                                                                     \
-            dst, src0, src1, count, [](T a, T b) -> T { return EXPRESSION; }, #NAME);                                \
+#define MS_CE_MODEL_BINARY(NAME, EXPRESSION)                                                                          \
+    template <typename T, bool isSetMask = true>                                                                      \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1, uint64_t mask,       \
+              const RepeatTime repeatTime, const BinaryRepeatParams& repeatParams) {                                  \
+        [[maybe_unused]] const bool drops = host_model::Current()->settings.maximumDropsNotANumber;                   \
+        host_model::BinaryMask(                                                                                       \
+            dst, src0, src1, mask, repeatTime.value, repeatParams, [=](T a, T b) -> T { return EXPRESSION; }, #NAME); \
+    }                                                                                                                 \
+    template <typename T>                                                                                             \
+    void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const LocalTensor<T>& src1,                      \
+              const int32_t& count) {                                                                                 \
+        [[maybe_unused]] const bool drops = host_model::Current()->settings.maximumDropsNotANumber;                   \
+        host_model::BinaryCount(                                                                                      \
+            dst, src0, src1, count, [=](T a, T b) -> T { return EXPRESSION; }, #NAME);                                \
     }
 
 MS_CE_MODEL_BINARY(Add, a + b)
 MS_CE_MODEL_BINARY(Sub, a - b)
 MS_CE_MODEL_BINARY(Mul, a* b)
 MS_CE_MODEL_BINARY(Div, a / b)
-MS_CE_MODEL_BINARY(Max, host_model::Larger(a, b))
+MS_CE_MODEL_BINARY(Max, host_model::Larger(a, b, drops))
 #undef MS_CE_MODEL_BINARY
 
 #define MS_CE_MODEL_BINARY_SCALAR(NAME, EXPRESSION)                                                               \
@@ -67,19 +92,21 @@ MS_CE_MODEL_BINARY(Max, host_model::Larger(a, b))
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, uint64_t mask,          \
               const RepeatTime repeatTime, const UnaryRepeatParams& repeatParams) {                               \
         const T b = scalarValue;                                                                                  \
+        [[maybe_unused]] const bool drops = host_model::Current()->settings.maximumDropsNotANumber;               \
         host_model::UnaryMask(                                                                                    \
-            dst, src, mask, repeatTime.value, repeatParams, [b](T a) -> T { return EXPRESSION; }, #NAME);         \
+            dst, src, mask, repeatTime.value, repeatParams, [=](T a) -> T { return EXPRESSION; }, #NAME);         \
     }                                                                                                             \
     template <typename T, bool isSetMask = true>                                                                  \
     void NAME(const LocalTensor<T>& dst, const LocalTensor<T>& src, const T& scalarValue, const int32_t& count) { \
         const T b = scalarValue;                                                                                  \
+        [[maybe_unused]] const bool drops = host_model::Current()->settings.maximumDropsNotANumber;               \
         host_model::UnaryCount(                                                                                   \
-            dst, src, count, [b](T a) -> T { return EXPRESSION; }, #NAME);                                        \
+            dst, src, count, [=](T a) -> T { return EXPRESSION; }, #NAME);                                        \
     }
 
 MS_CE_MODEL_BINARY_SCALAR(Adds, a + b)
 MS_CE_MODEL_BINARY_SCALAR(Muls, a* b)
-MS_CE_MODEL_BINARY_SCALAR(Maxs, host_model::Larger(a, b))
+MS_CE_MODEL_BINARY_SCALAR(Maxs, host_model::Larger(a, b, drops))
 #undef MS_CE_MODEL_BINARY_SCALAR
 
 // Bit mask form, one repeat: only lanes whose bit is set are read and written.
@@ -138,6 +165,8 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
     dst.RequireAligned(host_model::kBlockBytes, "Duplicate");
     const uint32_t d = dst.Range(host_model::PIPE_VECTOR, 0, bytes, true, "Duplicate");
     const T value = scalarValue;
+    for (int64_t r = 0; r < host_model::RepeatsFor(bytes); ++r)
+        host_model::Current()->counters.Operand(0, d + static_cast<uint32_t>(r) * host_model::kRepeatBytes);
     host_model::Current()->Issue(host_model::PIPE_VECTOR, [=] {
         for (int32_t i = 0; i < count; ++i) host_model::At<T>(d)[i] = value;
         host_model::Current()->MarkWritten(d, bytes);
@@ -152,13 +181,14 @@ void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode&
                   "a cast the vector unit does not have");
     if ((roundMode == RoundMode::CAST_NONE) != kWidens)
         host_model::Current()->Fail("Cast: this pair of types does not take this round mode");
+    const bool saturates = !(host_model::Current()->control & host_model::kSaturationOff);
     host_model::UnaryCount(
         dst, src, static_cast<int32_t>(count),
-        [](U a) -> T {
+        [saturates](U a) -> T {
             if constexpr (std::is_same_v<U, bfloat16_t>)
                 return ToFloat(a);
-            else if constexpr (std::is_same_v<T, bfloat16_t>)
-                return bfloat16_t{BfloatBits(a)};
+            else if constexpr (!kWidens)
+                return host_model::Narrow<T>(a, saturates);
             else
                 return static_cast<T>(a);
         },
@@ -202,7 +232,10 @@ void WholeReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
     if (order != ReduceOrder::ORDER_ONLY_VALUE) host_model::Current()->Fail("WholeReduceMax: only values are modelled");
     host_model::ReduceRepeats(
         dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride, -std::numeric_limits<float>::infinity(),
-        [](float a, float b) { return host_model::Larger(a, b); }, "WholeReduceMax");
+        [drops = host_model::Current()->settings.maximumDropsNotANumber](float a, float b) {
+            return host_model::Larger(a, b, drops);
+        },
+        "WholeReduceMax");
 }
 
 }  // namespace AscendC

@@ -8,6 +8,9 @@
 #include "synchronise.h"
 
 #define REGISTER_TILING_DEFAULT(tiling_struct) static_assert(sizeof(tiling_struct) > 0, "tiling data")
+#define KERNEL_TYPE_AIV_ONLY false
+#define KERNEL_TYPE_MIX_AIV_1_0 true
+#define KERNEL_TASK_TYPE_DEFAULT(is_mixed) host_model::Current()->isMixed = is_mixed
 #define GET_TILING_DATA_WITH_STRUCT(tiling_struct, tiling_data, tiling_arg) \
     tiling_struct tiling_data;                                              \
     std::memcpy(&tiling_data, tiling_arg, sizeof(tiling_struct))

@@ -1,4 +1,5 @@
 // Every operator's kernel for one dtype of logits (DTYPE_LOGITS), behind a C entry for tests.
+#include "../op_host/ms_ce_plan.h"
 #include "launch.h"
 
 #define DTYPE_LOG_PROB DTYPE_LOGITS

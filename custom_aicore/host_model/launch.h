@@ -18,6 +18,8 @@ struct LaunchRequest {
     int32_t blocks;
     uint32_t unifiedBufferBytes;
     uint32_t lazyPipes;  // bit 1: V, bit 2: MTE2, bit 3: MTE3 hold back what no flag forces
+    uint64_t control;    // the control register as the kernel finds it
+    int32_t maximumDropsNotANumber;
     int32_t fallingOrder;
     int32_t buffers;
     uint8_t** bases;
@@ -29,7 +31,7 @@ struct LaunchRequest {
     int64_t* bytesWritten;
     int64_t* copies;
     int64_t* smallestCopy;
-    int64_t vectorRepeats;
+    char counts[4096];  // JSON
     char message[512];
 };
 
@@ -104,8 +106,9 @@ private:
         };
         for (int32_t b = 0; b < request_.blocks; ++b) {
             auto fibre = std::make_unique<Fibre>();
-            fibre->machine = std::make_unique<Machine>(b, request_.blocks, request_.unifiedBufferBytes,
-                                                       request_.lazyPipes, &memory_);
+            fibre->machine =
+                std::make_unique<Machine>(b, request_.blocks, request_.unifiedBufferBytes, request_.lazyPipes,
+                                          Settings{request_.control, request_.maximumDropsNotANumber != 0}, &memory_);
             fibre->stack.resize(kStackBytes);
             getcontext(&fibre->context);
             fibre->context.uc_stack.ss_sp = fibre->stack.data();
@@ -137,8 +140,10 @@ private:
     }
 
     void Report() {
-        request_.vectorRepeats = 0;
-        for (const auto& fibre : fibres_) request_.vectorRepeats += fibre->machine->counters.vectorRepeats;
+        Counters all;
+        for (const auto& fibre : fibres_) all.Add(fibre->machine->counters);
+        const std::string counts = all.Json();
+        std::memcpy(request_.counts, counts.c_str(), std::min(counts.size() + 1, sizeof(request_.counts)));
         for (int32_t i = 0; i < request_.buffers; ++i) {
             request_.bytesRead[i] = memory_.buffers[i].bytesRead;
             request_.bytesWritten[i] = memory_.buffers[i].bytesWritten;

@@ -19,6 +19,7 @@
 #include <string>
 #include <vector>
 
+#include "counters.h"
 #include "global_memory.h"
 
 namespace host_model {
@@ -26,7 +27,6 @@ namespace host_model {
 enum Pipe : int { PIPE_SCALAR = 0, PIPE_VECTOR = 1, PIPE_LOAD = 2, PIPE_STORE = 3, PIPE_KINDS = 4 };
 inline const char* const kPipeNames[PIPE_KINDS] = {"S", "V", "MTE2", "MTE3"};
 
-constexpr uint32_t kBlockBytes = 32;
 constexpr int kEventIds = 8;
 
 using Clock = std::array<uint32_t, PIPE_KINDS>;
@@ -36,6 +36,7 @@ struct BlockHistory {
     uint32_t writeTime = 0;
     int writePipe = PIPE_SCALAR;
     Clock readTime{};
+    int64_t writer = -1;  // the vector instruction that wrote it last
 };
 
 struct Instruction {
@@ -44,8 +45,11 @@ struct Instruction {
     int flag = 0;
 };
 
-struct Counters {
-    int64_t vectorRepeats = 0;
+// How the chip is set, which a kernel may not depend on: the control register as the kernel finds it, and what maximum and
+// minimum make of NaN, which is not documented.
+struct Settings {
+    uint64_t control = 0;
+    bool maximumDropsNotANumber = false;
 };
 
 // Flags are named by (source pipe, destination pipe, event id).
@@ -55,11 +59,14 @@ inline int FlagIndex(int source, int destination, int id) {
 
 class Machine {
 public:
-    Machine(int64_t blockIndex, int64_t blockCount, uint32_t capacity, uint32_t lazyPipes, GlobalMemory* memory)
+    Machine(int64_t blockIndex, int64_t blockCount, uint32_t capacity, uint32_t lazyPipes, const Settings& chip,
+            GlobalMemory* memory)
         : block(blockIndex),
           blocks(blockCount),
           ubCapacity(capacity),
           gm(memory),
+          settings(chip),
+          control(chip.control),
           lazy_(lazyPipes),
           ub(capacity),
           written_(capacity, 0),
@@ -81,8 +88,10 @@ public:
             if (h.writePipe != pipe && h.writeTime > clock_[pipe][h.writePipe]) Race(pipe, h.writePipe, b, what);
             if (!write) {
                 h.readTime[pipe] = time;
+                if (pipe == PIPE_VECTOR) counters.Reads(h.writer);
                 continue;
             }
+            h.writer = pipe == PIPE_VECTOR ? counters.instruction : -1;
             for (int other = 0; other < PIPE_KINDS; ++other)
                 if (other != pipe && h.readTime[other] > clock_[pipe][other]) Race(pipe, other, b, what);
             h.writeTime = time;
@@ -186,6 +195,7 @@ public:
         for (const auto& collect : beforeEnd_) collect();
         Drain();
         if (!pending_.empty()) Fail("a flag is left set at the end of the kernel");
+        if (control != settings.control) Fail("the control register is left changed at the end of the kernel");
         for (const auto& check : atEnd_) check();
     }
 
@@ -224,6 +234,9 @@ public:
     const int64_t block, blocks;
     const uint32_t ubCapacity;
     GlobalMemory* const gm;
+    const Settings settings;
+    uint64_t control;      // the control register
+    bool isMixed = false;  // the kernel's type is one that SyncAll may be used in
     Counters counters;
     void* pipe = nullptr;         // the TPipe of the kernel that runs on this block
     bool reachedBarrier = false;  // waiting in SyncAll for the other blocks

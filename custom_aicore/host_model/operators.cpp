@@ -52,12 +52,7 @@ extern "C" int operators_run(const char* name, const int64_t* dims, const int32_
             context.inputs.push_back(shape);
             context.descriptions.push_back({static_cast<ge::DataType>(types[i])});
         }
-        for (size_t i = 0; i < op.attributes.size(); ++i) {
-            const std::string& type = op.attributes[i].type;
-            if (type == "int") context.attributes.values.emplace_back(static_cast<int64_t>(attributes[i]));
-            if (type == "float") context.attributes.values.emplace_back(static_cast<float>(attributes[i]));
-            if (type == "bool") context.attributes.values.emplace_back(attributes[i] != 0);
-        }
+        for (size_t i = 0; i < op.attributes.size(); ++i) context.attributes.Add(op.attributes[i].type, attributes[i]);
         context.outputs.resize(op.outputs.size());
         context.outputTypes.resize(op.outputs.size());
         gert::InferShapeContext shapes;

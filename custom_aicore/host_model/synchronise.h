@@ -37,6 +37,7 @@ void PipeBarrier() {
 template <bool isAIVOnly = true>
 void SyncAll() {
     host_model::Machine* core = host_model::Current();
+    if (!core->isMixed) core->Fail("SyncAll in a kernel whose type is not MIX: the cores may hang");
     core->Barrier();
     core->reachedBarrier = true;
     host_model::YieldToLauncher()();

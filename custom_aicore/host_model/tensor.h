@@ -29,6 +29,7 @@ public:
     T GetValue(const uint32_t index) const {
         auto* core = host_model::Current();
         core->Tick(host_model::PIPE_SCALAR);
+        ++core->counters.scalarReads;
         const uint32_t at = Range(host_model::PIPE_SCALAR, uint64_t(index) * sizeof(T), sizeof(T), false, "GetValue");
         core->RequireWritten(at, sizeof(T), "GetValue");
         T value;
@@ -40,14 +41,19 @@ public:
     void SetValue(const uint32_t index, const S value) const {
         auto* core = host_model::Current();
         core->Tick(host_model::PIPE_SCALAR);
+        ++core->counters.scalarWrites;
         const uint32_t at = Range(host_model::PIPE_SCALAR, uint64_t(index) * sizeof(T), sizeof(T), true, "SetValue");
         const T converted = static_cast<T>(value);
         std::memcpy(core->ub.data() + at, &converted, sizeof(T));
         core->MarkWritten(at, sizeof(T));
     }
 
+    // CANN's CPU debugger refuses a tensor that starts at the end of its buffer, even where nobody reads it.
     LocalTensor operator[](const uint32_t offset) const {
         LocalTensor out = *this;
+        if (begin_ + uint64_t(offset) * sizeof(T) >= end_)
+            host_model::Current()->Fail("a tensor starts " + std::to_string(offset) + " elements into one of " +
+                                        std::to_string(GetSize()));
         out.begin_ = begin_ + offset * static_cast<uint32_t>(sizeof(T));
         return out;
     }
@@ -104,6 +110,14 @@ public:
         return out;
     }
 
+    // How later copies use the L2 cache.
+    template <CacheRwMode = CacheRwMode::RW>
+    void SetL2CacheHint(CacheMode mode) {
+        ++host_model::Current()->counters.cacheHints;
+        bypasses_ = mode == CacheMode::CACHE_MODE_DISABLE;
+    }
+    bool BypassesCache() const { return bypasses_; }
+
     // A scalar load through the data cache: right for inputs only, since the cache does not see other cores' stores.
     T GetValue(const uint64_t offset) const {
         auto* core = host_model::Current();
@@ -116,6 +130,7 @@ public:
 
 private:
     __gm__ T* address_ = nullptr;
+    bool bypasses_ = false;
 };
 
 // The pipes a queue of this position stands between.

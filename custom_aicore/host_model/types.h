@@ -15,6 +15,9 @@
 #define __ubuf__
 #define GM_ADDR __gm__ uint8_t*
 
+inline int64_t get_ctrl() { return static_cast<int64_t>(host_model::Current()->control); }
+inline void set_ctrl(uint64_t value) { host_model::Current()->control = value; }
+
 using half = _Float16;
 
 struct bfloat16_t {
@@ -41,6 +44,9 @@ enum class HardEvent : uint8_t {
 };
 enum class RoundMode : uint8_t { CAST_NONE = 0, CAST_RINT, CAST_FLOOR, CAST_CEIL, CAST_ROUND, CAST_TRUNC, CAST_ODD };
 enum class ReduceOrder : uint8_t { ORDER_VALUE_INDEX = 0, ORDER_INDEX_VALUE, ORDER_ONLY_VALUE, ORDER_ONLY_INDEX };
+
+enum class CacheMode { CACHE_MODE_DISABLE = 0, CACHE_MODE_NORMAL = 1, CACHE_MODE_LAST = 2, CACHE_MODE_PERSISTENT = 4 };
+enum class CacheRwMode { READ = 1, WRITE = 2, RW = 3 };
 
 using TEventID = int8_t;
 
@@ -121,7 +127,7 @@ inline float ToFloat(const bfloat16_t& value) {
     return out;
 }
 
-// Round to nearest even, as CAST_RINT does; a NaN stays a NaN.
+// Round to nearest even, as CAST_RINT does; a NaN stays a NaN, and inf is inf.
 inline uint16_t BfloatBits(float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof(bits));

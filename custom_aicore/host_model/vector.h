@@ -22,7 +22,26 @@ inline void BeginVector(const char* what, int64_t count, int64_t repeats) {
     Machine* core = Current();
     if (count <= 0) core->Fail(std::string(what) + " gets a count of " + std::to_string(count));
     core->Tick(PIPE_VECTOR);
-    core->counters.vectorRepeats += repeats;
+    core->counters.Begin(what, repeats);
+}
+
+// Bank groups of an instruction's operands, repeat by repeat; strides are in blocks.
+inline void CountBanks(uint32_t repeats, uint32_t d, uint32_t dStride, uint32_t a, uint32_t aStride) {
+    Counters& counters = Current()->counters;
+    for (uint32_t r = 0; r < repeats; ++r) {
+        counters.Operand(0, d + r * dStride * kBlockBytes);
+        counters.Operand(1, a + r * aStride * kBlockBytes);
+    }
+}
+inline void CountBanks(uint32_t repeats, uint32_t d, uint32_t dStride, uint32_t a, uint32_t aStride, uint32_t b,
+                       uint32_t bStride, bool dense) {
+    CountBanks(repeats, d, dStride, a, aStride);
+    Counters& counters = Current()->counters;
+    for (uint32_t r = 0; r < repeats; ++r) {
+        counters.Operand(2, b + r * bStride * kBlockBytes);
+        // A block that is read once a repeat is not read beside the other source's blocks.
+        if (dense) counters.Sources(a + r * aStride * kBlockBytes, b + r * bStride * kBlockBytes);
+    }
 }
 
 // Operands are read and written in the same beat, so they may coincide but not overlap in part.
@@ -87,6 +106,7 @@ void BinaryCount(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
     const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
     CheckOverlap(d, bytes, a, bytes, what);
     CheckOverlap(d, bytes, b, bytes, what);
+    CountBanks(static_cast<uint32_t>(RepeatsFor(bytes)), d, 8, a, 8, b, 8, true);
     Current()->Issue(PIPE_VECTOR, [=] {
         Current()->RequireWritten(a, bytes, what);
         Current()->RequireWritten(b, bytes, what);
@@ -107,6 +127,8 @@ void BinaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
     const Strided b = Bind(src1, p.src1BlkStride, p.src1RepStride, mask, repeats, false, what);
     const Strided d = Bind(dst, p.dstBlkStride, p.dstRepStride, mask, repeats, true, what);
     if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
+    CountBanks(repeats, d.begin, d.repeatStride, a.begin, a.repeatStride, b.begin, b.repeatStride,
+               p.src0BlkStride == 1 && p.src1BlkStride == 1);
     Current()->Issue(PIPE_VECTOR, [=] {
         constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
         RequireRuns<T>(a, mask, repeats, what);
@@ -135,6 +157,8 @@ void UnaryCount(const AscendC::LocalTensor<D>& dst, const AscendC::LocalTensor<S
     const uint32_t a = src.Range(PIPE_VECTOR, 0, n * sizeof(S), false, what);
     const uint32_t d = dst.Range(PIPE_VECTOR, 0, n * sizeof(D), true, what);
     CheckOverlap(d, n * sizeof(D), a, n * sizeof(S), what);
+    CountBanks(static_cast<uint32_t>(RepeatsFor(n * std::max(sizeof(D), sizeof(S)))), d,
+               8 * sizeof(D) / std::max(sizeof(D), sizeof(S)), a, 8 * sizeof(S) / std::max(sizeof(D), sizeof(S)));
     Current()->Issue(PIPE_VECTOR, [=] {
         Current()->RequireWritten(a, n * sizeof(S), what);
         const S* x = At<S>(a);
@@ -154,6 +178,7 @@ void UnaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T>
     if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
     if (a.blockStride != 1 || d.blockStride != 1)
         Current()->Fail(std::string(what) + ": block strides are not modelled");
+    CountBanks(repeats, d.begin, d.repeatStride, a.begin, a.repeatStride);
     Current()->Issue(PIPE_VECTOR, [=] {
         RequireRuns<T>(a, mask, repeats, what);
         for (uint32_t r = 0; r < repeats; ++r) {

@@ -1,8 +1,9 @@
 // What the operators share on the host: where each keeps its inputs and attributes, output shapes and dtypes, and tiling.
+// C++11, which is what CANN's project template compiles op_host as.
 #ifndef MS_CE_HOST_H
 #define MS_CE_HOST_H
 
-#include "../op_kernel/ms_ce_tiling.h"
+#include "ms_ce_plan.h"
 #include "register/op_def_registry.h"
 #include "tiling/platform/platform_ascendc.h"
 
@@ -24,7 +25,7 @@ struct Layout {
     int32_t totalClasses;
 };
 
-constexpr Layout LayoutOf(int32_t kind) {
+inline Layout LayoutOf(int32_t kind) {
     switch (kind) {
         case MS_CE_BACKWARD:
             return {1, 0, 1, 2, 3, 4, 5, 6};
@@ -75,7 +76,7 @@ inline int32_t BytesOf(ge::DataType type) {
 // error (8,). Backward operators: the gradient has the logits' shape.
 template <int32_t KIND>
 ge::graphStatus InferShape(gert::InferShapeContext* context) {
-    constexpr Layout layout = LayoutOf(KIND);
+    const Layout layout = LayoutOf(KIND);
     const gert::Shape* logits = context->GetInputShape(layout.logits);
     if (logits == nullptr) return ge::GRAPH_FAILED;
     if (KIND == MS_CE_BACKWARD || KIND == MS_CE_PROB_BACKWARD || KIND == MS_CE_NLL_BACKWARD) {
@@ -122,7 +123,7 @@ ge::graphStatus InferDataType(gert::InferDataTypeContext* context) {
 // The problem as the shapes, dtypes, attributes and the chip describe it; false where they do not fit together.
 template <int32_t KIND>
 bool Describe(gert::TilingContext* context, MsCeProblem& problem) {
-    constexpr Layout layout = LayoutOf(KIND);
+    const Layout layout = LayoutOf(KIND);
     const gert::Shape& logits = context->GetInputShape(layout.logits)->GetStorageShape();
     const gert::Shape& target = context->GetInputShape(layout.logits + 1)->GetStorageShape();
     const gert::Shape& weight = context->GetInputShape(layout.logits + 2)->GetStorageShape();

@@ -7,10 +7,12 @@ extern "C" __global__ __aicore__ void ms_ce_backward(GM_ADDR grad_loss, GM_ADDR 
                                                      GM_ADDR workspace, GM_ADDR tiling) {
     REGISTER_TILING_DEFAULT(MsCeTiling);
     GET_TILING_DATA_WITH_STRUCT(MsCeTiling, tilingData, tiling);
-    (void)workspace;
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);  // SyncAll needs it
     AscendC::TPipe pipe;
     ms_ce::GradientRows<DTYPE_LOGITS> kernel;
-    const ms_ce::BackwardAddresses gm{grad_loss, logits, target, weight, lse, nullptr, total_weight, grad_logits};
+    const ms_ce::BackwardAddresses gm{grad_loss,    logits,      target,
+                                      weight,       lse,         nullptr,
+                                      total_weight, grad_logits, AscendC::GetUserWorkspace(workspace)};
     kernel.Init(pipe, tilingData, gm);
     kernel.Process();
 }

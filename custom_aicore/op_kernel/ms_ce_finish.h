@@ -53,14 +53,16 @@ public:
                                         view.stride, BLOCKS_PER_REPEAT, 1);
         }
         RowsSum(logSum, view.maximum, view.lanes, rows, view.stride);
+        if (Clamps()) {
+            AscendC::Axpy(dot_, logSum, 0.0f, rows);  // NaN, which the clamps may have dropped
+        }
         AscendC::Ln(logSum, logSum, rows);
         AscendC::Add(lse, maximum_, logSum, rows);
     }
 
     // Loss and log-sum-exp of the rows, into the totals and, where asked for, to global memory.
-    __aicore__ inline void Losses(int64_t row, int32_t rows, const Rows<T>& state, float totalMass,
-                                  const GlobalTensor<float>& lossOut, const GlobalTensor<float>& lseOut,
-                                  const GlobalTensor<float>& massOut) {
+    __aicore__ inline void Losses(int64_t row, int32_t rows, const Rows<T>& state, const GlobalTensor<float>& lossOut,
+                                  const GlobalTensor<float>& lseOut, const GlobalTensor<float>& massOut) {
         const MsCeProblem& p = tiling_.problem;
         Floats out = results_.template AllocTensor<float>();
         const Floats loss = out[padded_];
@@ -77,7 +79,7 @@ public:
             AscendC::Mul(loss, loss, state.classWeight, rows);
             if (tiling_.dot != MS_CE_DOT_NONE) {
                 AscendC::Muls(loss, loss, 1.0f - p.labelSmoothing, rows);
-                AscendC::Muls(term_, logSum, totalMass, rows);
+                AscendC::Mul(term_, logSum, mass, rows);
                 AscendC::Sub(term_, term_, dot_, rows);
                 AscendC::Axpy(loss, term_, smooth, rows);
             }
@@ -107,9 +109,8 @@ public:
 
     // What a shard of the vocabulary contributes to a row: its log-sum-exp, Σ v·x and Σ v, with v = (1-ε)·w_y·1{c=y} +
     // (ε/C)·w_c for class targets.
-    __aicore__ inline void Partials(int64_t row, int32_t rows, const Rows<T>& state, float localMass,
-                                    const GlobalTensor<float>& lseOut, const GlobalTensor<float>& dotOut,
-                                    const GlobalTensor<float>& massOut) {
+    __aicore__ inline void Partials(int64_t row, int32_t rows, const Rows<T>& state, const GlobalTensor<float>& lseOut,
+                                    const GlobalTensor<float>& dotOut, const GlobalTensor<float>& massOut) {
         const MsCeProblem& p = tiling_.problem;
         const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
         Floats out = results_.template AllocTensor<float>();
@@ -119,10 +120,10 @@ public:
         AscendC::Muls(massRow, state.classWeight, 1.0f - p.labelSmoothing, rows);
         AscendC::Mul(dot, massRow, state.classLogit, rows);
         if (tiling_.dot != MS_CE_DOT_NONE) {
-            AscendC::Muls(term_, maximum_, localMass, rows);
+            AscendC::Mul(term_, maximum_, mass, rows);
             AscendC::Add(term_, term_, dot_, rows);
             AscendC::Axpy(dot, term_, smooth, rows);
-            AscendC::Adds(massRow, massRow, smooth * localMass, rows);
+            AscendC::Axpy(massRow, mass, smooth, rows);
         }
         AscendC::Mul(dot, dot, state.valid, rows);
         AscendC::Mul(massRow, massRow, state.valid, rows);
@@ -137,22 +138,29 @@ public:
     Floats lse, logSum, mass, blocks, lossLanes, weightLanes;
 
 private:
+    // Whether -inf is held at LOWEST in `dot`, so that a weight or a probability of 0 makes 0 of it.
+    __aicore__ inline bool Clamps() const { return tiling_.dot == MS_CE_DOT_WEIGHTED || tiling_.dot == MS_CE_DOT_PROB; }
+
     __aicore__ inline void ReduceDot(int32_t rows, const StatisticsView& view, Lanes& lanes) {
-        if (tiling_.dot != MS_CE_DOT_UNIFORM) {
-            RowsMaxs(view.maximum, LOWEST, view.lanes, rows, view.stride);
+        // The maxima stay as they are, with their NaN.
+        const bool clamps = Clamps();
+        if (clamps) {
+            RowsMaxs(lanes.scratch, view.maximum, LOWEST, view.lanes, rows, BLOCKS_PER_REPEAT, view.stride);
         }
-        RowsOperation<MulOperation>(lanes.scratch, view.maximum, view.count, view.lanes, rows, BLOCKS_PER_REPEAT,
-                                    view.stride, view.countStride, 1);
+        RowsOperation<MulOperation>(lanes.scratch, clamps ? lanes.scratch : view.maximum, view.count, view.lanes, rows,
+                                    BLOCKS_PER_REPEAT, clamps ? BLOCKS_PER_REPEAT : view.stride, view.countStride, 1);
         if (view.hasDot) {
             RowsOperation<AddOperation>(lanes.scratch, lanes.scratch, lanes.dotSum, view.lanes, rows, BLOCKS_PER_REPEAT,
                                         BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 1);
         }
         RowsSum(dot_, lanes.scratch, view.lanes, rows, BLOCKS_PER_REPEAT);
-        if (tiling_.dot != MS_CE_DOT_UNIFORM) {
+        if (clamps) {
             AscendC::Muls(dot_, dot_, OVERFLOW_SCALE, rows);
             AscendC::Muls(dot_, dot_, 1.0f / OVERFLOW_SCALE, rows);
         }
-        if (tiling_.dot == MS_CE_DOT_PROB) {
+        if (view.countStride == 0) {
+            AscendC::Duplicate(mass, view.mass, rows);
+        } else {
             RowsSum(mass, view.count, view.lanes, rows, view.countStride);
         }
     }

@@ -7,6 +7,7 @@ extern "C" __global__ __aicore__ void ms_ce_forward_grad(GM_ADDR logits, GM_ADDR
                                                          GM_ADDR error, GM_ADDR workspace, GM_ADDR tiling) {
     REGISTER_TILING_DEFAULT(MsCeTiling);
     GET_TILING_DATA_WITH_STRUCT(MsCeTiling, tilingData, tiling);
+    KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);  // SyncAll needs it
     AscendC::TPipe pipe;
     ms_ce::ValueAndGrad<DTYPE_LOGITS> kernel;
     const ms_ce::ForwardGradAddresses gm{

@@ -31,9 +31,9 @@ public:
     }
 
     // Coefficients of a group's rows from the upstream gradient (already divided by the mean's denominator), the
-    // log-sum-exp and, for probabilities, the mass Σ w·q'. All are padded to 8 rows.
+    // log-sum-exp and the mass: Σ w·q' of probabilities, Σ v of smoothed class targets. All are padded to 8 rows.
     __aicore__ inline void SetRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& lse,
-                                   const Floats& mass, float totalMass) {
+                                   const Floats& mass) {
         const MsCeProblem& p = tiling_.problem;
         const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
         if (HasProbabilities(p.kind)) {
@@ -42,7 +42,7 @@ public:
         } else {
             AscendC::Muls(scale_, state.classWeight, 1.0f - p.labelSmoothing, rows);
             if (tiling_.dot != MS_CE_DOT_NONE) {
-                AscendC::Adds(scale_, scale_, smooth * totalMass, rows);
+                AscendC::Axpy(scale_, mass, smooth, rows);
             }
             AscendC::Mul(scale_, scale_, upstream, rows);
             AscendC::Muls(smooth_, upstream, smooth, rows);
@@ -70,9 +70,9 @@ public:
             AscendC::Duplicate(g, 0.0f, tile.rows * pitch);
         } else {
             const bool isProbability = tiling_.dot == MS_CE_DOT_PROB;
-            Floats v = isProbability ? tiles.WeightedProbabilities(tile.rows, tile.cols) : x;
+            Floats v = isProbability ? tiles.WeightedProbabilities(tile) : x;
             if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
-                v = tiles.Weights();
+                v = tiles.Weights(tile.begin);
             }
             for (int32_t r = 0; r < tile.rows; ++r) {
                 Row(tiles, tile, r, x[r * pitch], g[r * pitch], isProbability ? v[r * pitch] : v);
@@ -101,7 +101,7 @@ public:
                 AscendC::Duplicate(g[r * pitch], state.Counts(r) || state.IsIgnored(r) ? 0.0f : NotANumber(), pitch);
             }
         } else {
-            const Floats v = tiling_.dot == MS_CE_DOT_PROB ? tiles.WeightedProbabilities(rows, cols) : x;
+            const Floats v = tiling_.dot == MS_CE_DOT_PROB ? tiles.WeightedProbabilities(Tile{0, rows, 0, 0, cols}) : x;
             for (int32_t at = 0; at < cols; at += LANES) {
                 const int32_t mask = shape.Mask(at / LANES);
                 RowsOperation<SubOperation>(g[at], x[at], lseBlocks_, mask, rows, stride, stride, 1, 0);
@@ -175,7 +175,7 @@ private:
             RowsOperation<SubOperation>(g, g, smoothBlocks_, mask, rows, stride, stride, 1, 0);
         } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
             const Floats product = laneBuffer_.template Get<float>();
-            const Floats weights = tiles.Weights();
+            const Floats weights = tiles.KeptWeights();
             RowsOperation<MulOperation>(product, weights[at], smoothBlocks_, mask, rows, BLOCKS_PER_REPEAT, 0, 1, 0);
             RowsOperation<SubOperation>(g, g, product, mask, rows, stride, stride, BLOCKS_PER_REPEAT, 1);
         } else if (tiling_.dot == MS_CE_DOT_PROB) {

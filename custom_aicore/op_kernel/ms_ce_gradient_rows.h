@@ -4,6 +4,7 @@
 #define MS_CE_GRADIENT_ROWS_H
 
 #include "ms_ce_gradient.h"
+#include "ms_ce_totals.h"
 
 namespace ms_ce {
 
@@ -17,6 +18,7 @@ struct BackwardAddresses {
     GM_ADDR mass;
     GM_ADDR totalWeight;
     GM_ADDR gradLogits;
+    GM_ADDR workspace;
 };
 
 // The upstream gradient of a row on the scalar pipe: one for all rows, or one each.
@@ -63,6 +65,9 @@ public:
             // Every row ignored: the mean is NaN and its gradient 0.
             common_ = total == 0.0f ? 0.0f : common_ / total;
         }
+        if (tiling.sharesMass) {
+            totals_.Init(pipe, tiling, gm.workspace);
+        }
         AscendC::Duplicate(upstream_, common_, padded_);
         AscendC::Duplicate(rowLse_, 0.0f, 2 * padded_);
     }
@@ -70,11 +75,14 @@ public:
     __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const MsCeProblem& p = tiling_.problem;
-        totalMass_ = tiles_.CountLanes(0, p.totalClasses);
-        tiles_.Open();
+        const int64_t control = KeepNotANumber();
+        const float sharedMass = tiling_.sharesMass ? SharedMass(block) : 0.0f;
+        const int64_t begin = tiling_.path == MS_CE_SPLIT ? block % tiling_.slices * tiling_.sliceCols : 0;
+        const int64_t end = Min(begin + tiling_.sliceCols, p.cols);
+        tiles_.Open(begin, end);
+        SetMass(sharedMass);
         if (tiling_.path == MS_CE_SPLIT) {
-            const int64_t begin = block % tiling_.slices * tiling_.sliceCols;
-            Long(block / tiling_.slices, 1, begin, Min(begin + tiling_.sliceCols, p.cols));
+            Long(block / tiling_.slices, 1, begin, end);
         } else {
             const int64_t first = block * p.rows / tiling_.usedCores;
             const int64_t last = (block + 1) * p.rows / tiling_.usedCores;
@@ -87,9 +95,33 @@ public:
             }
         }
         tiles_.Close();
+        RestoreControl(control);
     }
 
 private:
+    // Σ w over all classes where this block does not hold them: every block adds up its share of them.
+    __aicore__ inline float SharedMass(int64_t block) {
+        const int64_t classes = tiling_.problem.totalClasses;
+        tiles_.AddWeights(block * classes / tiling_.usedCores, (block + 1) * classes / tiling_.usedCores);
+        totals_.Publish(0, tiles_.laneCounts, tiles_.laneCounts, RowErrors());
+        totals_.Collect(0);
+        Synchronise<HardEvent::V_S>();
+        const float mass = totals_.sums.GetValue(0);
+        Synchronise<HardEvent::S_V>();
+        return mass;
+    }
+
+    // The mass of smoothed class targets, the same for every row; that of probabilities is an input.
+    __aicore__ inline void SetMass(float shared) {
+        if (tiling_.dot != MS_CE_DOT_UNIFORM && tiling_.dot != MS_CE_DOT_WEIGHTED) {
+            return;
+        }
+        if (!tiling_.sharesMass) {
+            tiles_.CountLanes(tiling_.problem.totalClasses);
+        }
+        AscendC::Duplicate(rowMass_, tiling_.sharesMass ? shared : tiles_.mass, padded_);
+    }
+
     // Loads the rows' upstream gradient, log-sum-exp and mass, and turns them into coefficients.
     __aicore__ inline RowUpstream LoadRows(int64_t row, int32_t count, const Rows<T>& state) {
         const MsCeProblem& p = tiling_.problem;
@@ -108,7 +140,7 @@ private:
         Synchronise<HardEvent::MTE2_V>();
         Synchronise<HardEvent::MTE2_S>();
         if (hasLogits_) {
-            gradient_.SetRows(count, state, upstream_, rowLse_, rowMass_, totalMass_);
+            gradient_.SetRows(count, state, upstream_, rowLse_, rowMass_);
         }
         return RowUpstream(perRow, common_, upstream_);
     }
@@ -189,7 +221,6 @@ private:
     MsCeTiling tiling_;
     bool hasLogits_ = true;
     float common_ = 0.0f;
-    float totalMass_ = 0.0f;
     int32_t padded_ = 0;
     GlobalTensor<T> logits_;
     GlobalTensor<float> gradLoss_, lse_, mass_;
@@ -198,6 +229,7 @@ private:
     Tiles<T> tiles_;
     Gradient<T> gradient_;
     ShortRows<T> short_;
+    Totals totals_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> rowBuffer_;
 };
 

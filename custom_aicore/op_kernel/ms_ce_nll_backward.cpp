@@ -9,8 +9,8 @@ extern "C" __global__ __aicore__ void ms_ce_nll_backward(GM_ADDR grad_loss, GM_A
     (void)workspace;
     AscendC::TPipe pipe;
     ms_ce::GradientRows<DTYPE_LOG_PROB> kernel;
-    const ms_ce::BackwardAddresses gm{grad_loss, log_prob, target,       weight,
-                                      nullptr,   nullptr,  total_weight, grad_log_prob};
+    const ms_ce::BackwardAddresses gm{grad_loss, log_prob,     target,        weight, nullptr,
+                                      nullptr,   total_weight, grad_log_prob, nullptr};
     kernel.Init(pipe, tilingData, gm);
     kernel.Process();
 }

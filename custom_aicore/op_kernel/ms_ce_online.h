@@ -16,6 +16,7 @@ struct StatisticsView {
     bool hasSums;  // false where every lane holds one logit, whose sum of exponentials is 1
     Floats count;  // sums of v per lane; stride 0 where they are the same for every row
     int32_t countStride;
+    float mass;   // Σ v of every row where countStride is 0
     bool hasDot;  // lane sums of v·(x - m) exist; false where each lane holds one logit
 };
 
@@ -77,11 +78,14 @@ public:
             FoldLanes<AddOperation>(dotSum[at], work, elements, half);
             CountElements(count[at], elements);
         } else if (dot_ != MS_CE_DOT_NONE) {
-            // v = 0 must contribute 0 even where x is -inf.
+            // v = 0 must contribute 0 even where x is -inf. What a maximum makes of NaN is not documented, so the
+            // exponentials are taken before.
+            AddExponentials(at, work, elements, half);
             AscendC::Maxs(work, work, LOWEST, elements);
             FoldLanes<AddOperation>(count[at], v, elements, half);
             AscendC::Mul(product, work, v, elements);
             FoldLanes<AddOperation>(dotSum[at], product, elements, product);
+            return;
         }
         AscendC::Exp(work, work, elements);
         FoldLanes<AddOperation>(sum[at], work, elements, work);
@@ -107,7 +111,7 @@ public:
     }
 
     __aicore__ inline StatisticsView View() const {
-        return StatisticsView{maximum, BLOCKS_PER_REPEAT, LANES, true, count, BLOCKS_PER_REPEAT, true};
+        return StatisticsView{maximum, BLOCKS_PER_REPEAT, LANES, true, count, BLOCKS_PER_REPEAT, 0.0f, true};
     }
 
     // Adds 1 to lane l for every element 64·k + l below `elements`.
@@ -123,6 +127,16 @@ public:
     Floats maximum, sum, dotSum, count, scratch;
 
 private:
+    // Adds exp(x) to a row's sums and leaves x as it is, half of the elements at a time.
+    __aicore__ inline void AddExponentials(int32_t at, const Floats& x, int32_t elements, const Floats& half) {
+        const int32_t step = static_cast<int32_t>(RoundUp(CeilDiv(elements, 2), LANES));
+        for (int32_t first = 0; first < elements; first += step) {
+            const int32_t taken = elements - first < step ? elements - first : step;
+            AscendC::Exp(half, x[first], taken);
+            FoldLanes<AddOperation>(sum[at], half, taken, half);
+        }
+    }
+
     // Takes newMaximum_ as the row's maximum and rescales what was summed so far.
     __aicore__ inline void MoveMaximum(int32_t at) {
         AscendC::Sub(change_, maximum[at], newMaximum_, LANES);

@@ -10,7 +10,7 @@ extern "C" __global__ __aicore__ void ms_ce_prob_backward(GM_ADDR grad_loss, GM_
     (void)workspace;
     AscendC::TPipe pipe;
     ms_ce::GradientRows<DTYPE_LOGITS> kernel;
-    const ms_ce::BackwardAddresses gm{grad_loss, logits, target, weight, lse, mass, total_weight, grad_logits};
+    const ms_ce::BackwardAddresses gm{grad_loss, logits, target, weight, lse, mass, total_weight, grad_logits, nullptr};
     kernel.Init(pipe, tilingData, gm);
     kernel.Process();
 }

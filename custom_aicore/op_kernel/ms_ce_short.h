@@ -54,11 +54,12 @@ public:
         StatisticsView view;
         view.count = tiles.laneCounts;
         view.countStride = 0;
+        view.mass = tiles.mass;
         view.hasDot = false;
         view.hasSums = chunks_ > 1;
         Floats v = tiles.laneCounts;
         if (dot_ == MS_CE_DOT_PROB) {
-            v = tiles.WeightedProbabilities(rows, cols_);
+            v = tiles.WeightedProbabilities(Tile{0, rows, 0, 0, cols_});
             view.count = v;
             view.countStride = stride_;
         }
@@ -76,7 +77,7 @@ public:
         view.lanes = LANES;
         FoldRows<MaxOperation>(lanes.maximum, x, rows);
         // A lane of nothing but -inf: -inf could not be subtracted from itself.
-        RowsMaxs(lanes.maximum, LOWEST, LANES, rows, BLOCKS_PER_REPEAT);
+        RowsMaxs(lanes.maximum, lanes.maximum, LOWEST, LANES, rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT);
         for (int32_t k = 0; k < chunks_; ++k) {
             RowsOperation<SubOperation>(into[k * LANES], x[k * LANES], lanes.maximum, Mask(k), rows, stride_, stride_,
                                         BLOCKS_PER_REPEAT, 1);
@@ -118,13 +119,13 @@ private:
             return;
         }
         const bool perRow = dot_ == MS_CE_DOT_PROB;
-        const Floats weights = perRow ? v : tiles.Weights();
+        const Floats weights = perRow ? v : tiles.KeptWeights();
         for (int32_t k = 0; k < chunks_; ++k) {
             const Floats product = k == 0 ? lanes.dotSum : lanes.scratch;
-            // v = 0 must contribute 0 even where x is -inf.
-            RowsMaxs(x[k * LANES], LOWEST, Mask(k), rows, stride_);
-            RowsOperation<MulOperation>(product, x[k * LANES], weights[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT,
-                                        stride_, perRow ? stride_ : 0, 1);
+            // v = 0 must contribute 0 even where x is -inf; x itself stays as it is, with its NaN.
+            RowsMaxs(product, x[k * LANES], LOWEST, Mask(k), rows, BLOCKS_PER_REPEAT, stride_);
+            RowsOperation<MulOperation>(product, product, weights[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT,
+                                        BLOCKS_PER_REPEAT, perRow ? stride_ : 0, 1);
             if (k > 0) {
                 RowsOperation<AddOperation>(lanes.dotSum, lanes.dotSum, product, Mask(k), rows, BLOCKS_PER_REPEAT,
                                             BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 1);

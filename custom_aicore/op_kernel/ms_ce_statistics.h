@@ -52,14 +52,14 @@ public:
     __aicore__ inline void Process() {
         const int64_t block = AscendC::GetBlockIdx();
         const int64_t rows = tiling_.problem.rows;
-        totalMass_ = tiles_.CountLanes(tiling_.problem.classOffset, tiling_.problem.cols);
-        tiles_.Open();
         if (tiling_.path == MS_CE_SPLIT) {
             Split(block);
         } else {
+            tiles_.Open(0, tiling_.problem.cols);
             const int64_t first = block * rows / tiling_.usedCores;
             const int64_t last = (block + 1) * rows / tiling_.usedCores;
             if (tiling_.path == MS_CE_SHORT) {
+                tiles_.CountLanes(tiling_.problem.cols);
                 Short(first, last);
             } else {
                 Long(first, last);
@@ -156,9 +156,9 @@ private:
     __aicore__ inline void Finish(int64_t row, int32_t count, Rows<T>& state) {
         if (isPartial_) {
             state.KeepOwnedWeights();
-            finisher_.Partials(row, count, state, totalMass_, lse_, loss_, mass_);
+            finisher_.Partials(row, count, state, lse_, loss_, mass_);
         } else {
-            finisher_.Losses(row, count, state, totalMass_, loss_, lse_, mass_);
+            finisher_.Losses(row, count, state, loss_, lse_, mass_);
         }
     }
 
@@ -166,8 +166,10 @@ private:
     __aicore__ inline void Split(int64_t block) {
         const int64_t row = block / tiling_.slices;
         const int64_t begin = block % tiling_.slices * tiling_.sliceCols;
+        const int64_t end = Min(begin + tiling_.sliceCols, tiling_.problem.cols);
+        tiles_.Open(begin, end);
         rows_[1].Load(row, 1);
-        Accumulate(row, 1, rows_[1], begin, Min(begin + tiling_.sliceCols, tiling_.problem.cols));
+        Accumulate(row, 1, rows_[1], begin, end);
         Synchronise<HardEvent::V_MTE3>();
         CopyOut(partials_[At(block, 0)], lanes_.maximum, 1, LANES, LANES);
         CopyOut(partials_[At(block, 1)], lanes_.sum, 1, LANES, LANES);
@@ -205,7 +207,6 @@ private:
 
     MsCeTiling tiling_;
     bool isPartial_ = false;
-    float totalMass_ = 0.0f;
     RowErrors errors_;
     GlobalTensor<T> logits_;
     GlobalTensor<float> loss_, totalWeight_, lse_, mass_, partials_;

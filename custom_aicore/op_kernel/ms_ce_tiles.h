@@ -85,10 +85,11 @@ public:
         }
         pipe.InitBuffer(laneBuffer_, 2 * static_cast<int32_t>(kLaneBytes));
         laneCounts = laneBuffer_.template Get<float>();
-        if (UsesWeights()) {
-            keepsWeights_ = tiling.tilesPerRow == 1 && tiling.path != MS_CE_SPLIT;
-            const int32_t bytes = tiling.tilePitch * static_cast<int32_t>(sizeof(float));
-            pipe.InitBuffer(weightQueue_, keepsWeights_ ? 1 : 2, bytes);
+        usesWeights_ = UsesWeights(tiling.problem, tiling.dot);
+        keepsWeights_ = tiling.keepsWeights != 0;
+        if (usesWeights_) {
+            weightStep_ = static_cast<int32_t>(RoundUp(keepsWeights_ ? tiling.sliceCols : tiling.tilePitch, LANES));
+            pipe.InitBuffer(weightQueue_, keepsWeights_ ? 1 : 2, weightStep_ * static_cast<int32_t>(sizeof(float)));
         }
         if (tiling.dot == MS_CE_DOT_PROB) {
             pipe.InitBuffer(probabilityQueue_, 2, elements * static_cast<int32_t>(sizeof(T)));
@@ -99,50 +100,54 @@ public:
         }
     }
 
-    __aicore__ inline bool UsesWeights() const {
-        return tiling_.dot == MS_CE_DOT_WEIGHTED || (tiling_.dot == MS_CE_DOT_PROB && tiling_.problem.hasWeight);
-    }
-
-    // Loads the one tile of weights that serves every row, where a row is one tile.
-    __aicore__ inline void Open() {
-        if (UsesWeights() && keepsWeights_) {
-            FetchWeights(tiling_.problem.classOffset, tiling_.tileCols);
+    // Loads the weights of the columns [begin, end) of every row, where they stay.
+    __aicore__ inline void Open(int64_t begin, int64_t end) {
+        if (keepsWeights_) {
+            keptBegin_ = begin;
+            FetchWeights(tiling_.problem.classOffset + begin, static_cast<int32_t>(end - begin));
             keptWeights_ = weightQueue_.template DeQue<float>();
         }
     }
 
     __aicore__ inline void Close() {
-        if (UsesWeights() && keepsWeights_) {
+        if (keepsWeights_) {
             weightQueue_.FreeTensor(keptWeights_);
         }
     }
 
-    // laneCounts[l] = Σ v over the columns first + 64·k + l of `cols` columns, the same for every row with class targets.
-    // Returns Σ v. Comes before Open.
-    __aicore__ inline float CountLanes(int64_t first, int64_t cols) {
+    // laneCounts[l] = Σ v over the columns 64·k + l of a row of class targets, and mass = Σ v: the same for every row.
+    // Comes after Open, which must have loaded all that v needs.
+    __aicore__ inline void CountLanes(int64_t cols) {
         AscendC::Duplicate(laneCounts, 0.0f, LANES);
+        mass = 0.0f;
         if (tiling_.dot == MS_CE_DOT_UNIFORM) {
             AscendC::Adds(laneCounts, laneCounts, static_cast<float>(cols / LANES), LANES);
             if (cols % LANES) {
                 AscendC::Adds(laneCounts, laneCounts, 1.0f, static_cast<int32_t>(cols % LANES));
             }
-            return static_cast<float>(cols);
+            mass = static_cast<float>(cols);
+        } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
+            for (int64_t begin = 0; begin < cols; begin += tiling_.tileCols) {
+                const int32_t count = static_cast<int32_t>(Min(tiling_.tileCols, cols - begin));
+                FoldLanes<AddOperation>(laneCounts, keptWeights_[static_cast<uint32_t>(begin)], count, product);
+            }
+            RowsSum(laneCounts[LANES], laneCounts, LANES, 1, BLOCKS_PER_REPEAT);
+            Synchronise<HardEvent::V_S>();
+            mass = laneCounts.GetValue(LANES);
+            Synchronise<HardEvent::S_V>();
         }
-        if (tiling_.dot != MS_CE_DOT_WEIGHTED) {
-            return 0.0f;
-        }
-        for (int64_t begin = 0; begin < cols; begin += WeightStep()) {
-            const int32_t count = static_cast<int32_t>(Min(WeightStep(), cols - begin));
-            FetchWeights(first + begin, count);
+    }
+
+    // laneCounts = the weights of the classes [first, last), 64 sums of them. Comes before Open.
+    __aicore__ inline void AddWeights(int64_t first, int64_t last) {
+        AscendC::Duplicate(laneCounts, 0.0f, LANES);
+        for (int64_t begin = first; begin < last; begin += weightStep_) {
+            const int32_t count = static_cast<int32_t>(Min(weightStep_, last - begin));
+            FetchWeights(begin, count);
             Floats weights = weightQueue_.template DeQue<float>();
             FoldLanes<AddOperation>(laneCounts, weights, count, weights);
             weightQueue_.FreeTensor(weights);
         }
-        RowsSum(laneCounts[LANES], laneCounts, LANES, 1, BLOCKS_PER_REPEAT);
-        Synchronise<HardEvent::V_S>();
-        const float total = laneCounts.GetValue(LANES);
-        Synchronise<HardEvent::S_V>();
-        return total;
     }
 
     __aicore__ inline void Fetch(int64_t groupRow, const Tile& tile) {
@@ -160,7 +165,7 @@ public:
     // The weights and probabilities of a tile, as far as there are any.
     __aicore__ inline void FetchFactors(int64_t groupRow, const Tile& tile) {
         const int64_t at = (groupRow + tile.row) * tiling_.problem.cols + tile.begin;
-        if (UsesWeights() && !keepsWeights_) {
+        if (usesWeights_ && !keepsWeights_) {
             FetchWeights(tiling_.problem.classOffset + tile.begin, tile.cols);
         }
         if (tiling_.dot == MS_CE_DOT_PROB) {
@@ -192,18 +197,26 @@ public:
         }
     }
 
-    __aicore__ inline Floats Weights() { return keepsWeights_ ? keptWeights_ : weightQueue_.template DeQue<float>(); }
+    // The weights of the tile that begins at a column; DropWeights gives them back.
+    __aicore__ inline Floats Weights(int64_t begin) {
+        if (!keepsWeights_) {
+            return weightQueue_.template DeQue<float>();
+        }
+        return keptWeights_[static_cast<int32_t>(begin - keptBegin_)];
+    }
     __aicore__ inline void DropWeights(Floats& weights) {
         if (!keepsWeights_) {
             weightQueue_.FreeTensor(weights);
         }
     }
+    // The weights of all columns, where they stay.
+    __aicore__ inline const Floats& KeptWeights() const { return keptWeights_; }
 
     // v = w·((1-ε)·q + ε/C) of the next tile of probabilities, in fp32 with the pitch of the logits.
-    __aicore__ inline Floats WeightedProbabilities(int32_t rows, int32_t cols) {
+    __aicore__ inline Floats WeightedProbabilities(const Tile& tile) {
         const MsCeProblem& p = tiling_.problem;
-        const int32_t pitch = Pitch(cols);
-        const int32_t elements = rows * pitch;
+        const int32_t pitch = Pitch(tile.cols);
+        const int32_t elements = tile.rows * pitch;
         LocalTensor<T> q = probabilityQueue_.template DeQue<T>();
         if constexpr (kCasts) {
             AscendC::Cast(product, q, AscendC::RoundMode::CAST_NONE, elements);
@@ -216,9 +229,9 @@ public:
             AscendC::Adds(product, product, p.labelSmoothing / static_cast<float>(p.totalClasses), elements);
         }
         if (p.hasWeight) {
-            Floats weights = Weights();
-            for (int32_t r = 0; r < rows; ++r) {
-                AscendC::Mul(product[r * pitch], product[r * pitch], weights, cols);
+            Floats weights = Weights(tile.begin);
+            for (int32_t r = 0; r < tile.rows; ++r) {
+                AscendC::Mul(product[r * pitch], product[r * pitch], weights, tile.cols);
             }
             DropWeights(weights);
         }
@@ -229,12 +242,12 @@ public:
     __aicore__ inline void Accumulate(Lanes& lanes, const Tile& tile, const Floats& x, const Floats& into) {
         const int32_t pitch = Pitch(tile.cols);
         if (tiling_.dot == MS_CE_DOT_PROB) {
-            const Floats v = WeightedProbabilities(tile.rows, tile.cols);
+            const Floats v = WeightedProbabilities(tile);
             for (int32_t r = 0; r < tile.rows; ++r) {
                 lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, v[r * pitch], v[r * pitch]);
             }
         } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
-            Floats weights = Weights();
+            Floats weights = Weights(tile.begin);
             for (int32_t r = 0; r < tile.rows; ++r) {
                 lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, weights, product);
             }
@@ -247,13 +260,9 @@ public:
     }
 
     Floats work, half, laneCounts, product;  // work: the fp32 copy of a tile, where one is needed
+    float mass = 0.0f;                       // see CountLanes
 
 private:
-    // Classes of one load of weights: whole lanes, so that a class keeps its lane from load to load.
-    __aicore__ inline int64_t WeightStep() const {
-        return tiling_.tileCols < LANES ? tiling_.tileCols : tiling_.tileCols / LANES * LANES;
-    }
-
     __aicore__ inline void FetchWeights(int64_t firstClass, int32_t count) {
         const Floats weights = weightQueue_.template AllocTensor<float>();
         CopyIn(weights, weight_[firstClass], 1, count, count);
@@ -261,7 +270,10 @@ private:
     }
 
     MsCeTiling tiling_;
+    bool usesWeights_ = false;
     bool keepsWeights_ = false;
+    int32_t weightStep_ = 0;  // classes of one load of weights: whole lanes
+    int64_t keptBegin_ = 0;   // the first column of the weights that stay
     GlobalTensor<T> logits_, probabilities_;
     GlobalTensor<float> weight_;
     Floats keptWeights_;

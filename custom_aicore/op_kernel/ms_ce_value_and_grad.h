@@ -56,8 +56,11 @@ public:
         const int64_t rows = tiling_.problem.rows;
         const int64_t first = block * rows / tiling_.usedCores;
         const int64_t last = (block + 1) * rows / tiling_.usedCores;
-        totalMass_ = tiles_.CountLanes(0, tiling_.problem.cols);
-        tiles_.Open();
+        const int64_t control = KeepNotANumber();
+        tiles_.Open(0, tiling_.problem.cols);
+        if (tiling_.path == MS_CE_SHORT) {
+            tiles_.CountLanes(tiling_.problem.cols);
+        }
         FindUpstream(first, last);
         if (tiling_.tilesPerRow == 1) {
             Batched(first, last);
@@ -71,6 +74,7 @@ public:
             totals_.Store(loss_, totalWeight_);
             totals_.StoreErrors(error_);
         }
+        RestoreControl(control);
     }
 
 private:
@@ -136,8 +140,8 @@ private:
             finisher_.Reduce(count, lanes_.View(), lanes_);
         }
         gradient_.GiveBack();
-        finisher_.Losses(row, count, state, totalMass_, loss_, lse_, lse_);
-        gradient_.SetRows(count, state, upstreamRows_, finisher_.lse, finisher_.mass, totalMass_);
+        finisher_.Losses(row, count, state, loss_, lse_, lse_);
+        gradient_.SetRows(count, state, upstreamRows_, finisher_.lse, finisher_.mass);
         x = tiles_.InFloat(tile, count * pitch);
         if (isShort) {
             gradient_.ShortTile(tiles_, short_, state, row, count, x, upstream_);
@@ -174,8 +178,8 @@ private:
                 tiles_.FetchLogits(next, TileOf(fetched_++));
             }
             finisher_.Reduce(1, lanes_.View(), lanes_);
-            finisher_.Losses(row, 1, state, totalMass_, loss_, lse_, lse_);
-            gradient_.SetRows(1, state, upstreamRows_, finisher_.lse, finisher_.mass, totalMass_);
+            finisher_.Losses(row, 1, state, loss_, lse_, lse_);
+            gradient_.SetRows(1, state, upstreamRows_, finisher_.lse, finisher_.mass);
             WriteRow(row, state, nextCounts ? next : -1);
             current = 1 - current;
         }
@@ -235,7 +239,6 @@ private:
 
     MsCeTiling tiling_;
     CommonUpstream upstream_{1.0f};
-    float totalMass_ = 0.0f;
     int32_t fetched_ = 0;
     int32_t padded_ = 0;
     RowErrors errors_;

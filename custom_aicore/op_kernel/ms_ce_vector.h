@@ -73,6 +73,22 @@ __aicore__ inline float NotANumber() {
     return pun.value;
 }
 
+// Bit 48 of the control register. 0, the default, turns NaN into 0 and inf into the largest number where fp32 becomes 16
+// bits; with 1 both stay. The intrinsics are used since the API for this bit came with CANN 9.1.
+constexpr int64_t KEEPS_NOT_A_NUMBER = 1ll << 48;
+
+// Keeps NaN and inf; returns the register for RestoreControl.
+__aicore__ inline int64_t KeepNotANumber() {
+    const int64_t control = get_ctrl();
+    set_ctrl(control | KEEPS_NOT_A_NUMBER);
+    return control;
+}
+
+__aicore__ inline void RestoreControl(int64_t control) {
+    AscendC::PipeBarrier<PIPE_ALL>();
+    set_ctrl(control);
+}
+
 // `rows` runs of `count` elements, `stride` elements apart in global memory; each starts a block and its last block is
 // filled up with zeros, so that whole tiles can be cast.
 template <typename T>
@@ -103,8 +119,11 @@ template <typename Operation>
 __aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int32_t count, const Floats& scratch) {
     const int32_t tail = count % LANES;
     int32_t repeats = count / LANES;
-    const Floats tailSource = x[repeats * LANES];
     Floats source = x;
+    Floats tailSource;
+    if (tail) {
+        tailSource = x[repeats * LANES];  // without a tail this would be the end of the buffer, where no tensor starts
+    }
     while (repeats > 1) {
         const int32_t half = repeats / 2;
         if (repeats % 2) {
@@ -165,12 +184,13 @@ __aicore__ inline void RowsAdds(const Floats& dst, const Floats& x, float scalar
     }
 }
 
-__aicore__ inline void RowsMaxs(const Floats& x, float scalar, int32_t mask, int32_t rows, int32_t stride) {
-    const AscendC::UnaryRepeatParams params(1, 1, stride, stride);
+__aicore__ inline void RowsMaxs(const Floats& dst, const Floats& x, float scalar, int32_t mask, int32_t rows,
+                                int32_t dstStride, int32_t xStride) {
+    const AscendC::UnaryRepeatParams params(1, 1, dstStride, xStride);
     for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
         const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
-        const Floats at = x[first * FLOATS_PER_BLOCK * stride];
-        AscendC::Maxs(at, at, scalar, static_cast<uint64_t>(mask), chunk, params);
+        const int32_t at = first * FLOATS_PER_BLOCK;
+        AscendC::Maxs(dst[at * dstStride], x[at * xStride], scalar, static_cast<uint64_t>(mask), chunk, params);
     }
 }
 

@@ -94,7 +94,7 @@ void flags(GM_ADDR x, GM_ADDR y, GM_ADDR, GM_ADDR) {
 void over_capacity(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
   TPipe pipe;
   TBuf<TPosition::VECCALC> buffer;
-  pipe.InitBuffer(buffer, 188160 + 32);
+  pipe.InitBuffer(buffer, 192 * 1024 - 256 + 32);  // 192 KB less what CANN reserves
 }
 
 void unaligned_vector(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
@@ -247,9 +247,11 @@ void operands_overlap(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
   Adds(k.a[8], k.a, 1.0f, 64);
 }
 
-// A workspace record of each block, read by the next one; `FAULT` leaves a synchronisation out.
+// A workspace record of each block, read by the next one; `FAULT` leaves a synchronisation out, or the
+// kernel's type.
 template <int FAULT>
 void exchange(GM_ADDR, GM_ADDR y, GM_ADDR workspace, GM_ADDR) {
+  KERNEL_TASK_TYPE_DEFAULT(FAULT == 4 ? KERNEL_TYPE_AIV_ONLY : KERNEL_TYPE_MIX_AIV_1_0);
   Plain k;
   GlobalTensor<float> records;
   records.SetGlobalBuffer(reinterpret_cast<float*>(workspace));
@@ -280,6 +282,89 @@ void casts_with_the_wrong_rounding(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
   Cast(k.b.ReinterpretCast<half>(), k.a, RoundMode::CAST_NONE, 64);
 }
 
+void starts_at_the_end(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  const auto behind = k.b[kElements];  // nobody reads it
+  (void)behind;
+}
+
+void leaves_the_control_register(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) { set_ctrl(get_ctrl() ^ 1ll << 48); }
+
+// The first read says that it is the last.
+void reads_past_the_cache_twice(GM_ADDR x, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  auto from = Of(x);
+  from.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+  Load(k.a, from);
+  from.SetL2CacheHint(CacheMode::CACHE_MODE_NORMAL);
+  Load(k.b, from, 8);
+}
+
+// NaN, inf and -inf as T, in the words of y; `KEEPS` makes them survive, as a kernel has to.
+template <typename T, bool KEEPS>
+void converts(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) {
+  Plain k;
+  const int64_t control = get_ctrl();
+  if (KEEPS) set_ctrl(control | 1ll << 48);
+  Duplicate(k.a, 0.0f, 64);
+  Wait<HardEvent::V_S>();
+  k.a.SetValue(0, __builtin_nanf(""));
+  k.a.SetValue(1, __builtin_inff());
+  k.a.SetValue(2, -__builtin_inff());
+  Wait<HardEvent::S_V>();
+  Cast(k.b.ReinterpretCast<T>(), k.a, RoundMode::CAST_RINT, 64);
+  Wait<HardEvent::V_MTE3>();
+  Store(Of(y), k.b, 32);
+  set_ctrl(control);
+}
+
+// The maximum of NaN and 1, either way round.
+void maximum_of_nan(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) {
+  Plain k;
+  Duplicate(k.a, __builtin_nanf(""), 64);
+  Maxs(k.b, k.a, 1.0f, 8);
+  Duplicate(k.b[8], 1.0f, 8);
+  Max(k.b[8], k.b[8], k.a, 8);
+  Wait<HardEvent::V_MTE3>();
+  Store(Of(y), k.b, 16);
+}
+
+// Four instructions of two repeats; `CHAIN`: each reads what the one before wrote.
+template <bool CHAIN>
+void adds_four_times(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  Duplicate(k.a, 0.0f, kElements);
+  Duplicate(k.b, 0.0f, kElements);
+  for (int i = 0; i < 4; ++i) {
+    const auto at = k.a[CHAIN ? 0 : 128 * i];
+    Adds(at, at, 1.0f, 128);
+  }
+}
+
+// Two sources of one repeat, `APART` blocks from each other.
+template <int APART>
+void adds_two_sources(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  Duplicate(k.a, 0.0f, kElements);
+  Add(k.b, k.a, k.a[APART * 8], 64);
+}
+
+void sums_on_the_scalar_pipe(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  Duplicate(k.a, 1.0f, kElements);
+  Wait<HardEvent::V_S>();
+  float sum = 0.0f;
+  for (uint32_t i = 0; i < kElements; ++i) sum += k.a.GetValue(i);
+  k.b.SetValue(0, sum);
+}
+
+void reads_past_the_cache(GM_ADDR x, GM_ADDR, GM_ADDR, GM_ADDR) {
+  Plain k;
+  auto from = Of(x);
+  from.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
+  Load(k.a, from);
+}
+
 void stale_cache(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) { Of(y).GetValue(0); }
 
 }  // namespace
@@ -290,6 +375,8 @@ extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* requ
   if (name == #NAME) return host_model::Launch(&NAME, *request)
 #define NUMBERED(NAME, NUMBER) \
   if (name == #NAME "_" #NUMBER) return host_model::Launch(&NAME<NUMBER>, *request)
+#define CONVERTS(TYPE, KEEPS) \
+  if (name == "converts<" #TYPE ", " #KEEPS ">") return host_model::Launch(&converts<TYPE, KEEPS>, *request)
   KERNEL(sound_queues);
   KERNEL(over_capacity);
   KERNEL(unaligned_vector);
@@ -317,6 +404,20 @@ extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* requ
   KERNEL(flag_left_set);
   KERNEL(casts_with_the_wrong_rounding);
   KERNEL(stale_cache);
+  KERNEL(starts_at_the_end);
+  KERNEL(leaves_the_control_register);
+  KERNEL(reads_past_the_cache_twice);
+  KERNEL(reads_past_the_cache);
+  KERNEL(maximum_of_nan);
+  KERNEL(sums_on_the_scalar_pipe);
+  KERNEL(adds_four_times<true>);
+  KERNEL(adds_four_times<false>);
+  KERNEL(adds_two_sources<8>);
+  KERNEL(adds_two_sources<16>);
+  CONVERTS(half, false);
+  CONVERTS(half, true);
+  CONVERTS(bfloat16_t, false);
+  CONVERTS(bfloat16_t, true);
   NUMBERED(flags, 0);
   NUMBERED(flags, 1);
   NUMBERED(flags, 2);
@@ -328,6 +429,7 @@ extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* requ
   NUMBERED(exchange, 1);
   NUMBERED(exchange, 2);
   NUMBERED(exchange, 3);
+  NUMBERED(exchange, 4);
   std::strcpy(request->message, "no such kernel");
   return 2;
 }

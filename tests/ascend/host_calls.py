@@ -26,7 +26,7 @@ def run_on_host(
     inputs = {n: a for (n, _), a in zip(operator.inputs, arrays, strict=True)}
     position = next(i for i, (_, kind) in enumerate(operator.inputs) if kind == "F")
     rows, classes = arrays[position].shape
-    convert = {"int": int, "float": float, "bool": int}
+    convert = {"int": int, "double": float, "bool": int}
     options = {
         ATTRIBUTES[n]: convert[kind](v)
         for (n, kind), v in zip(operator.attributes, attributes, strict=True)

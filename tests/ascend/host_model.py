@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +28,9 @@ PROJECT = Path(
     os.environ.get("MS_CE_CUSTOM_AICORE", Path(__file__).resolve().parents[2] / "custom_aicore")
 )
 OPTIMISE = os.environ.get("MS_CE_HOST_MODEL_OPTIMISE", "-O3")
-UB_BYTES = 188_160  # usable unified buffer of a vector core of Atlas A2 with the default reserve
+# The unified buffer of a vector core as PlatformAscendC reports it: 192 KB less the 256 bytes that CANN reserves on
+# ascend910b and ascend910_93.
+UB_BYTES = 192 * 1024 - 256
 CORES = 48  # vector cores of 910B1
 C_TYPES = {"int64_t": ctypes.c_int64, "int32_t": ctypes.c_int32, "float": ctypes.c_float}
 CPP_TYPES = {"float32": "float", "float16": "half", "bfloat16": "bfloat16_t"}
@@ -67,11 +71,18 @@ def enum_values(name: str) -> dict[str, int]:
     return {n.lower(): int(v) for n, v in re.findall(r"MS_CE_(\w+) = (\d+)", body)}
 
 
+def kernel_name(operator: str) -> str:
+    """ms_ce_forward_grad for MsCeForwardGrad: the entry point of an operator's kernel, as CANN names it."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", operator).lower()
+
+
 class _LaunchRequest(ctypes.Structure):
     _fields_ = [
         ("blocks", ctypes.c_int32),
         ("unified_buffer_bytes", ctypes.c_uint32),
         ("lazy_pipes", ctypes.c_uint32),
+        ("control", ctypes.c_uint64),
+        ("maximum_drops_nan", ctypes.c_int32),
         ("falling_order", ctypes.c_int32),
         ("buffers", ctypes.c_int32),
         ("bases", ctypes.POINTER(ctypes.c_void_p)),
@@ -83,20 +94,55 @@ class _LaunchRequest(ctypes.Structure):
         ("bytes_written", ctypes.POINTER(ctypes.c_int64)),
         ("copies", ctypes.POINTER(ctypes.c_int64)),
         ("smallest_copy", ctypes.POINTER(ctypes.c_int64)),
-        ("vector_repeats", ctypes.c_int64),
+        ("counts", ctypes.c_char * 4096),
         ("message", ctypes.c_char * 512),
     ]
 
 
+class KindCounts(NamedTuple):
+    """Instructions of one kind, their repeats, and how often the next instruction read what one of them wrote."""
+
+    instructions: int
+    repeats: int
+    waited: int
+
+
 @dataclass
 class Counters:
-    """Traffic of one launch per tensor, in bytes, and the vector repeats of all blocks together."""
+    """Traffic of one launch per tensor, in bytes, and what all blocks together did in the unified buffer."""
 
     read: dict[str, int] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
     copies: dict[str, int] = field(default_factory=dict)
     smallest_copy: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, KindCounts] = field(default_factory=dict)
+    groups: list[list[int]] = field(default_factory=list)
+    """Repeats by operand (destination, first and second source) and the bank group of their first block."""
     vector_repeats: int = 0
+    bank_conflicts: int = 0
+    scalar_reads: int = 0
+    scalar_writes: int = 0
+    cache_hints: int = 0
+    bypassing_bytes: int = 0
+
+    @property
+    def waits(self) -> int:
+        """Vector instructions that read what the one before them wrote."""
+        return sum(kind.waited for kind in self.kinds.values())
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a kernel may find and must not depend on: bit 48 of the control register is 0 where conversions to 16 bits
+    saturate, and a maximum of NaN and a number may be either."""
+
+    control: int = 0
+    maximum_drops_nan: bool = False
+
+
+AS_FOUND = Chip()
+SATURATION_OFF = 1 << 48
+CHIPS = tuple(Chip(control, drops) for control in (0, SATURATION_OFF) for drops in (False, True))
 
 
 def compile_library(source: Path, defines: list[str], optimise: str = OPTIMISE) -> Path:
@@ -163,6 +209,7 @@ def launch(
     tiling: ctypes.Structure | None = None,
     lazy_pipes: int = 0,
     falling_order: bool = False,
+    chip: Chip = AS_FOUND,
 ) -> Counters:
     """Runs a kernel of a library's launch entry; outputs are filled in place. Raises HostModelError for anything the
     model objects to."""
@@ -177,6 +224,8 @@ def launch(
         unified_buffer_bytes=unified_buffer_bytes,
         lazy_pipes=lazy_pipes,
         falling_order=int(falling_order),
+        control=chip.control,
+        maximum_drops_nan=int(chip.maximum_drops_nan),
         buffers=count,
         bases=(ctypes.c_void_p * count)(*[a.ctypes.data for a in arrays]),
         bytes=(ctypes.c_int64 * count)(*[a.nbytes for a in arrays]),
@@ -191,7 +240,9 @@ def launch(
     if entry(kernel.encode(), ctypes.byref(request)):
         raise HostModelError(f"{kernel}: {request.message.decode()}")
     per_tensor = [dict(zip(tensors, values, strict=True)) for values in numbers]
-    return Counters(*per_tensor, vector_repeats=request.vector_repeats)
+    counts = json.loads(request.counts.decode())
+    counts["kinds"] = {kind: KindCounts(*values) for kind, values in counts["kinds"].items()}
+    return Counters(*per_tensor, **counts)
 
 
 class HostModel:
@@ -203,8 +254,8 @@ class HostModel:
         self.kinds = enum_values("MsCeKind")
         self.reductions = enum_values("MsCeReduction")
         source = PROJECT / "host_model" / "kernels.cpp"
-        library = compile_library(source, [f"-DDTYPE_LOGITS={CPP_TYPES[dtype]}"])
-        self._library = ctypes.CDLL(str(library))
+        self.path = compile_library(source, [f"-DDTYPE_LOGITS={CPP_TYPES[dtype]}"])
+        self._library = ctypes.CDLL(str(self.path))
 
     def problem(self, kind: str, rows: int, cols: int, **options):
         """A problem with defaults for all that `options` does not set; names are those of MsCeProblem."""

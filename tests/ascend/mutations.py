@@ -29,9 +29,10 @@ def part(mutations: tuple[Mutation, ...], which: str) -> tuple[Mutation, ...]:
     return mutations[number - 1 :: parts]
 
 
-TILING, VECTOR, ROWS = "ms_ce_tiling.h", "ms_ce_vector.h", "ms_ce_rows.h"
+TILING, VECTOR, ROWS = "../op_host/ms_ce_plan.h", "ms_ce_vector.h", "ms_ce_rows.h"
 ONLINE, FINISH, TOTALS = "ms_ce_online.h", "ms_ce_finish.h", "ms_ce_totals.h"
 TILES, STATISTICS, GRADIENT = "ms_ce_tiles.h", "ms_ce_statistics.h", "ms_ce_gradient.h"
+SHORT, FORWARD = "ms_ce_short.h", "ms_ce_forward.cpp"
 GRADIENT_ROWS, BOTH = "ms_ce_gradient_rows.h", "ms_ce_value_and_grad.h"
 
 
@@ -41,6 +42,18 @@ def both_ways(selection: str) -> tuple[str, ...]:
 
 def together(selection: str) -> tuple[str, ...]:
     return ("test_class_targets.py::test_forward_with_gradient", "-k", f"float32 and {selection}")
+
+
+def chip(selection: str) -> tuple[str, ...]:
+    return (
+        "test_chip.py::test_gradient_of_a_bad_target_and_of_nan_is_nan",
+        "-k",
+        f"bfloat16 and {selection}",
+    )
+
+
+def costs(selection: str) -> tuple[str, ...]:
+    return ("test_traffic.py::test_waits_bank_conflicts_and_scalar_accesses", "-k", selection)
 
 
 def corner(test: str, selection: str = "") -> tuple[str, ...]:
@@ -380,5 +393,89 @@ MUTATIONS = (
         "            Synchronise<HardEvent::V_S>();\n            const float total",
         "            const float total",
         together("300x63"),
+    ),
+    Mutation(
+        "gradients saturate",
+        GRADIENT_ROWS,
+        "control = KeepNotANumber();",
+        "control = get_ctrl();",
+        chip("(6, 40, 2) and plain and False"),
+    ),
+    Mutation(
+        "gradients made with the loss saturate",
+        BOTH,
+        "control = KeepNotANumber();",
+        "control = get_ctrl();",
+        chip("(6, 3000, 2) and plain and False"),
+    ),
+    Mutation(
+        "control register left changed",
+        VECTOR,
+        "    set_ctrl(control);\n",
+        "",
+        chip("(6, 40, 2) and plain and False"),
+    ),
+    Mutation(
+        "exponentials of what was clamped",
+        ONLINE,
+        "            AddExponentials(at, work, elements, half);\n            AscendC::Maxs(work, work, LOWEST, elements);\n",
+        "            AscendC::Maxs(work, work, LOWEST, elements);\n            AddExponentials(at, work, elements, half);\n",
+        chip("(6, 3000, 2) and smoothed and True"),
+    ),
+    Mutation(
+        "short rows clamped in place",
+        SHORT,
+        "RowsMaxs(product, x[k * LANES], LOWEST, Mask(k), rows, BLOCKS_PER_REPEAT, stride_);",
+        "RowsMaxs(x[k * LANES], x[k * LANES], LOWEST, Mask(k), rows, stride_, stride_);\n            RowsMaxs(product, x[k * LANES], LOWEST, Mask(k), rows, BLOCKS_PER_REPEAT, stride_);",
+        chip("(6, 300, 2) and smoothed and True"),
+    ),
+    Mutation(
+        "an operand that starts at its buffer's end",
+        VECTOR,
+        "    if (tail) {\n        tailSource",
+        "    if (repeats) {\n        tailSource",
+        both_ways("129x64"),
+    ),
+    Mutation(
+        "cores that do not start together",
+        FORWARD,
+        "KERNEL_TYPE_MIX_AIV_1_0",
+        "KERNEL_TYPE_AIV_ONLY",
+        both_ways("5x7 or 70x65"),
+    ),
+    Mutation(
+        "weights fetched by every row",
+        TILING,
+        "    t.keepsWeights = UsesWeights(p, t.dot);\n    int64_t fit",
+        "    t.keepsWeights = 0;\n    int64_t fit",
+        ("test_traffic.py::test_a_core_reads_the_weights_once",),
+    ),
+    Mutation(
+        "a share of the weights dropped",
+        GRADIENT_ROWS,
+        "(block + 1) * classes / tiling_.usedCores);",
+        "(block + 1) * classes / tiling_.usedCores - 1);",
+        both_ways("3x32000 and all"),
+    ),
+    Mutation(
+        "one more instruction that waits",
+        ONLINE,
+        "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n",
+        "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n        Copy64(newMaximum_, newMaximum_);\n",
+        costs("32000 and forward"),
+    ),
+    Mutation(
+        "one more scalar access a row",
+        ROWS,
+        "        valid.SetValue(r, keep);\n",
+        "        valid.SetValue(r, 1.0f);\n        valid.SetValue(r, keep);\n",
+        costs("64 and forward"),
+    ),
+    Mutation(
+        "sources in one bank group",
+        GRADIENT,
+        "        AscendC::Exp(g, g, tile.cols);\n",
+        "        AscendC::Exp(g, g, tile.cols);\n        AscendC::Max(g, g, g[512 * (tile.cols > 1024)], 64);\n",
+        costs("32000 and backward"),
     ),
 )

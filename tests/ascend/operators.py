@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tests.ascend.host_model import Counters, HostModel
+from tests.ascend.host_model import AS_FOUND, Chip, Counters, HostModel
 
 ERROR_WORDS = 8
 
@@ -41,11 +41,12 @@ def empty(shape, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Run:
-    """How to run: cores of the modelled chip, the pipes' order and the order of blocks."""
+    """How to run: cores of the modelled chip, the pipes' order, the order of blocks, and how the chip is set."""
 
     cores: int = 48
     lazy_pipes: int = 0
     falling_order: bool = False
+    chip: Chip = AS_FOUND
 
 
 ALL_CORES = Run()
@@ -73,7 +74,13 @@ def _options(
 def _execute(machine: HostModel, run: Run, kernel: str, inputs, outputs, problem) -> Counters:
     tiling = machine.tiling(problem)
     return machine.launch(
-        kernel, inputs, outputs, tiling, lazy_pipes=run.lazy_pipes, falling_order=run.falling_order
+        kernel,
+        inputs,
+        outputs,
+        tiling,
+        lazy_pipes=run.lazy_pipes,
+        falling_order=run.falling_order,
+        chip=run.chip,
     )
 
 

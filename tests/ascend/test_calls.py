@@ -15,7 +15,7 @@ from ms_ce.ops import ascend_operators
 from ms_ce.ops.ascend_operators import OPERATORS
 
 ROWS, CLASSES = 4, 8
-VALUES = {"int": 0, "float": 0.0, "bool": False}
+VALUES = {"int": 0, "double": 0.0, "bool": False}
 
 
 @pytest.fixture(scope="module")

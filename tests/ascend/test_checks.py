@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ascend.host_model import ADVERSARIAL, HostModelError, compile_library, launch
+from tests.ascend.host_model import (
+    ADVERSARIAL,
+    CHIPS,
+    SATURATION_OFF,
+    Chip,
+    Counters,
+    HostModelError,
+    KindCounts,
+    compile_library,
+    launch,
+)
 
 BLOCKS, ELEMENTS = 3, 512
 
@@ -49,6 +59,10 @@ FAULTS = {
     "exchange_1": "wait in SyncAll",
     "exchange_2": "missing synchronisation|nobody wrote",
     "exchange_3": "nobody wrote",
+    "exchange_4": "whose type is not MIX",
+    "starts_at_the_end": "starts 512 elements into one of 512",
+    "leaves_the_control_register": "control register is left changed",
+    "reads_past_the_cache_twice": "bytes of x again that it read past the L2 cache",
 }
 
 
@@ -59,9 +73,13 @@ def entry():
 
 
 def run(kernel: str, **order) -> np.ndarray:
+    return count(kernel, **order)[0]
+
+
+def count(kernel: str, **order) -> tuple[np.ndarray, Counters]:
     x = np.arange(BLOCKS * ELEMENTS, dtype=np.float32)
     y = np.full_like(x, np.nan)
-    launch(
+    counters = launch(
         entry(),
         kernel,
         {"x": x},
@@ -71,7 +89,7 @@ def run(kernel: str, **order) -> np.ndarray:
         tiling=None,
         **order,
     )
-    return y
+    return y, counters
 
 
 @pytest.mark.parametrize("kernel", FAULTS)
@@ -98,3 +116,46 @@ def test_missing_flag_is_caught_in_every_order(kernel):
     for lazy in ADVERSARIAL:
         with pytest.raises(HostModelError):
             run(kernel, lazy_pipes=lazy)
+
+
+NOT_NUMBERS = {"half": [0x7E00, 0x7C00, 0xFC00], "bfloat16_t": [0x7FC0, 0x7F80, 0xFF80]}
+SATURATED = {"half": [0, 0x7BFF, 0xFBFF], "bfloat16_t": [0, 0x7F7F, 0xFF7F]}
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("control", [0, SATURATION_OFF])
+@pytest.mark.parametrize("dtype", NOT_NUMBERS)
+def test_conversion_saturates_unless_the_register_says_otherwise(dtype, control, keeps):
+    y = run(f"converts<{dtype}, {str(keeps).lower()}>", chip=Chip(control))
+    expected = NOT_NUMBERS if keeps or control else SATURATED
+    assert y.view(np.uint16)[:3].tolist() == expected[dtype]
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_maximum_of_nan_is_what_the_launch_says(chip):
+    y = run("maximum_of_nan", chip=chip)[:16]
+    assert np.isnan(y).tolist() == [not chip.maximum_drops_nan] * 16
+
+
+def test_instructions_are_counted_by_kind_with_those_that_wait():
+    chain, apart = (count(f"adds_four_times<{c}>")[1] for c in ("true", "false"))
+    for counters, waits in ((chain, 3), (apart, 0)):
+        assert counters.kinds["Adds"] == KindCounts(4 * BLOCKS, 8 * BLOCKS, waits * BLOCKS)
+        assert counters.kinds["Duplicate"] == KindCounts(2 * BLOCKS, 16 * BLOCKS, 0)
+        assert counters.vector_repeats == 24 * BLOCKS
+        assert counters.waits == waits * BLOCKS
+
+
+def test_two_sources_in_one_bank_group_conflict():
+    conflicting, apart = (count(f"adds_two_sources<{blocks}>")[1] for blocks in (16, 8))
+    assert (conflicting.bank_conflicts, apart.bank_conflicts) == (BLOCKS, 0)
+    first, second = apart.groups[1:]
+    assert (first[0], second[8]) == (BLOCKS, BLOCKS)
+    assert sum(second) == BLOCKS
+
+
+def test_scalar_accesses_and_cache_hints_are_counted():
+    counters = count("sums_on_the_scalar_pipe")[1]
+    assert (counters.scalar_reads, counters.scalar_writes) == (ELEMENTS * BLOCKS, BLOCKS)
+    counters = count("reads_past_the_cache")[1]
+    assert (counters.cache_hints, counters.bypassing_bytes) == (BLOCKS, BLOCKS * ELEMENTS * 4)

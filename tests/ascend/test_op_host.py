@@ -20,6 +20,7 @@ from tests.ascend.problems import SHAPES
 TYPES = {0: "float32", 1: "float16", 3: "int32", 9: "int64", 27: "bfloat16"}
 CODES = {name: code for code, name in TYPES.items()}
 NAMES = tuple(ascend.OPERATORS)
+DEFINED = {"int": "int", "double": "float", "bool": "bool"}  # aclnn's type of an attribute: OpDef's
 KINDS = {
     "MsCeForward": "forward",
     "MsCeForwardGrad": "forward_grad",
@@ -34,7 +35,7 @@ KINDS = {
 
 @functools.cache
 def host():
-    library = compile_library(PROJECT / "host_model" / "operators.cpp", [], "-O1")
+    library = compile_library(PROJECT / "host_model" / "operators.cpp", ["-std=c++11"], "-O1")
     loaded = ctypes.CDLL(str(library))
     loaded.operators_describe.restype = ctypes.c_char_p
     return loaded
@@ -62,7 +63,7 @@ def test_registration_matches_definition(name):
         assert [t["name"] for t in definition[side]] == [t["name"] for t in info[side]]
         assert all(t["required"] for t in definition[side])
         assert all(t["paramType"] == "required" for t in info[side])
-    assert definition["attributes"] == [[a["name"], a["type"]] for a in info["attr"]]
+    assert definition["attributes"] == [[a["name"], DEFINED[a["type"]]] for a in info["attr"]]
     columns = [
         [TYPES[code] for code in t["types"]] for t in definition["inputs"] + definition["outputs"]
     ]
@@ -210,7 +211,11 @@ def test_loss_with_gradient_refuses_a_loss_per_row():
 
 @functools.cache
 def infer_library(per_row: bool) -> Path:
-    return compile_library(PROJECT / "infer" / ("rows.cc" if per_row else "reduced.cc"), [], "-O1")
+    return compile_library(
+        PROJECT / "infer" / ("ms_ce_ascend_rows.cc" if per_row else "ms_ce_ascend_reduced.cc"),
+        [],
+        "-O1",
+    )
 
 
 @functools.cache

@@ -20,10 +20,10 @@ from tests.ascend.operators import (
 from tests.ascend.problems import SMALL_SHAPES, make, name_of
 
 
-def everything(dtype, shape, options, run):
-    """Outputs of every operator on one problem."""
-    problem, logits, target = make(shape, dtype, options)
-    _, _, probabilities = make(shape, dtype, options, probabilities=True)
+def everything(dtype, shape, options, run, values=None):
+    """Outputs of every operator on one problem, with logits of these values."""
+    problem, logits, target = make(shape, dtype, options, logits=values)
+    _, _, probabilities = make(shape, dtype, options, probabilities=True, logits=values)
     weight, attributes, chosen = (
         problem.weight,
         options.attributes(),

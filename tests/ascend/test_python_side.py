@@ -335,7 +335,14 @@ class TestProbe:
     def test_without_cann(self, monkeypatch):
         for name in ("ASCEND_HOME_PATH", "ASCEND_OPP_PATH", "ASCEND_CUSTOM_OPP_PATH"):
             monkeypatch.delenv(name, raising=False)
-        assert "CANN is not set up" in ascend.probe()
+        assert "ASCEND_OPP_PATH and ASCEND_HOME_PATH are not set" in ascend.probe()
+
+    @pytest.mark.parametrize("missing", table.VARIABLES)
+    def test_a_missing_variable_is_asked_for_by_name(self, monkeypatch, tmp_path, missing):
+        for name in table.VARIABLES:
+            monkeypatch.setenv(name, str(tmp_path))
+        monkeypatch.delenv(missing)
+        assert f"{missing} is not set" in ascend.probe()
 
     def test_without_operators(self, monkeypatch, tmp_path):
         monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
@@ -350,7 +357,7 @@ class TestProbe:
         library.parent.mkdir(parents=True)
         library.touch()
         monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
-        monkeypatch.delenv("ASCEND_OPP_PATH", raising=False)
+        monkeypatch.setenv("ASCEND_OPP_PATH", str(tmp_path / "elsewhere"))
         monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
         monkeypatch.setenv(variable, str(folder if "CUSTOM" in variable else tmp_path))
         assert table.installed_library() == library

@@ -1,9 +1,8 @@
-// Stand-in for the toolkit's header of the same name: enough of the operator registry for op_host/ to compile and run on the
-// host, so that tests read the definitions themselves instead of their text.
+// Stand-in for the toolkit's header of the same name: enough of the operator registry for op_host/ to compile, as C++11, and
+// run on the host, so that tests read the definitions themselves instead of their text.
 #ifndef MS_CE_HOST_MODEL_OP_DEF_REGISTRY_H
 #define MS_CE_HOST_MODEL_OP_DEF_REGISTRY_H
 
-#include <any>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -48,13 +47,28 @@ struct CompileTimeTensorDesc {
     ge::DataType GetDataType() const { return type; }
 };
 
+// Each attribute in the type of its definition only: who reads it as another one gets nothing.
 class RuntimeAttrs {
 public:
     template <typename T>
     const T* GetAttrPointer(size_t index) const {
-        return std::any_cast<T>(&values.at(index));
+        return Pointer(values.at(index), static_cast<const T*>(nullptr));
     }
-    std::vector<std::any> values;
+    void Add(const std::string& type, double value) {
+        values.push_back({type, static_cast<int64_t>(value), static_cast<float>(value), value != 0});
+    }
+
+private:
+    struct Value {
+        std::string type;
+        int64_t asInt;
+        float asFloat;
+        bool asBool;
+    };
+    static const int64_t* Pointer(const Value& v, const int64_t*) { return v.type == "int" ? &v.asInt : nullptr; }
+    static const float* Pointer(const Value& v, const float*) { return v.type == "float" ? &v.asFloat : nullptr; }
+    static const bool* Pointer(const Value& v, const bool*) { return v.type == "bool" ? &v.asBool : nullptr; }
+    std::vector<Value> values;
 };
 
 // One context serves shapes, dtypes and tiling.

@@ -1,6 +1,6 @@
 // Output shapes of the operators for MindSpore's ops.Custom, static and dynamic. MindSpore compiles this file where the
 // operators are used and calls <operator>InferShape; -1 stands for an unknown dimension, a single -2 for an unknown rank.
-// rows.cc gives the same operators a loss per row.
+// ms_ce_ascend_rows.cc gives the same operators a loss per row.
 #include <cstdint>
 #include <vector>
 
