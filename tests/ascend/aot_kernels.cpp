@@ -1,5 +1,6 @@
-// The operators as MindSpore calls them on CPU, answered by the kernels of the host model: the shape inference of
-// custom_aicore/infer with a kernel beside each inference. MindSpore takes both from one library there.
+// The operators as MindSpore calls them on CPU, answered by the kernels of the host model: the shape
+// inference of custom_aicore/infer with a kernel beside each inference. MindSpore takes both from one
+// library there.
 #include INFERENCE
 
 #include <dlfcn.h>
@@ -47,7 +48,8 @@ Function* Symbol(void* library, const char* name) {
   return reinterpret_cast<Function*>(dlsym(library, name));
 }
 
-MsCeProblem Describe(int kind, int logits, const int64_t* shape, const char** dtypes, mindspore::AotExtra& given) {
+MsCeProblem Describe(int kind, int logits, const int64_t* shape, const char** dtypes,
+                     mindspore::AotExtra& given) {
   MsCeProblem p{};
   const auto integer = [&](const char* name, int64_t otherwise) {
     return given.HasAttr(name) ? given.GetAttrInt(name) : otherwise;
@@ -115,10 +117,10 @@ int Call(const char* kernel, int kind, int inputs, int count, void** params, int
 
 }  // namespace
 
-#define OPERATOR(NAME, KERNEL, KIND, INPUTS, TENSORS)                                                            \
-  extern "C" int NAME(int count, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*,        \
-                      void* extra) {                                                                             \
-    if (count != TENSORS) throw std::runtime_error(#NAME " gets " + std::to_string(count) + " tensors");         \
-    return Call(#KERNEL, KIND, INPUTS, count, params, ndims, shapes, dtypes, extra);                             \
+#define OPERATOR(NAME, KERNEL, KIND, INPUTS, TENSORS)                                                     \
+  extern "C" int NAME(int count, void** params, int* ndims, int64_t** shapes, const char** dtypes, void*, \
+                      void* extra) {                                                                      \
+    if (count != TENSORS) throw std::runtime_error(#NAME " gets " + std::to_string(count) + " tensors");  \
+    return Call(#KERNEL, KIND, INPUTS, count, params, ndims, shapes, dtypes, extra);                      \
   }
 OPERATORS
