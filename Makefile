@@ -3,15 +3,22 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+RELEASE := .venv-release
 MINDFORMERS := .venv-mindformers
 KERNEL := $(shell find ops/csrc -name '*.cc' -o -name '*.h' -o -name CMakeLists.txt)
+# The oldest tags that wheels keep to: docs/wheels.md says what of.
+WHEELS := manylinux_2_24_x86_64 manylinux_2_24_aarch64
+PACKAGE := setup.py pyproject.toml $(KERNEL) $(shell find -L ms_ce -name '*.py') $(wildcard custom_aicore/*/*)
 CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 
 # cmake and msrun come from .venv
-export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$(PATH)
+# Archives are dated by their commit: the same sources give the same bytes.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 .PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-sanitizers \
-  test-versions test-mindformers test-torch test-every-float benchmark lint format clean
+  test-versions test-mindformers test-torch test-every-float test-wheels test-aarch64-mindspore \
+  wheels archives dist benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -20,7 +27,7 @@ demo-sharded: $(INSTALLED)
 	GLOG_v=3 msrun --worker_num=4 --local_worker_num=4 --master_port=8118 --log_dir=demo_output/sharded \
 	  --join=True examples/train_sharded.py
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(RELEASE)/.installed
 	python -m pytest -n 2 --dist loadgroup -m 'not rare'
 
 # What takes minutes and fails only by changes of its own kind. PART=1 takes the first of its parts, which the marks number.
@@ -31,17 +38,56 @@ test-rare: $(INSTALLED)
 test-mutations: $(INSTALLED)
 	MS_CE_MUTATION_PART=$(PART) python -m pytest -n 2 --dist load tests/ascend/mutation_run.py
 
-# The same kernel for the processors of Ascend hosts, cross-compiled and run under qemu-user, the longest run first. Calls of
-# millions of elements are there for streaming stores, which aarch64 has not; on SVE, which qemu runs several times slower,
-# tensors are smaller still, and every operation is there all the same.
-test-aarch64: $(INSTALLED)
-	cmake -S ops/csrc -B build/aarch64 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/ops/csrc/aarch64.cmake \
-	  -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/aarch64
-	cmake --build build/aarch64 --target ms_ce_kernel_test -j2
+# What pip installs without a compiler, for both processors, by Debian's g++ and g++-aarch64-linux-gnu: into dist/, checked.
+wheels: $(WHEELS:%=build/%.built)
+	cd dist && twine check --strict *.whl && check-wheel-contents *.whl
+	python tests/packaging/describe_wheels.py dist
+
+# Next to the wheel stays the folder in which its kernel was compiled, build/TAG.
+build/%.built: $(RELEASE)/.installed $(PACKAGE)
+	rm -f dist/*-$*.whl
+	umask 022 && $(RELEASE)/bin/python -m build --no-isolation --wheel --outdir dist \
+	  --config-setting=--build-option=--plat-name=$* .
+	touch $@
+
+archives: wheels
+	rm -f dist/*.tar.gz
+	$(RELEASE)/bin/python -m build --no-isolation --sdist --outdir dist .
+	cd dist && twine check --strict *.tar.gz
+
+# What a release publishes, of the commit that is checked out: made twice, in two folders, to the same bytes.
+dist: $(RELEASE)/.installed
+	rm -rf build/first build/second dist
+	for copy in first second; do \
+	  mkdir -p build/$$copy && git archive HEAD | tar -x -C build/$$copy && \
+	  $(MAKE) -C build/$$copy archives RELEASE=$(abspath $(RELEASE)) || exit 1; \
+	done
+	cp -r build/first/dist dist
+	cd dist && sha256sum * | tee ../build/sums
+	cd build/second/dist && sha256sum --check --strict ../../sums
+
+# The x86-64 wheel in a fresh environment, with MINDSPORE=2.7.0 on another MindSpore and with PYTHON=python3.10 on another Python.
+test-wheels: $(INSTALLED) wheels
+	MS_CE_MINDSPORE=$(MINDSPORE) MS_CE_PYTHON=$(shell command -v $(PYTHON)) \
+	  $(BIN)/python -m pytest tests/packaging/wheel_run.py
+
+# The library of the aarch64 wheel, for the processors of Ascend hosts, run under qemu-user, the longest run first; what
+# belongs to no library is linked in. Calls of millions of elements are there for streaming stores, which aarch64 has not; on
+# SVE, which qemu runs several times slower, tensors are smaller still, and every operation is there all the same.
+AARCH64 := build/$(filter %aarch64,$(WHEELS))
+REPLAY := --library build/aarch64-wheel/ms_ce/ops/libms_ce.so --replay build/calls --at-most
+test-aarch64: $(INSTALLED) $(AARCH64).built
+	python -m zipfile -e dist/*-$(notdir $(AARCH64)).whl build/aarch64-wheel
+	cmake -S ops/csrc -B $(AARCH64) -DMS_CE_TEST_BINARY=ON
+	cmake --build $(AARCH64) --target ms_ce_kernel_test -j2
 	python -m tests.kernel.replay build/calls
-	printf '%s\n' '--isa neon --replay build/calls --at-most 500000' '--isa sve --stride 1000003' \
-	  '--isa sve --replay build/calls --at-most 5000' '--isa neon --stride 1000003' | \
-	  xargs -P 2 -L 1 qemu-aarch64 -L /usr/aarch64-linux-gnu build/aarch64/ms_ce_kernel_test
+	printf '%s\n' '--isa neon $(REPLAY) 500000' '--isa sve --stride 1000003' \
+	  '--isa sve $(REPLAY) 5000' '--isa neon --stride 1000003' | \
+	  xargs -P 2 -L 1 qemu-aarch64 -L /usr/aarch64-linux-gnu $(AARCH64)/ms_ce_kernel_test
+
+# The aarch64 wheel under Debian's Python and MindSpore's own wheel, all of them under qemu-user: minutes.
+test-aarch64-mindspore: $(AARCH64).built
+	bash tests/packaging/aarch64_mindspore.sh build/aarch64-mindspore dist/*-$(notdir $(AARCH64)).whl
 
 # The stand-alone binary, every operation replayed: under ASan with UBSan on every instruction set, and under TSan, for which
 # one is enough.
@@ -102,5 +148,11 @@ $(INSTALLED): setup.py pyproject.toml $(KERNEL)
 	python -m pip install --quiet --editable '.[demo,test,lint]'
 	touch $@
 
+$(RELEASE)/.installed: pyproject.toml
+	test -d $(RELEASE) || $(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(RELEASE)/bin/python -m pip install --quiet --group release
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(MINDFORMERS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info
+	rm -rf $(VENV) $(RELEASE) $(MINDFORMERS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info

@@ -57,6 +57,8 @@ def main() -> int:
     parser.add_argument("--version", action="version", version=f"ms_ce {__version__}")
     command = parser.parse_args().command
     if command == "build-ascend":
+        if platform.system() != "Linux":
+            parser.error("build-ascend needs CANN, which is there on Linux only")
         return subprocess.run(["bash", str(ascend.PROJECT / "build.sh")], check=False).returncode
     if command == "table":
         print(support_table())

@@ -7,6 +7,7 @@ import ctypes
 import functools
 import json
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,12 @@ def problem() -> str | None:
     """Why the kernel cannot be used, or None."""
     if excluded() is not None:
         return excluded()
+    if platform.system() != "Linux":
+        return "MindSpore runs custom operators on Linux only"
     if not PATH.exists():
         return (
-            "libms_ce.so was not built: no C++ compiler was found when ms_ce was installed; "
-            "install g++ or clang and reinstall ms_ce"
+            "this ms_ce was built without a C++ compiler; "
+            "install a wheel for your processor, or g++ or clang and ms_ce again from its sources"
         )
     try:
         load()

@@ -142,7 +142,7 @@ void TestResults(const char* dtype, double tiny) {
   MsCeSetThreads(0);
 }
 
-void TestError() {
+void TestRefusal() {
   for (const Setting& setting : kSettings) {
     Tensor one("float32", {});
     Check(!RunUnder(setting, "CrossEntropyForward", {&one}).empty(), "a call of one tensor did not throw");
@@ -179,7 +179,7 @@ void TestEnvironment() {
   TestResults("bfloat16", 3e-39);
   TestResults("float32", 3e-40);
   TestResults("float64", 3e-310);
-  TestError();
+  TestRefusal();
   TestWorkers();
 }
 

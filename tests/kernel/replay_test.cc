@@ -155,7 +155,7 @@ void CheckResults(const RecordedCall& call, long number, const std::vector<Tenso
     ForElements(recorded, [&](int64_t index, int64_t within) {
       const double got = tensors[t].Get(index), expected = recorded.expected[static_cast<size_t>(within)];
       return Check(Near(recorded, got, expected),
-                   "%s call %ld, %s, argument %d at %ld: %.9g, expected %.9g within %.3g", MsCeIsa(),
+                   "%s call %ld, %s, argument %d at %ld: %.9g, expected %.9g within %.3g", library.isa(),
                    number, call.operation.c_str(), static_cast<int>(t), static_cast<long>(index), got,
                    expected, AllowedAt(recorded, expected));
     });
@@ -166,7 +166,7 @@ void CheckSame(const RecordedCall& call, long number, const std::vector<Tensor>&
                const std::vector<Tensor>& other) {
   for (size_t t = 0; t < one.size(); ++t) {
     Check(one[t].SameBytes(other[t]), "%s call %ld, %s: threads or places in memory change argument %d",
-          MsCeIsa(), number, call.operation.c_str(), static_cast<int>(t));
+          library.isa(), number, call.operation.c_str(), static_cast<int>(t));
   }
 }
 
@@ -179,7 +179,7 @@ class Labelled {
       if (label.empty()) continue;
       const auto [first, is_new] = results_.emplace(label, tensors[t]);
       Check(is_new || first->second.SameBytes(tensors[t]), "%s call %ld, %s: other bits for \"%s\"",
-            MsCeIsa(), number, call.operation.c_str(), label.c_str());
+            library.isa(), number, call.operation.c_str(), label.c_str());
     }
   }
 
@@ -198,14 +198,14 @@ void TestReplay(const char* path, int64_t at_most) {
   for (long number = 0; reader.Next(&call); ++number) {
     if (Largest(call) > at_most) continue;
     seen.insert(call.operation);
-    MsCeSetThreads(1);
+    library.set_threads(1);
     const std::vector<Tensor> one = RunRecorded(call, 0);
     CheckResults(call, number, one);
     labelled.Expect(call, number, one);
-    MsCeSetThreads(static_cast<int>(2 + number % 7));
+    library.set_threads(static_cast<int>(2 + number % 7));
     CheckSame(call, number, one, RunRecorded(call, static_cast<size_t>(1 + number % 15)));
   }
-  MsCeSetThreads(0);
+  library.set_threads(0);
   for (const ms_ce::Operation& operation : ms_ce::kOperations) {
     Check(seen.count(operation.name) == 1, "no call of %s is replayed", operation.name);
   }

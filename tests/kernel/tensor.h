@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "check.h"
-#include "interface/cross_entropy.h"
 #include "interface/operations.h"
+#include "library.h"
 
 namespace ms_ce_test {
 
@@ -166,20 +166,30 @@ struct Options {
   }
 };
 
-// Runs an operation; the exception's text, or "".
-inline std::string Run(const char* operation, const std::vector<Tensor*>& tensors) {
+// Tensors as an operation takes them.
+struct CallArguments {
+  explicit CallArguments(const std::vector<Tensor*>& tensors) {
+    for (Tensor* tensor : tensors) {
+      params.push_back(tensor->data());
+      ndims.push_back(static_cast<int>(tensor->shape().size()));
+      shapes.push_back(const_cast<int64_t*>(tensor->shape().data()));
+      dtypes.push_back(tensor->dtype().c_str());
+    }
+  }
+  int count() const { return static_cast<int>(params.size()); }
+
   std::vector<void*> params;
   std::vector<int> ndims;
   std::vector<int64_t*> shapes;
   std::vector<const char*> dtypes;
-  for (Tensor* tensor : tensors) {
-    params.push_back(tensor->data());
-    ndims.push_back(static_cast<int>(tensor->shape().size()));
-    shapes.push_back(const_cast<int64_t*>(tensor->shape().data()));
-    dtypes.push_back(tensor->dtype().c_str());
-  }
-  const char* text = MsCeTry(operation, static_cast<int>(tensors.size()), params.data(), ndims.data(),
-                             shapes.data(), dtypes.data());
+};
+
+// Runs an operation; the exception's text, or "".
+inline std::string Run(const char* operation, const std::vector<Tensor*>& tensors) {
+  CallArguments arguments(tensors);
+  const char* text =
+      library.try_operation(operation, arguments.count(), arguments.params.data(), arguments.ndims.data(),
+                            arguments.shapes.data(), arguments.dtypes.data());
   for (const Tensor* tensor : tensors) Check(tensor->GuardsIntact(), "an operation wrote beside a tensor");
   return text == nullptr ? "" : text;
 }
