@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RELEASE := .venv-release
 MINDFORMERS := .venv-mindformers
+MODELS := .venv-models
 KERNEL := $(shell find ops/csrc -name '*.cc' -o -name '*.h' -o -name CMakeLists.txt)
 # The oldest tags that wheels keep to: docs/wheels.md says what of.
 WHEELS := manylinux_2_24_x86_64 manylinux_2_24_aarch64
@@ -17,8 +18,8 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$(PATH)
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 .PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-sanitizers \
-  test-versions test-mindformers test-torch test-every-float test-wheels test-aarch64-mindspore \
-  wheels archives dist benchmark lint format clean
+  test-versions test-mindformers test-models test-torch test-every-float test-wheels \
+  test-aarch64-mindspore wheels archives dist benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -121,6 +122,13 @@ test-mindformers: $(INSTALLED)
 	MS_CE_MINDFORMERS_PYTHON=$(CURDIR)/$(MINDFORMERS)/bin/python \
 	  python -m pytest tests/parallel/test_mindformers.py
 
+# Training steps of model libraries, each in an environment of its own, with and without ms_ce.patch; writes the tables
+# of docs/model_libraries.md. ONLY=mindcv runs one library.
+test-models: $(INSTALLED)
+	python -m tests.models.libraries $(MODELS) $(ONLY)
+	MS_CE_MODELS=$(MODELS) MS_CE_MODELS_TABLE=1 $(if $(ONLY),MS_CE_MODELS_ONLY="$(ONLY)") \
+	  python -m pytest -s tests/models
+
 # In the environment of the benchmarks' peers, which is made where it is missing.
 test-torch: $(INSTALLED)
 	MS_CE_TORCH_PYTHON=$$(PYTHONPATH=benchmarks python -c \
@@ -155,4 +163,4 @@ $(RELEASE)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RELEASE) $(MINDFORMERS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info
+	rm -rf $(VENV) $(RELEASE) $(MINDFORMERS) $(MODELS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info

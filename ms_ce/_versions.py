@@ -90,6 +90,8 @@ Function = _first("mindspore.common._grad_function:_Function")
 
 def may_require_grad(tensor: Any) -> bool:
     """False where it is known, while PyNative records, that nobody can ask for the gradient of a tensor."""
+    if isinstance(getattr(type(tensor), "_requires_grad", None), bool):
+        return True  # mindtorch's, for all tensors, which says nothing of this one
     known = getattr(tensor, "_requires_grad", None)
     return getattr(tensor, "requires_grad", True) if known is None else known
 

@@ -90,7 +90,7 @@ def _in_forward(choice, training, input) -> bool:
         return _in_forward_of_graph(choice, training, _checks.known_shape(input))
     if choice is False or not eager.AVAILABLE or not eager.recording():
         return False
-    return may_need_gradient(input) and (choice is True or input.size >= _LARGE_EAGER)
+    return may_need_gradient(input) and (choice is True or math.prod(input.shape) >= _LARGE_EAGER)
 
 
 def cross_entropy_on(plan, training, input, target, weight, row_weight=None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -49,7 +50,8 @@ class _CpuOperator(ops.Custom):
     def run(self, *inputs: Any) -> Any:
         """As MindSpore does, except that a long operation is waited for: MindSpore's own waiting spins, on a core that
         the operation could use."""
-        if all(each.size < _LONG for each in inputs):
+        # Not `size`, which is a method where mindtorch has put torch's names on tensors.
+        if all(math.prod(each.shape) < _LONG for each in inputs):
             return super().__call__(*inputs)
         with self.waiting():
             return super().__call__(*inputs)

@@ -30,6 +30,14 @@ NEED_RANKS = [
     for name, test in EXAMPLES.items()
     if any("init()" in example.source for example in test.examples)
 ]
+# Examples that run where their library is installed, as tests/models does.
+NEED_LIBRARIES = {
+    "mindcv": "ms_ce.patch.mindcv_losses.mindcv",
+    "mindformers": "ms_ce.patch.mindformers_models.mindformers",
+    "mindnlp": "ms_ce.patch.mindnlp_models.mindnlp",
+    "mindone": "ms_ce.patch.mindone_models.mindone",
+}
+HERE = set(EXAMPLES) - set(NEED_RANKS) - set(NEED_LIBRARIES.values())
 NEEDS_MINDFORMERS = "ms_ce.parallel.registration.register_with_mindformers"
 
 

@@ -12,7 +12,9 @@ MINDFORMERS_NAME = "MsCeCrossEntropyLoss"
 def register_with_mindformers() -> str:
     """Registers `ms_ce.parallel.CrossEntropyLoss` in mindformers, and returns its name there.
 
-    A configuration then names it as `type: MsCeCrossEntropyLoss`, and `mindformers.core.build_loss` builds it.
+    `mindformers.core.build_loss` then builds it for `type: MsCeCrossEntropyLoss`. Nothing in mindformers 1.9 to 2.1
+    calls that: to replace the loss of its models, call `ms_ce.patch.mindformers()`.
+
     `import ms_ce.parallel` does this by itself when mindformers was imported before.
 
     Raises:

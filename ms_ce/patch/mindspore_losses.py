@@ -119,7 +119,8 @@ _PARTS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
 }
 
 
-def _seams(part: str) -> list[Seam]:
+def seams(part: str) -> list[Seam]:
+    """The places of a part, for the libraries too that take MindSpore's losses."""
     functions, cell, constructs = _PARTS[part]
     found = []
     for name, new in functions.items():
@@ -163,5 +164,5 @@ def mindspore(*, cross_entropy: bool = True, nll_loss: bool = True, force: bool 
     """
     version = version_of("mindspore", KNOWN, force)
     chosen = {"cross_entropy": cross_entropy, "nll_loss": nll_loss}
-    seams = [one for part, wanted in chosen.items() if wanted for one in _seams(part)]
-    return Patch("mindspore", version, seams)
+    found = [one for part, wanted in chosen.items() if wanted for one in seams(part)]
+    return Patch("mindspore", version, found)

@@ -61,7 +61,7 @@ def mindformers(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-@pytest.mark.parametrize("name", sorted(set(docstrings.EXAMPLES) - set(docstrings.NEED_RANKS)))
+@pytest.mark.parametrize("name", sorted(docstrings.HERE))
 def test_docstring_examples(name, request):
     if name == docstrings.NEEDS_MINDFORMERS:
         request.getfixturevalue("mindformers")

@@ -1,0 +1,101 @@
+"""Language models that follow transformers: the head hands its hidden states on, and the loss multiplies by the table.
+
+Such a model computes `logits = self.lm_head(hidden)` and then `self.loss_function(logits=logits, labels=labels)`. While
+it trains on labels, `lm_head` answers with `LinearLogits`, the product that has not been made, which our loss function
+takes apart. Whatever else a model does with them would fail, so that only those are asked that do no more.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import mindspore as ms
+from mindspore import dtype as mstype
+from mindspore import ops
+
+from ms_ce.patch.linear_sum import linear_sum
+
+# Their `forward` or `construct` hands the head's output to the loss function and to its result, and nothing else.
+FAMILIES = (
+    "Apertus", "Arcee", "AriaText", "Bamba", "DeepseekV2", "DiffLlama", "Doge", "Dots1", "Ernie4_5",
+    "Ernie4_5_Moe", "Exaone4", "FlexOlmo", "Gemma", "Glm", "Glm4", "Glm4Moe", "Helium",
+    "HunYuanDenseV1", "HunYuanMoEV1", "Jamba", "Lfm2", "Llama", "MiniMax", "Ministral", "Mistral",
+    "Mixtral", "Nemotron", "Olmo", "Olmo2", "Olmo3", "Olmoe", "Phi", "Phimoe", "Qwen2Moe", "Qwen3",
+    "Qwen3Moe", "Qwen3Next", "SeedOss", "SmolLM3", "StableLm", "Starcoder2",
+)  # fmt: skip
+CLASSES = frozenset(f"{family}ForCausalLM" for family in FAMILIES)
+
+
+class LinearLogits(NamedTuple):
+    """`hidden @ weight.T + bias`, not computed."""
+
+    hidden: Any
+    weight: Any
+    bias: Any
+
+
+class _Head:
+    """Stands for `lm_head` during one call of its model."""
+
+    def __init__(self, head):
+        self.head = head
+
+    def __call__(self, hidden):
+        return LinearLogits(hidden, self.head.weight, getattr(self.head, "bias", None))
+
+
+def causal_loss(
+    logits: LinearLogits, labels, num_items_in_batch=None, ignore_index=-100, shift_labels=None
+):
+    """The mean over the labels that count, or their sum over `num_items_in_batch`, in float32.
+
+    labels answer for the position before them; shift_labels for their own.
+    """
+    shift = shift_labels is None
+    target = labels if shift else shift_labels
+    target = target.reshape(logits.hidden.shape[:-1])
+    total = linear_sum(*logits[:2], target, logits.bias, ignore_index=ignore_index, shift=shift)
+    if num_items_in_batch is None:
+        answering = target[..., 1:] if shift else target
+        num_items_in_batch = ops.sum(ops.cast(answering != ignore_index, mstype.float32))
+    return total / num_items_in_batch
+
+
+def without_logits(call, model, forward: str, args, keywords, loss, heads):
+    """`call(model, …)` with the head's product left to the loss, where the model is asked for a loss in training.
+
+    call: the method that runs the model. forward: name of the method that computes. loss: our loss function, which the
+    model must use. heads: classes of layers that are no more than a product with a table.
+    """
+    if (
+        type(model).__name__ not in CLASSES
+        or not model.training
+        or ms.get_context("mode") != ms.PYNATIVE_MODE
+        or type(model.lm_head) not in heads
+        or model.loss_function is not loss
+    ):
+        return call(model, *args, **keywords)
+    compute = getattr(model, forward)
+    given = inspect.signature(compute).bind(*args, **keywords).arguments
+    if given.get("labels") is None:
+        return call(model, *args, **keywords)
+
+    def computed(*args, **keywords):
+        return _without(compute(*args, **keywords))
+
+    # An instance's own attributes come before its layers and its class.
+    own = vars(model)
+    own["lm_head"], own[forward] = _Head(model.lm_head), computed
+    try:
+        return call(model, *args, **keywords)
+    finally:
+        del own["lm_head"], own[forward]
+
+
+def _without(output):
+    """The model's output with None for the logits that were not made."""
+    if isinstance(output, tuple):
+        return tuple(None if isinstance(one, LinearLogits) else one for one in output)
+    output["logits"] = None
+    return output
