@@ -20,6 +20,7 @@ from ms_ce.linear import (
     linear_cross_entropy_with_stats,
 )
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
+from ms_ce.tokens import linear_token_log_probs, token_log_probs
 
 ops.NLLLoss = primitives.NLLLoss  # type: ignore[misc]
 
@@ -35,10 +36,12 @@ __all__ = [
     "cross_entropy_with_stats",
     "linear_cross_entropy",
     "linear_cross_entropy_with_stats",
+    "linear_token_log_probs",
     "nll_loss",
     "ops",
     "patch",
     "relocate_mindir",
+    "token_log_probs",
 ]
 
 

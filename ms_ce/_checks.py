@@ -210,6 +210,22 @@ def check_ignore_index(op: str, target, ignore_index: int) -> None:
 
 
 @constexpr
+def check_flag(op: str, name: str, value) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{op}: {name} must be True or False, got {value!r}")
+    return value
+
+
+@constexpr
+def check_class_indices(op: str, target) -> None:
+    if target not in LABELS:
+        raise TypeError(
+            f"{op}: target must hold class indices of dtype {_names(LABELS)}, got {str(target).lower()}"
+            + as_class_indices(target)
+        )
+
+
+@constexpr
 def check_gradient_in_forward(op: str, value) -> None:
     if value not in ("auto", True, False):
         raise ValueError(f"{op}: gradient_in_forward must be 'auto', True or False, got {value!r}")

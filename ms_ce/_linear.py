@@ -6,7 +6,7 @@ from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import constexpr
 
-from ms_ce import _linear_checks
+from ms_ce import _checks, _linear_checks
 from ms_ce.backend import linear_form, resolved
 from ms_ce.functional import constant
 from ms_ce.ops import precision
@@ -67,6 +67,25 @@ def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
     if weight is not None:
         weight = weight.astype(mstype.float32)
     return input, linear_weight, target, linear_bias, weight
+
+
+def token_log_probs_on(plan, entropy, input, linear_weight, target, linear_bias):
+    """(log-probabilities, entropies), as a plan says."""
+    plan = resolved(plan)
+    target = _checks.check_tensor(plan.op, "target", target)
+    _checks.check_class_indices(plan.op, target.dtype)
+    _linear_checks.check_tensors(plan, input, linear_weight, target, linear_bias, None, None)
+    _linear_checks.check_matrix(plan.op, linear_weight.ndim)
+    input = precision.begin(input)
+    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
+    form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)
+    wanted = gradients(False, True, False, plan.frozen, *parts)
+    exact = exact_dtype(input.dtype)
+    tensors = _in_one_dtype(input, linear_weight, target, linear_bias, None)[:4]
+    log_prob, entropies = form.token_log_probs(plan, wanted, entropy, *tensors)
+    log_prob, entropies = log_prob.astype(exact), entropies.astype(exact)
+    precision.end()
+    return log_prob, entropies
 
 
 def linear_cross_entropy_on(

@@ -10,9 +10,8 @@ class indices and probabilities alike
     row loss  = Σ_c w_c·q'_c·(lse - x'_c) + z·lse²,     q' = (1-ε)·q + ε/C
 
 and a class whose factor w_c·q'_c is 0 and whose logit is -inf is excluded: it contributes 0 to the loss and to every
-derivative. The row weight r_n (1 where None) multiplies the row loss; where it is 0, as where the class index is
-ignore_index, the row contributes nothing. The mean divides by Σ_n r_n·w[y_n] for class indices, by Σ_n r_n for
-probabilities.
+derivative. The row weight r (1 where None) multiplies the row loss; where it is 0, or the class index is ignore_index,
+the row contributes nothing. The mean divides by Σ_n r_n·w[y_n] for class indices, by Σ_n r_n for probabilities.
 """
 
 from __future__ import annotations
@@ -268,6 +267,25 @@ def cross_entropy_hvp(
     return from_rows(out, shape)
 
 
+def token_log_probs(logits, target, **options) -> tuple[Array, Array]:
+    """(log p_y, entropy -Σ_c p_c·log p_c) of each row, 0 where it is ignored; the options are cross_entropy's."""
+    rows = cross_entropy(logits, target, reduction="none", **options)
+    return -rows.loss, rows.entropy
+
+
+def entropy_grad(
+    logits, target, grad_entropy, ignore_index=-100, *, softcap=None, logit_scale=1.0
+) -> Array:
+    """Derivative of Σ grad_entropy·entropy by the logits: -grad_entropy·p·(log p + entropy)·dx'/dx."""
+    r = _prepare((logits, target, None, None), ignore_index, "none", 0.0, softcap, logit_scale)
+    shape = np.shape(logits)
+    with np.errstate(invalid="ignore"):
+        log_p = r.x - r.lse[:, None]
+        share = r.p * (log_p - _weighted_sum(r.p, log_p)[:, None])
+    g = np.broadcast_to(grad_entropy, rows_shape(shape)).reshape(-1, 1) * r.keep[:, None]
+    return from_rows(np.where((r.p == 0) | (g == 0), 0.0, -g * share * r.slope), shape)
+
+
 def lse_grad(logits, *, softcap=None, logit_scale=1.0) -> Array:
     """Derivative of each row's lse with respect to its logits: the softmax, without scale and cap."""
     shape = np.shape(logits)
@@ -347,18 +365,10 @@ def _as_rows(hidden, linear_weight, target, linear_bias, row_weight, shift: bool
 
 
 def linear_cross_entropy(
-    input,
-    linear_weight,
-    target,
-    linear_bias=None,
-    weight=None,
-    *,
-    row_weight=None,
-    shift=False,
-    **options,
+    input, linear_weight, target, linear_bias=None, weight=None, *, shift=False, **options
 ) -> Result:
     """`cross_entropy` of input·Wᵀ + b, input (…, H) with targets (…) or (…, C); options are cross_entropy's."""
-    tensors = (input, linear_weight, target, linear_bias, row_weight)
+    tensors = (input, linear_weight, target, linear_bias, options.pop("row_weight", None))
     _, logits, rows, row_weight, lead = _as_rows(*tensors, shift)
     result = cross_entropy(logits, rows, weight, row_weight=row_weight, **options)
     if options.get("reduction") != "none":
@@ -376,13 +386,12 @@ def linear_cross_entropy_grad(
     linear_bias=None,
     weight=None,
     *,
-    row_weight=None,
     shift=False,
     grad_loss=1.0,
     **options,
 ) -> LinearGradients:
     """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g."""
-    tensors = (input, linear_weight, target, linear_bias, row_weight)
+    tensors = (input, linear_weight, target, linear_bias, options.pop("row_weight", None))
     rows, logits, targets, row_weight, lead = _as_rows(*tensors, shift)
     options.update(row_weight=row_weight, grad_loss=grad_loss)
     grad = cross_entropy_grad(logits, targets, weight, **options).logits

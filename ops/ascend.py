@@ -181,6 +181,14 @@ def _nll_of(log_prob, target, weight, options):
     return _shaped(out[0], options.reduction, log_prob.shape), out[1].reshape(())
 
 
+def token_log_probs(logits, target, options: Options, entropy: bool):
+    """(log-probabilities, entropies), float32; with entropies made by the composed backend."""
+    if entropy:
+        return composed.token_log_probs(logits, target, options, True)
+    rows, _, _ = _loss_of(logits, target, None, options)
+    return -rows, ops.zeros_like(rows)
+
+
 # The kernels take no row weights: they are put around them.
 
 

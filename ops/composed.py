@@ -24,6 +24,7 @@ from ms_ce.ops.composed_cells import (
     scaled_square,
     total,
     weight_of,
+    zeros_like,
 )
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index
@@ -251,6 +252,32 @@ def nll_loss(log_prob, target, weight, row_weight, options: Options):
     total_weight = total_weight.astype(dtype)
     precision.end()
     return loss, total_weight
+
+
+def token_log_probs(logits, target, options: Options, entropy: bool):
+    """(log-probabilities, entropies) of logits (N, C), in the dtype computed in."""
+    logits = precision.begin(logits)
+    x, target, _ = _prepared(logits, target, None)
+    x, index, keep = _class_rows(x, target, options)
+    log_prob = log_softmax(_transformed(x, options))
+    chosen = ops.where(keep, pick(log_prob, index), 0.0)
+    entropies = zeros_like(chosen)
+    if entropy:
+        entropies = ops.where(keep, -class_sum(_product(ops.exp(log_prob), log_prob)), 0.0)
+    precision.end()
+    return chosen, entropies
+
+
+def entropy_backward(grad_entropy, logits, lse, entropy, options: Options):
+    """-grad_entropy·p·(log p + entropy), from the logits' whole rows or a block of them."""
+    x = _transformed(logits, options)
+    log_p = x - lse.astype(x.dtype).expand_dims(1)
+    p = ops.exp(log_p)
+    share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
+    grad = -grad_entropy.astype(x.dtype).expand_dims(1) * ops.where(p == 0, 0.0, share)
+    if options.softcap != 0.0:
+        grad = grad * (1.0 - ops.square(x / number(options.softcap, x.dtype)))
+    return grad * number(options.logit_scale, x.dtype)
 
 
 def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Options):

@@ -21,6 +21,7 @@ from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
     partial_target_grad,
     partial_weight_grad,
 )
+from ms_ce.ops.cpu_tokens import token_log_probs  # noqa: F401
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.mean import per_weight

@@ -76,6 +76,7 @@ def packed_options(
     has_weight: bool,
     has_row_weight: bool,
     has_grad_z_loss: bool,
+    has_entropy: bool = False,
 ) -> np.ndarray:
     """The kernel's options. A graph may hand over named tuples as plain ones."""
     offset, total = block
@@ -86,6 +87,7 @@ def packed_options(
         "has_weight": has_weight,
         "has_row_weight": has_row_weight,
         "has_grad_z_loss": has_grad_z_loss,
+        "has_entropy": has_entropy,
     }
     return packed("options", values)
 

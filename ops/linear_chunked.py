@@ -38,7 +38,8 @@ def _cell(backend, options, chunk_bytes, class_indices, kind, gradients):
         kernels = composed
     if kind == "sum":
         return ChunkedSum(kernels, OneDevice(), options, chunk_bytes, gradients)
-    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, gradients, kind == "stats")
+    stats, tokens = kind in ("stats", "tokens"), kind == "tokens"
+    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, gradients, stats, tokens)
 
 
 @constexpr
@@ -79,6 +80,26 @@ def _as_rows(plan, input, target, row_weight):
 def _before_last(rows, plan, input):
     """Rows of `_as_rows`, where class indices are shifted."""
     return rows.reshape(input.shape[:-1])[..., :-1]
+
+
+def token_log_probs(
+    plan: Plan, gradients: Gradients, entropy: bool, input, linear_weight, target, linear_bias
+):
+    """As `protocol.LinearForm` says."""
+    classes, features = linear_weight.shape
+    tensors = (input, linear_weight, target, linear_bias)
+    if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
+        return linear_plain.token_log_probs(plan, gradients, entropy, *tensors)
+    target = without_gradient(target)
+    if not compiling():
+        ignored = plan.options.ignore_index
+        KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
+    hidden, labels, _ = _as_rows(plan, input, target, None)
+    kind = "tokens" if entropy else "rows"
+    cell = _cell(plan.backend, plan.options, plan.chunk_bytes, True, kind, gradients)
+    out = cell(hidden, linear_weight, labels, linear_bias, None, None)
+    place = _before_last if plan.shift else in_leading_shape
+    return place(-out[0], plan, input), place(out[5], plan, input)
 
 
 def linear_cross_entropy(

@@ -57,6 +57,16 @@ def _logits(plan, input, linear_weight, target, linear_bias, weight, row_weight)
     return logits, target, weight, row_weight
 
 
+def token_log_probs(
+    plan: Plan, gradients: Gradients, entropy: bool, input, linear_weight, target, linear_bias
+):
+    """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
+    given = (input, linear_weight, target, linear_bias, None, None)
+    logits, labels, _, _ = _logits(plan, *given)
+    results = KERNELS[plan.backend].token_log_probs(logits, labels, plan.options, entropy)
+    return in_leading_shape(results[0], plan, input), in_leading_shape(results[1], plan, input)
+
+
 def linear_cross_entropy(
     plan: Plan,
     gradients: Gradients,

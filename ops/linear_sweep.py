@@ -109,7 +109,8 @@ class ChunkedRows(Rows, DifferentiableCell):
     Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
     frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
     Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight, whether a row is right
-    and its entropy; all (N,). The last two are made for `stats` only.
+    and its entropy; all (N,). The last two are made for `stats` only, and entropies have a gradient with
+    `entropy_gradient`.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class ChunkedRows(Rows, DifferentiableCell):
         chunk_bytes: int,
         gradients: Gradients,
         stats: bool = False,
+        entropy_gradient: bool = False,
         alone: bool = False,
     ):
         super().__init__(kernels, place, options)
@@ -128,8 +130,11 @@ class ChunkedRows(Rows, DifferentiableCell):
         self.partly = not alone and not all(made)
         if self.partly:
             others = Gradients(gradients.in_forward, *(not one for one in made))
-            self.others = type(self)(kernels, place, options, chunk_bytes, others, alone=True)
+            self.others = type(self)(
+                kernels, place, options, chunk_bytes, others, stats, entropy_gradient, True
+            )
         self.chunk_bytes, self.stats = chunk_bytes, stats
+        self.entropy_gradient = entropy_gradient
 
     def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
@@ -240,8 +245,9 @@ class ChunkedRows(Rows, DifferentiableCell):
             grad_bias = zeros_like(bias)
         return grad_hidden, grad_weight, grad_bias
 
-    def add_gradients(self, sweep, chunk, rows, sums):
-        """`sums` with a chunk's part; `rows` are its lse, its Σ w·q', and what arrives at its losses and at lse."""
+    def add_gradients(self, sweep, chunk, rows, entropies, sums):
+        """`sums` with a chunk's part; `rows` are its lse, its Σ w·q', and what arrives at its losses and at lse;
+        `entropies`, where they have a gradient, those of the rows and what arrives at them."""
         (_, matrix, _, bias, weight, row_weight), _, _, (offset, total), _ = sweep
         (place, index, valid), (hidden, target, logits) = chunk
         lse, mass, upstream, of_lse = rows
@@ -252,6 +258,13 @@ class ChunkedRows(Rows, DifferentiableCell):
         slope = self.partial_backward(
             upstream, of_lse, logits, target, weight, lse, mass, self.options, block
         )
+        if entropies is not None:
+            arriving = ops.select(valid, entropies[1], zeros_like(entropies[1]))
+            of_entropy = composed.entropy_backward(
+                arriving, logits, lse, entropies[0], self.options
+            )
+            of_entropy = ops.where(valid.expand_dims(1), of_entropy, 0.0)
+            slope = slope + of_entropy.astype(slope.dtype)
         grad_hidden, grad_weight, grad_bias = sums
         if self.of_input:
             part = _product(slope, matrix)
@@ -266,17 +279,20 @@ class ChunkedRows(Rows, DifferentiableCell):
         """The logits again, and from them the gradients."""
         chunk = self.chunk(sweep, first)
         (_, index, _), (hidden, _, _) = chunk
-        lse, mass, grad_loss, grad_squares = saved
+        lse, mass, grad_loss, grad_squares, entropy, grad_entropy = saved
         own_lse, own_mass = ops.gather(lse, index, 0), ops.gather(mass, index, 0)
         upstream = ops.gather(grad_loss, index, 0)
         of_lse = self.of_squares(own_lse, upstream + ops.gather(grad_squares, index, 0))
         rows = (own_lse, own_mass, upstream.astype(hidden.dtype), of_lse.astype(hidden.dtype))
-        return self.add_gradients(sweep, chunk, rows, sums)
+        entropies = None
+        if self.entropy_gradient:
+            entropies = (ops.gather(entropy, index, 0), ops.gather(grad_entropy, index, 0))
+        return self.add_gradients(sweep, chunk, rows, entropies, sums)
 
     def gradients_of(self, tensors, out, dout):
         """The gradients that this Cell makes, those of all rows, from its inputs."""
         sweep, position = self.prepared(*tensors)
-        saved = (out[1], out[2], dout[0], dout[3])
+        saved = (out[1], out[2], dout[0], dout[3], out[5], dout[5])
         sums = _over_chunks(self.add_chunk_gradients, sweep, saved, self.no_gradients(sweep))
         return self.unordered(sums, position, tensors[1])
 
@@ -344,7 +360,7 @@ class ChunkedSum(ChunkedRows):
         losses = ops.select(valid, losses, zeros_like(losses))
         one = ones_like(lse)
         rows = (lse, mass, one.astype(exact), self.of_squares(lse, one).astype(exact))
-        sums = self.add_gradients(sweep, chunk, rows, state[1:])
+        sums = self.add_gradients(sweep, chunk, rows, None, state[1:])
         return state[0] + _sum(losses), sums[0], sums[1], sums[2]
 
     def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):

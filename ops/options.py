@@ -48,13 +48,16 @@ def _factor(op: str, name: str, value) -> float:
     return number
 
 
-def _cap(op: str, name: str, value) -> float:
-    if value is None:
-        return 0.0
+def positive(op: str, name: str, value, remedy: str = "") -> float:
     number = _number(op, name, value)
     if number <= 0.0:
-        raise ValueError(f"{op}: {name} must be above 0, got {value}; use None for no cap")
+        raise ValueError(f"{op}: {name} must be above 0, got {value}{remedy}")
     return number
+
+
+def softcap_of(op: str, name: str, value) -> float:
+    """0 for none."""
+    return 0.0 if value is None else positive(op, name, value, "; use None for no cap")
 
 
 def _class_index(op: str, name: str, value) -> int:
@@ -81,7 +84,7 @@ OPTIONS = (
     Option("reduction", "mean", _reduction),
     Option("label_smoothing", 0.0, _share),
     Option("z_loss", 0.0, _factor),
-    Option("softcap", None, _cap),
+    Option("softcap", None, softcap_of),
     Option("logit_scale", 1.0, _number),
 )
 

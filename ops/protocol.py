@@ -44,6 +44,9 @@ class Kernels(Protocol):
     def nll_loss(self, log_prob, target, weight, row_weight, options: Options) -> Any:
         """(loss, total_weight): total_weight in the weight's dtype, or log_prob's without one."""
 
+    def token_log_probs(self, logits, target, options: Options, entropy: bool) -> Any:
+        """(log-probabilities of class indices, entropies or 0) of rows (N, C), float32 at least; 0 in ignored rows."""
+
     def partial(self, logits, target, weight, options: Options, block: ClassBlock) -> Any:
         """(rows, 3) over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot. Here and
         below, weight is that of all classes."""
@@ -98,3 +101,16 @@ class LinearForm(Protocol):
         """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy). What is per row has input's
         leading shape, less one of each sequence under shift. row_weight has that of class indices. Target and weights
         get no gradient. plan.backend is a name of KERNELS."""
+
+    def token_log_probs(
+        self,
+        plan: Plan,
+        gradients: Gradients,
+        entropy: bool,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+    ) -> Any:
+        """(log-probabilities of class indices, entropies or 0), in float32 at least, of the shape that row losses
+        have."""

@@ -98,7 +98,7 @@ static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSu
 
 template <class A>
 static void Backward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
-  if (UsesColumns(problem)) {
+  if (UsesColumns(problem) && !HasGradEntropy(problem)) {
     return ForBlocks<A>(problem, first, count, totals, BackwardBlock<A>);
   }
   ForRows(

@@ -87,6 +87,13 @@ def _function(function, inputs, differentiable=True, **options):
     )
 
 
+def _with_row_weight(function):
+    def weighted(*tensors, **options):
+        return function(*tensors[:-1], row_weight=tensors[-1], **options)
+
+    return weighted
+
+
 def _linear_layer(backend):
     layer = ms_ce.LinearCrossEntropyLoss(FEATURES, CLASSES, bias=True, backend=backend)
     layer.linear_weight.set_data(Tensor(arrays()["table"]))
@@ -124,6 +131,21 @@ PROGRAMS = {
     ),
     "linear_cross_entropy_with_stats chunks": _function(
         ms_ce.linear_cross_entropy_with_stats, _LINEAR, chunk_bytes=40
+    ),
+    "cross_entropy row_weight": _function(
+        _with_row_weight(ms_ce.cross_entropy), ("logits", "target", "mask")
+    ),
+    "linear_cross_entropy row_weight chunks": _function(
+        _with_row_weight(ms_ce.linear_cross_entropy), (*_LINEAR, "mask"), chunk_bytes=40
+    ),
+    "token_log_probs": _function(
+        ms_ce.token_log_probs, ("logits", "target"), entropy=True, temperature=1.5
+    ),
+    "linear_token_log_probs": _function(
+        ms_ce.linear_token_log_probs, _LINEAR, entropy=True, temperature=1.5
+    ),
+    "linear_token_log_probs chunks": _function(
+        ms_ce.linear_token_log_probs, _LINEAR, entropy=True, chunk_bytes=40
     ),
     "CrossEntropyLoss": Program(
         lambda backend: ms_ce.CrossEntropyLoss(_weight(), backend=backend, **_OPTIONS),

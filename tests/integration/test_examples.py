@@ -61,6 +61,67 @@ def test_minimal_prints_the_same_loss_and_gradient_in_both_modes(tmp_path: Path)
     assert len(re.findall(r"-?\d+\.\d*", graph[1])) == 40
 
 
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    top = x.max(-1, keepdims=True)
+    return x - top - np.log(np.exp(x - top).sum(-1, keepdims=True))
+
+
+def _token_numbers(hidden, table, target):
+    """Log-probabilities, entropies and which tokens count, by the plain formula."""
+    log_p = _log_softmax(hidden[:, :-1] @ table.T)
+    following = target[:, 1:]
+    counts = following != -100
+    chosen = np.take_along_axis(log_p, np.where(counts, following, 0)[..., None], -1)[..., 0]
+    return chosen * counts, -(np.exp(log_p) * log_p).sum(-1) * counts, counts
+
+
+def _plain_dpo(hidden, table, target, reference_log_prob):
+    ratio = _token_numbers(hidden, table, target)[0].sum(-1) - reference_log_prob
+    return np.log1p(np.exp(-0.1 * (ratio[:2] - ratio[2:]))).mean()
+
+
+def _plain_grpo(hidden, table, target, old_log_prob, advantage):
+    log_prob, entropy, counts = _token_numbers(hidden, table, target)
+    ratio, gain = np.exp(log_prob - old_log_prob), advantage[:, None]
+    clipped = np.minimum(ratio * gain, np.clip(ratio, 0.8, 1.2) * gain) + 0.01 * entropy
+    return -((clipped * counts).sum(-1) / counts.sum(-1)).mean()
+
+
+@pytest.mark.parametrize("name", ("dpo", "grpo"))
+def test_preference_losses_are_the_plain_formulas(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value, and the derivative along a direction by central differences of the plain formula, in float64."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    import mindspore as ms
+    import preference_losses
+    from mindspore import Tensor
+
+    random = np.random.default_rng(3)
+    hidden, table = random.normal(size=(4, 7, 5)), random.normal(size=(11, 5))
+    target = random.integers(0, 11, (4, 7))
+    target[:, :3] = -100
+    log_prob = _token_numbers(hidden * 0.9, table, target)[0]
+    rest = (log_prob.sum(-1),) if name == "dpo" else (log_prob, random.normal(size=4))
+    loss = getattr(preference_losses, f"{name}_loss")
+    plain = _plain_dpo if name == "dpo" else _plain_grpo
+    tensors = [Tensor(each) for each in (hidden, table, target, *rest)]
+    value, gradients = ms.value_and_grad(loss, (0, 1))(*tensors)
+    assert float(value) == pytest.approx(plain(hidden, table, target, *rest), rel=1e-5)
+    for place, (point, gradient) in enumerate(zip((hidden, table), gradients, strict=True)):
+        step = 1e-6 * random.normal(size=point.shape)
+        moved = [[hidden, table], [hidden, table]]
+        moved[0][place], moved[1][place] = point + step, point - step
+        upper, lower = (plain(*pair, target, *rest) for pair in moved)
+        assert (gradient.asnumpy() * step).sum() == pytest.approx((upper - lower) / 2, rel=1e-4)
+
+
+def test_preference_losses_run(tmp_path: Path) -> None:
+    output = run_example("preference_losses.py", tmp_path)
+    assert re.search(r"DPO loss 0\.\d+, gradient norm \d", output)
+    assert re.search(r"GRPO loss -?0\.\d+, gradient norm \d", output)
+
+
 def test_segmentation_learns(tmp_path: Path) -> None:
     output = run_example("segmentation.py", tmp_path, "--steps", 80, "--width", 8)
     found = re.search(r"loss: ([\d.]+) in the first tenth of the steps, ([\d.]+) in the", output)

@@ -118,7 +118,7 @@ class Call:
             largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-3)
             return Tolerance(0, RELATIVE[self.dtype] * largest, 0)
         # total_weight in float64 is a sum of weights; other float64 results are as near as the logits' dtype.
-        wide = dtype if name in ("loss", "total_weight") or dtype != "float64" else self.dtype
+        wide = dtype if name == "total_weight" or dtype != "float64" else self.dtype
         bound = tolerance("cpu", wide)
         rows = max(1.0, np.size(self.given["target"]) / 10) if name == "grad_weight" else 1.0
         wider = _WIDER.get(name, 1) * rows

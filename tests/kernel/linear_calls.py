@@ -33,6 +33,7 @@ class LinearCase(NamedTuple):
 
 
 _SMOOTH = {"label_smoothing": 0.1}
+_TRANSFORMED = {"softcap": 4.0, "logit_scale": 0.8}
 _ALL = {"label_smoothing": 0.1, "z_loss": 0.01, "softcap": 4.0, "logit_scale": 0.8}
 
 # Tiles are 6 by 8 to 64, panels 16 to 96 rows; sums are cut at 128 classes and at 256 features.
@@ -65,6 +66,8 @@ _OPTIONS = (
     LinearCase((3, 5), 19, 37, 4, "none", shift=True, weight=True, options=_ALL, grad_z=True),
     LinearCase((3, 5), 19, 37, 4, "sum", shift=True, probabilities=True, weight=True, bias=False),
     LinearCase((), 19, 37, 1, "none"),
+    LinearCase((30,), 19, 37, 4, "none", options=_TRANSFORMED),
+    LinearCase((6, 5), 19, 37, 4, "none", bias=False, shift=True, options=_TRANSFORMED),
     LinearCase((30,), 19, 37, 4, weight=True, options=_ALL, row_weight=True, grad_z=True),
     LinearCase((6, 5), 19, 37, 4, "none", shift=True, options=_SMOOTH, row_weight=True),
     LinearCase((30,), 19, 37, 4, "sum", probabilities=True, options=_ALL, row_weight=True),
@@ -187,6 +190,50 @@ class LinearProblem:
         return plan(chunk_bytes=row_bytes, shift=self.case.shift, **more)
 
 
+def token_calls(problem: LinearProblem) -> list[Call]:
+    """Log-probabilities and entropies of the rows, and the gradients of both."""
+    case, dtype = problem.case, problem.dtype
+    hidden, linear_weight, _, bias, _ = problem.exact
+    _, logits, targets, _, lead = reference._as_rows(*problem.exact[:4], None, case.shift)
+    log_prob, entropy = reference.token_log_probs(logits, targets, **case.options)
+    random = np.random.default_rng(8)
+    grad_rows, grad_entropy = random.normal(size=(2, len(logits)))
+    slope = reference.entropy_grad(logits, targets, grad_entropy, **case.options)
+    by_rows = problem.unit_gradients(grad_rows)
+
+    def placed(rows: np.ndarray) -> np.ndarray:
+        return problem._of_rows(rows.reshape(lead))
+
+    settings = {"reduction": "none", "has_entropy": True, **case.options}
+    given = {
+        **problem.given(),
+        "options": options(**settings),
+        "lse": placed(reference.cross_entropy(logits, targets, **case.options).lse),
+        "entropy": placed(entropy),
+        "grad_rows": placed(grad_rows),
+        "grad_entropy": placed(grad_entropy),
+    }
+    rows = hidden[..., :-1, :] if case.shift else hidden
+    grad_input = (slope @ linear_weight).reshape(rows.shape)
+    if case.shift:
+        grad_input = np.concatenate([grad_input, np.zeros_like(grad_input[..., :1, :])], -2)
+    expected = {
+        "log_prob": placed(log_prob),
+        "lse": given["lse"],
+        "entropy": given["entropy"],
+        "grad_input": by_rows["grad_input"] + grad_input,
+        "grad_linear_weight": by_rows["grad_linear_weight"]
+        + slope.T @ rows.reshape(len(slope), -1),
+        "grad_linear_bias": by_rows["grad_linear_bias"] + (0.0 if bias is None else slope.sum(0)),
+    }
+    calls = [Call("LinearTokenLogProbs", dtype, given, expected, linear=True)]
+    for form, names in _LEFT_OUT.items():
+        zeros = {f"grad_{name}": np.zeros(()) for name in names}
+        name = "LinearTokenLogProbsBackward" + form
+        calls.append(Call(name, dtype, given, {**expected, **zeros}, linear=True))
+    return calls
+
+
 def linear_calls(case: LinearCase, dtype: str) -> list[Call]:
     """Every operation of the linear loss that takes this case."""
     problem = LinearProblem(case, dtype)
@@ -222,4 +269,6 @@ def linear_calls(case: LinearCase, dtype: str) -> list[Call]:
         factor = to_float64(problem.upstream)
         scaled = {name: factor * to_float64(value) for name, value in rounded.items()}
         add("Rescale", "", {**given, **rounded}, {**scaled, "done": factor, "applied": factor})
+    if suffix and case.options.items() <= _TRANSFORMED.items() and not case.probabilities:
+        calls += token_calls(problem)
     return calls

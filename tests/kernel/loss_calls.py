@@ -218,6 +218,35 @@ def nll_calls(case: Case, dtype: str, weighted_rows: bool = False) -> list[Call]
     return [Call("NLL" + name, dtype, given, expected) for name in ("Forward" + suffix, "Backward")]
 
 
+def token_calls(case: Case, dtype: str) -> list[Call]:
+    """Log-probabilities and entropies of the case's rows, with a class that has no probability."""
+    drawn = case.inputs(dtype)
+    logits, target = cast(drawn["logits"], dtype), drawn["target"]
+    names = ("ignore_index", "softcap", "logit_scale")
+    settings = {name: case.options[name] for name in names if name in case.options}
+    exact = to_float64(logits)
+    log_prob, entropy = reference.token_log_probs(exact, target, **settings)
+    random = np.random.default_rng(8)
+    upstream = {name: random.normal(size=target.shape) for name in ("grad_rows", "grad_entropy")}
+    given = {
+        "logits": logits,
+        "target": target,
+        "options": options(reduction="none", has_entropy=True, **settings),
+        "lse": np.asarray(reference.cross_entropy(exact, target, **settings).lse),
+        "entropy": np.asarray(entropy),
+        **upstream,
+    }
+    grad = reference.entropy_grad(exact, target, upstream["grad_entropy"], **settings)
+    grad = (
+        grad
+        + reference.cross_entropy_grad(
+            exact, target, reduction="none", **settings, grad_loss=upstream["grad_rows"]
+        ).logits
+    )
+    expected = {"log_prob": log_prob, "lse": given["lse"], "entropy": entropy, "grad_logits": grad}
+    return [Call("TokenLogProbs" + name, dtype, given, expected) for name in ("", "Backward")]
+
+
 def block_calls(dtype: str, probabilities: bool) -> list[Call]:
     """Every operation on a block of the classes: classes 4 to 12 of 17, in the formulas of reference.py."""
     random = np.random.default_rng(9)

@@ -29,7 +29,7 @@ from tests.cases import CASES, NLL_CASES
 from tests.kernel.call import DTYPES, Call, Dtypes
 from tests.kernel.drawn_cases import drawn_cases
 from tests.kernel.linear_calls import LINEAR_CASES, linear_calls
-from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls
+from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, token_calls
 
 
 def calls() -> Iterator[Call]:
@@ -42,6 +42,9 @@ def calls() -> Iterator[Call]:
         for case in NLL_CASES:
             yield from nll_calls(case, dtype)
             yield from nll_calls(case, dtype, weighted_rows=True)
+        for case in CASES:
+            if not case.probabilities:
+                yield from token_calls(case, dtype)
         for probabilities in (False, True):
             yield from block_calls(dtype, probabilities)
         for linear in LINEAR_CASES:

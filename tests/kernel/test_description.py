@@ -35,6 +35,12 @@ EXPECTED = {
         "logits:F:logits target:T:target weight:W:weight options:I:options",
         "partial:D:partial",
     ),
+    "TokenLogProbsBackward": (
+        "either",
+        "grad_rows:V:rows grad_entropy:V:rows logits:F:logits target:C:target lse:D:rows entropy:D:rows "
+        "options:I:options",
+        "grad_logits:F:logits",
+    ),
     "NLLForwardRows": (
         "per_row",
         "log_prob:F:logits target:C:target weight:W:weight row_weight:D:rows options:I:options",
@@ -90,10 +96,11 @@ def test_slots(default_library: Library) -> None:
         has_weight=True,
         has_row_weight=True,
         has_grad_z_loss=True,
+        has_entropy=True,
     )
-    assert packed[[0, 1, 6, 7, 8, 9, 10]].tolist() == [-7, 2, 3, 9, 1, 1, 1]
+    assert packed[[0, 1, 6, 7, 8, 9, 10, 11]].tolist() == [-7, 2, 3, 9, 1, 1, 1, 1]
     assert packed.view("f8")[2:6].tolist() == [0.5, 0.25, 2.0, 1.5]
-    assert len(packed) == 11
+    assert len(packed) == 12
     assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1, 0]
     assert plan(bias_frozen=True).tolist() == [0, 0, 1]
     assert default_library.description["reductions"] == ["none", "mean", "sum"]

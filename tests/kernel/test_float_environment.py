@@ -39,6 +39,8 @@ REDUCTIONS = {
     "CrossEntropyPartialBackward": ("none",),
     "CrossEntropyPartialTargetGrad": ("none",),
     "CrossEntropyPartialWeightGrad": ("none",),
+    "TokenLogProbs": ("none",),
+    "TokenLogProbsBackward": ("none",),
     "NLLForward": ("mean",),
     "NLLForwardRows": ("none",),
     "NLLBackward": BOTH,
@@ -50,6 +52,11 @@ REDUCTIONS = {
     "LinearCrossEntropyBackwardInput": BOTH,
     "LinearCrossEntropyBackwardWeight": BOTH,
     "LinearCrossEntropyBackwardBias": BOTH,
+    "LinearTokenLogProbs": ("none",),
+    "LinearTokenLogProbsBackward": ("none",),
+    "LinearTokenLogProbsBackwardInput": ("none",),
+    "LinearTokenLogProbsBackwardWeight": ("none",),
+    "LinearTokenLogProbsBackwardBias": ("none",),
     "LinearCrossEntropyValueAndGrad": ("mean",),
     "LinearCrossEntropyValueAndGradInput": ("mean",),
     "LinearCrossEntropyValueAndGradWeight": ("mean",),
@@ -81,6 +88,7 @@ def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[st
         "grad_loss": draw_upstream(),
         "grad_z_loss": draw_upstream(),
         "lse": random.normal(size=rows) + 7.0,
+        "entropy": random.random(rows),
         "mass": random.random(rows),
         "total_weight": np.array(1.7),
         "applied": np.array(np.nan),
@@ -91,6 +99,7 @@ def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[st
             has_weight=True,
             has_row_weight=True,
             has_grad_z_loss=True,
+            has_entropy=True,
         ),
         "input": draw(rows, FEATURES),
         "linear_weight": draw(CLASSES, FEATURES),
@@ -108,6 +117,7 @@ def arguments(
         **given,
         "grad_rows": given["grad_loss"],
         "grad_lse": given["grad_z_loss"],
+        "grad_entropy": given["grad_z_loss"],
         "log_prob": given["logits"],
         **{f"grad_{name}": given[name] for name in ("input", "linear_weight", "linear_bias")},
     }
@@ -165,7 +175,7 @@ def calls() -> list[object]:
         for reduction in reductions:
             if "TargetGrad" not in name:
                 kinds.append(pytest.param(name, reduction, False, id=f"{name}-{reduction}"))
-            if "NLL" not in name and name != "LinearCrossEntropyRescale":
+            if not any(part in name for part in ("NLL", "TokenLogProbs", "Rescale")):
                 kinds.append(
                     pytest.param(name, reduction, True, id=f"{name}-{reduction}-probabilities")
                 )

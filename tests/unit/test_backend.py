@@ -9,7 +9,7 @@ import pytest
 import ms_ce
 from ms_ce import __main__ as command
 from ms_ce import backend
-from ms_ce.ops import ascend, cpu_operators, linear_cpu, linear_plain
+from ms_ce.ops import ascend, cpu_operators, linear_cpu_operators, linear_plain
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.protocol import Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
@@ -40,7 +40,7 @@ def test_table_and_kernels_name_the_same_backends():
 def test_a_backend_offers_what_the_protocol_says(module, protocol):
     functions = inspect.getmembers(protocol, inspect.isfunction)
     offered = [name for name, _ in functions if not name.startswith("_")]
-    assert len(offered) == (10 if protocol is Kernels else 2)
+    assert len(offered) == (11 if protocol is Kernels else 3)
     for name in offered:
         expected = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]
         parameters = list(inspect.signature(getattr(module, name)).parameters.values())
@@ -86,7 +86,7 @@ def test_the_command_prints_the_choice(capsys):
         lambda: cpu_operators.packed_options(Options(), ClassBlock(), False, False, False),
         lambda: cpu_operators.no_weight(ms.float32),
         lambda: cpu_operators.no_weight(ms.bfloat16),
-        lambda: linear_cpu._plan(0, False, False),
+        lambda: linear_cpu_operators.packed_plan(0, False, False),
         lambda: ascend._no_weight(),
     ],
 )

@@ -71,6 +71,8 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(CrossEntropyPartialBackward)          \
   X(CrossEntropyPartialTargetGrad)        \
   X(CrossEntropyPartialWeightGrad)        \
+  X(TokenLogProbs)                        \
+  X(TokenLogProbsBackward)                \
   X(NLLForward)                           \
   X(NLLForwardRows)                       \
   X(NLLBackward)                          \
@@ -82,6 +84,11 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(LinearCrossEntropyBackwardInput)      \
   X(LinearCrossEntropyBackwardWeight)     \
   X(LinearCrossEntropyBackwardBias)       \
+  X(LinearTokenLogProbs)                  \
+  X(LinearTokenLogProbsBackward)          \
+  X(LinearTokenLogProbsBackwardInput)     \
+  X(LinearTokenLogProbsBackwardWeight)    \
+  X(LinearTokenLogProbsBackwardBias)      \
   X(LinearCrossEntropyValueAndGrad)       \
   X(LinearCrossEntropyValueAndGradInput)  \
   X(LinearCrossEntropyValueAndGradWeight) \

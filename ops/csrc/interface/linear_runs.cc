@@ -75,6 +75,13 @@ void RunLinearForward(Call* call) {
   StoreDouble(Reduced(problem, sums.entropy, static_cast<double>(sums.counted)), (*call)[kEntropy]);
 }
 
+void RunLinearTokenLogProbs(Call* call) {
+  LinearTotalWeight(call->linear);
+  call->problem().statistics = call->problem().has_entropy;
+  RunLinear(call->linear, LinearTask::kForward);
+  Negate((*call)[kLogProbs]);
+}
+
 void RunLinearValueAndGrad(Call* call) {
   const Problem& problem = call->problem();
   CountWeight(call);

@@ -108,6 +108,14 @@ void RunPartialBackward(Call* call) {
   RunRows(problem, KernelsFor(problem).partial_backward, call->subject());
 }
 
+void RunTokenLogProbs(Call* call) {
+  Problem& problem = call->problem();
+  problem.statistics = problem.has_entropy;
+  if (!problem.has_entropy) ZeroTensor((*call)[kRowEntropy]);
+  RunRows(problem, KernelsFor(problem).forward, call->subject());
+  Negate((*call)[kLogProbs]);
+}
+
 void RunNllForward(Call* call) {
   const Problem& problem = call->problem();
   const UnitSums sums = RunRows(problem, KernelsFor(problem).nll_forward, call->subject());

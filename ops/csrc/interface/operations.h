@@ -23,6 +23,7 @@ inline constexpr Slot kOptionSlots[] = {
     {"has_weight", &Problem::has_weight},
     {"has_row_weight", &Problem::has_row_weight},
     {"has_grad_z_loss", &Problem::has_grad_z_loss},
+    {"has_entropy", &Problem::has_entropy},
 };
 inline constexpr const char* kReductions[] = {"none", "mean", "sum"};
 
@@ -54,6 +55,8 @@ inline constexpr Argument kLse{"lse", Type::kDouble, Extent::kRows, &Problem::ls
 inline constexpr Argument kZLoss{"z_loss", Type::kFloat, Extent::kLoss, &Problem::z_loss_rows};
 inline constexpr Argument kNumCorrect{"num_correct", Type::kInt64, Extent::kScalar};
 inline constexpr Argument kEntropy{"entropy", Type::kFloat, Extent::kLoss, &Problem::entropy_rows};
+inline constexpr Argument kLogProbs{"log_prob", Type::kDouble, Extent::kRows, &Problem::loss_rows};
+inline constexpr Argument kRowEntropy{"entropy", Type::kDouble, Extent::kRows, &Problem::entropy_rows};
 inline constexpr Argument kPartial{"partial", Type::kDouble, Extent::kPartial, &Problem::partial};
 
 // What a backward operation takes: gradients from above, and what the forward operation returned.
@@ -68,6 +71,11 @@ inline constexpr Argument kSavedTotalWeight{"total_weight", Type::kDouble, Exten
                                             &Problem::total_weight};
 inline constexpr Argument kMass{"mass", Type::kDouble, Extent::kRows, &Problem::mass};
 inline constexpr Argument kDirection{"direction", Type::kFloat, Extent::kLogits, &Problem::direction};
+
+inline constexpr Argument kGradEntropy{"grad_entropy", Type::kWideUpstream, Extent::kRows,
+                                       &Problem::grad_entropy, &Problem::has_entropy};
+inline constexpr Argument kSavedEntropy{"entropy", Type::kDouble, Extent::kRows, &Problem::entropy,
+                                        &Problem::has_entropy};
 
 // And returns.
 inline constexpr Argument kGradLogits{"grad_logits", Type::kFloat, Extent::kLogits, &Problem::grad_logits};
@@ -163,6 +171,14 @@ inline constexpr Operation kOperations[] = {
      {kGradRows, kLogits, kTarget, kWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradWeight}, RunWeightGradient},
 
+    // log p of each row's class, and the entropy of its softmax, 0 unless has_entropy; under reduction none.
+    // Backward, grad_rows is the gradient that arrives at -log p.
+    {"TokenLogProbs", Form::kPerRow,
+     {kLogits, kClassTarget, kOptions}, {kLogProbs, kLse, kRowEntropy}, RunTokenLogProbs},
+    {"TokenLogProbsBackward", Form::kEither,
+     {kGradRows, kGradEntropy, kLogits, kClassTarget, kSavedLse, kSavedEntropy, kOptions},
+     {kGradLogits}, RunBackward},
+
     // total_weight has log_prob's dtype where there is no weight.
     {"NLLForward", Form::kScalar,
      {kLogProb, kClassTarget, kWeight, kRowWeight, kOptions}, {kLoss, kWeightOfNll}, RunNllForward},
@@ -203,6 +219,27 @@ inline constexpr Operation kOperations[] = {
     {"LinearCrossEntropyBackwardBias", Form::kEither,
      {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
       kSavedTotalWeight, kOptions, kPlan},
+     {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+
+    // As TokenLogProbs.
+    {"LinearTokenLogProbs", Form::kPerRow,
+     {kHidden, kLinearWeight, kClassTarget, kLinearBias, kOptions, kPlan},
+     {kLogProbs, kLse, kRowEntropy}, RunLinearTokenLogProbs},
+    {"LinearTokenLogProbsBackward", Form::kEither,
+     {kGradRows, kGradEntropy, kHidden, kLinearWeight, kClassTarget, kLinearBias, kSavedLse, kSavedEntropy,
+      kOptions, kPlan},
+     {kGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTokenLogProbsBackwardInput", Form::kEither,
+     {kGradRows, kGradEntropy, kHidden, kLinearWeight, kClassTarget, kLinearBias, kSavedLse, kSavedEntropy,
+      kOptions, kPlan},
+     {kGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTokenLogProbsBackwardWeight", Form::kEither,
+     {kGradRows, kGradEntropy, kHidden, kLinearWeight, kClassTarget, kLinearBias, kSavedLse, kSavedEntropy,
+      kOptions, kPlan},
+     {kNoGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTokenLogProbsBackwardBias", Form::kEither,
+     {kGradRows, kGradEntropy, kHidden, kLinearWeight, kClassTarget, kLinearBias, kSavedLse, kSavedEntropy,
+      kOptions, kPlan},
      {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
 
     // The loss and the gradients for upstream 1.

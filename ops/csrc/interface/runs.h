@@ -14,12 +14,14 @@ void RunWeightGradient(Call* call);
 void RunValueAndGrad(Call* call);
 void RunPartial(Call* call);
 void RunPartialBackward(Call* call);
+void RunTokenLogProbs(Call* call);
 void RunNllForward(Call* call);
 void RunNllBackward(Call* call);
 void RunLinearForward(Call* call);  // with statistics where the operation returns them
 void RunLinearBackward(Call* call);
 void RunLinearValueAndGrad(Call* call);
 void RunLinearRescale(Call* call);
+void RunLinearTokenLogProbs(Call* call);
 
 }  // namespace ms_ce
 

@@ -69,8 +69,8 @@ class ChunkLoop {
     }
     const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
     matrices_.emplace(problem_, most, gradients);
-    for (auto* values :
-         {&lse_, &row_weight_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_, &grad_z_loss_}) {
+    for (auto* values : {&lse_, &row_weight_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_,
+                         &grad_z_loss_, &grad_entropy_}) {
       values->resize(static_cast<size_t>(most));
     }
     UnitSums totals;
@@ -159,9 +159,15 @@ class ChunkLoop {
     if (chunk->reduction != Reduction::kNone) return;
     Gather(problem_.loss.grad_loss, &grad_loss_);
     chunk->grad_loss = Rows(&grad_loss_);
-    if (chunk->grad_z_loss.data == nullptr) return;
-    Gather(problem_.loss.grad_z_loss, &grad_z_loss_);
-    chunk->grad_z_loss = Rows(&grad_z_loss_);
+    if (chunk->grad_z_loss.data != nullptr) {
+      Gather(problem_.loss.grad_z_loss, &grad_z_loss_);
+      chunk->grad_z_loss = Rows(&grad_z_loss_);
+    }
+    if (chunk->grad_entropy.data == nullptr) return;
+    Gather(problem_.loss.grad_entropy, &grad_entropy_);
+    Gather(problem_.loss.entropy, &entropy_rows_);
+    chunk->grad_entropy = Rows(&grad_entropy_);
+    chunk->entropy = Rows(&entropy_rows_);
   }
 
   const LinearProblem& problem_;
@@ -175,7 +181,8 @@ class ChunkLoop {
 
   std::vector<int64_t> chunk_targets_;
   std::vector<char> probabilities_;
-  std::vector<double> lse_, row_weight_, loss_rows_, z_loss_rows_, entropy_rows_, grad_loss_, grad_z_loss_;
+  std::vector<double> lse_, row_weight_, loss_rows_, z_loss_rows_, entropy_rows_;
+  std::vector<double> grad_loss_, grad_z_loss_, grad_entropy_;
 };
 
 }  // namespace

@@ -22,7 +22,7 @@ struct Sizes {
 struct LossOptions {
   int64_t ignore_index = -100;
   Reduction reduction = Reduction::kMean;
-  bool has_weight = false, has_row_weight = false, has_grad_z_loss = false;
+  bool has_weight = false, has_row_weight = false, has_grad_z_loss = false, has_entropy = false;
   double label_smoothing = 0.0, z_loss = 0.0, softcap = 0.0, logit_scale = 1.0;
   int64_t class_offset = 0, total_classes = 0;
 
@@ -34,9 +34,9 @@ struct LossOptions {
 
 // data is null where the operation has no such input.
 struct LossInputs {
-  Array logits, target, weight, grad_loss, grad_z_loss, grad_lse, direction;
+  Array logits, target, weight, grad_loss, grad_z_loss, grad_lse, grad_entropy, direction;
   Array row_weight;           // float64, per row: a factor of its loss; where it is 0 the row is ignored
-  Array lse;                  // float64, per row
+  Array lse, entropy;         // float64, per row; entropy beside grad_entropy
   Array mass;                 // float64, per row, over all blocks of classes
   double total_weight = 1.0;  // what a mean divides by
 };

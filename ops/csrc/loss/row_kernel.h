@@ -121,7 +121,7 @@ static double CoefficientMass(const Problem& problem, const Row& row) {
 
 template <class A>
 static void GradientRow(const Problem& problem, const Row& row, const RowGradient& gradient) {
-  if (!IsPlain(problem)) return GradientInTiles<A>(problem, row, gradient);
+  if (!IsPlain(problem) || HasGradEntropy(problem)) return GradientInTiles<A>(problem, row, gradient);
   ForStored<A>(problem, [&](auto stored) { GradientInLines<decltype(stored)>(problem, row, gradient); });
 }
 
@@ -130,8 +130,12 @@ static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row);
-  GradientRow<A>(problem, row,
-                 LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z));
+  RowGradient gradient = LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z);
+  if (HasGradEntropy(problem)) {
+    gradient.grad_entropy = LoadScalar(problem.grad_entropy, row.index);
+    gradient.entropy = LoadScalar(problem.entropy, row.index);
+  }
+  GradientRow<A>(problem, row, gradient);
 }
 
 // The gradient of the loss itself, for an upstream gradient of 1.

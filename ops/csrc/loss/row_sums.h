@@ -66,9 +66,10 @@ static inline RowSums ScanTiles(const Problem& problem, Tile* tile) {
   return sums;
 }
 
-// grad of x'_c: slope p_c - scale a_c - hot 1{c = target}
+// grad of x'_c: slope p_c - scale a_c - hot 1{c = target} - grad_entropy p_c (x'_c - lse + entropy)
 struct RowGradient {
   double lse, slope, scale, hot;
+  double grad_entropy = 0.0, entropy = 0.0;
 };
 
 // The gradient for upstream `grad` on the row loss and `grad_z` on its z part.

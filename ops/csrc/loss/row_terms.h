@@ -53,6 +53,8 @@ static inline Row MakeRow(const Problem& problem, int64_t index, UnitSums* total
   return row;
 }
 
+static inline bool HasGradEntropy(const Problem& problem) { return problem.grad_entropy.data != nullptr; }
+
 static inline bool UsesCoefficients(const Problem& problem) {
   return problem.probability || problem.smooth != 0.0;
 }

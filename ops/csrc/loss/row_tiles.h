@@ -103,6 +103,27 @@ static inline void TileGradient(const A* x, const A* a, A* out, int64_t count, A
   }
 }
 
+// Of the entropy -sum_c p_c log p_c, of which a class without probability has no part.
+template <class A, bool kScaled>
+static inline void AddEntropyGradient(const RowGradient& gradient, const SoftmaxFactor<A>& softmax,
+                                      const A* x, int64_t count, A* out) {
+  const A low = static_cast<A>(gradient.lse - static_cast<double>(softmax.high));
+  const A entropy = static_cast<A>(gradient.entropy);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) {
+    const A distance = x[i] - softmax.high;
+    const A share = softmax.factor * Term<kScaled>(distance) * ((distance - low) + entropy);
+    out[i] -= x[i] == -static_cast<A>(INFINITY) ? A(0) : share;
+  }
+}
+
+template <class A>
+static inline void AddEntropyGradient(const RowGradient& gradient, const A* x, int64_t count, A* out) {
+  const SoftmaxFactor<A> softmax(gradient.lse, gradient.grad_entropy);
+  if (softmax.scaled) return AddEntropyGradient<A, true>(gradient, softmax, x, count, out);
+  AddEntropyGradient<A, false>(gradient, softmax, x, count, out);
+}
+
 // What remains of a gradient tile once `out` holds the softmax's share.
 template <class A>
 static inline void FinishGradientTile(const Problem& problem, const Row& row, const RowGradient& gradient,
@@ -127,6 +148,7 @@ static void GradientInTilesScaled(const Problem& problem, const Row& row, const 
     const A* a =
         gradient.scale == 0.0 ? nullptr : ViewCoefficients(problem, row, first, count, coefficient_scratch);
     TileGradient<A, kScaled>(x, a, out, count, high, factor, scale);
+    if (gradient.grad_entropy != 0.0) AddEntropyGradient(gradient, x, count, out);
     FinishGradientTile(problem, row, gradient, x, first, count, out);
   }
 }

@@ -138,6 +138,11 @@ void StoreDouble(double value, const Tensor& out, int64_t index) {
   SelectKernels(true).store(value, out.array(), index);
 }
 
+void Negate(const Tensor& tensor) {
+  auto* values = static_cast<double*>(tensor.data);
+  for (int64_t i = 0; i < ElementCount(tensor.shape); ++i) values[i] = 0.0 - values[i];
+}
+
 double Reduced(const Problem& problem, double sum, double divisor) {
   return problem.reduction == Reduction::kMean ? sum / divisor : sum;
 }

@@ -22,6 +22,9 @@ void FillZeros(void* data, size_t bytes);
 
 void StoreDouble(double value, const Tensor& out, int64_t index = 0);
 
+// Of float64; 0 stays 0.
+void Negate(const Tensor& tensor);
+
 // What a mean or a sum over rows returns of their sum.
 double Reduced(const Problem& problem, double sum, double divisor);
 

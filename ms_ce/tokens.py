@@ -1,0 +1,182 @@
+"""Log-probabilities of chosen tokens and entropies, of which preference and policy losses are a few lines."""
+
+from __future__ import annotations
+
+from mindspore.ops import constexpr
+
+from ms_ce import _checks, _linear, _linear_checks
+from ms_ce.backend import resolved, serving
+from ms_ce.functional import check_inputs
+from ms_ce.ops.linear_plan import exact_dtype
+from ms_ce.ops.linear_sweep import readable
+from ms_ce.ops.options import Plan, make_options, positive, softcap_of
+
+
+def _options(op: str, temperature, ignore_index, softcap, logit_scale) -> tuple:
+    """The options' values in the order of the table: softmax of the capped logits over the temperature."""
+    temperature = positive(op, "temperature", temperature)
+    cap: float | None = softcap_of(op, "softcap", softcap)
+    scale = make_options(op, logit_scale=logit_scale).logit_scale
+    cap = cap / temperature if cap else None
+    return ignore_index, "none", 0.0, 0.0, cap, scale / temperature
+
+
+@constexpr
+def _plan(op: str, backend: str, temperature, ignore_index, softcap, logit_scale) -> Plan:
+    values = _options(op, temperature, ignore_index, softcap, logit_scale)
+    return Plan(op, backend, make_options(op, *values))
+
+
+@constexpr
+def _linear_plan(op, backend, temperature, ignore_index, softcap, logit_scale, *more) -> Plan:
+    """`more` are chunk_bytes, shift and frozen."""
+    values = _options(op, temperature, ignore_index, softcap, logit_scale)
+    return _linear_checks.make_plan(op, backend, values, *more)
+
+
+@constexpr
+def _check_ranks(op: str, logits: int, target: int) -> None:
+    _checks.refuse_unknown_rank(op, logits=logits, target=target)
+    if target != logits - 1:
+        raise ValueError(
+            f"{op}: target must have {logits - 1} dimensions, those of logits without the last axis, the classes; "
+            f"got {target} beside {logits}"
+        )
+
+
+def token_log_probs(
+    logits,
+    target,
+    *,
+    temperature=1.0,
+    entropy=False,
+    ignore_index=-100,
+    softcap=None,
+    logit_scale=1.0,
+    backend="auto",
+):
+    r"""The log-probability of each token of `target`, and the entropy of the distribution that it was drawn from.
+
+    With x = logits / temperature and p = softmax(x) along the last axis,
+
+        log_prob = log p[target],    entropy = -Σ_c p_c·log p_c
+
+    both 0 where target is `ignore_index`. A logit of -inf adds 0 to the entropy and to its gradient. Both are
+    differentiable with respect to logits; target is a constant.
+
+    Args:
+        logits (Tensor): (…, num_classes); float16, bfloat16, float32 or float64.
+        target (Tensor): class indices (…), int32, int64 or uint8, in [0, num_classes) or `ignore_index`.
+
+    Keyword Args:
+        temperature (float): divides the logits, above 0. Default 1.
+        entropy (bool): whether entropies are returned too. Default False.
+        ignore_index (int): class index that does not count. Default -100, also for None.
+        softcap (float), logit_scale (float): as in `cross_entropy`; the temperature divides what they return.
+        backend (str): 'auto', or a name of `available_backends()`.
+
+    Returns:
+        Tensor of target's shape, float32 (float64 for float64 logits); with `entropy` a tuple of two.
+
+    Raises:
+        TypeError, ValueError: as `cross_entropy`.
+        NotImplementedError: for a second derivative on backend 'cpu'.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> logits = mindspore.Tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        >>> log_prob, entropy = ms_ce.token_log_probs(logits, mindspore.Tensor([0, 2]), entropy=True)
+        >>> print([f"{float(value):.4f}" for value in (*log_prob, *entropy)])
+        ['-0.2395', '-1.0986', '0.6656', '1.0986']
+
+    Source: Schulman et al. 2017 (PPO), whose bonus the entropy is; Rafailov et al. 2023 (DPO).
+    """
+    op = "token_log_probs"
+    plan = resolved(_plan(op, backend, temperature, ignore_index, softcap, logit_scale))
+    entropy = _checks.check_flag(op, "entropy", entropy)
+    logits = _checks.check_tensor(op, "logits", logits)
+    target = _checks.check_tensor(op, "target", target)
+    _checks.check_class_indices(op, target.dtype)
+    _check_ranks(op, logits.ndim, target.ndim)
+    shape, exact = target.shape, exact_dtype(logits.dtype)
+    _check_shapes(op, _checks.known_shape(logits), _checks.known_shape(target))
+    rows, labels = logits, target.reshape((-1,))
+    if logits.ndim != 2:
+        rows = readable(logits).reshape((-1, logits.shape[-1]))
+    check_inputs(op, "logits", rows, labels, None, None, plan.options, False)
+    kernels = serving(op, plan.backend)
+    log_prob, entropies = kernels.token_log_probs(rows, labels, plan.options, entropy)
+    if logits.ndim != 2:
+        log_prob, entropies = log_prob.reshape(shape), entropies.reshape(shape)
+    if not entropy:
+        return log_prob.astype(exact)
+    return log_prob.astype(exact), entropies.astype(exact)
+
+
+@constexpr
+def _check_shapes(op: str, logits, target) -> None:
+    if logits is not None and target is not None and target != logits[:-1]:
+        raise ValueError(
+            f"{op}: target must have shape {logits[:-1]} to match logits {logits}, got {target}"
+        )
+
+
+def linear_token_log_probs(
+    input,
+    linear_weight,
+    target,
+    linear_bias=None,
+    *,
+    temperature=1.0,
+    entropy=False,
+    ignore_index=-100,
+    softcap=None,
+    logit_scale=1.0,
+    shift=False,
+    chunk_bytes=None,
+    frozen=(),
+    backend="auto",
+):
+    r"""`token_log_probs(input @ linear_weight.T + linear_bias, target, …)` without the logits.
+
+    A chunk of rows at a time: the forward pass makes its logits once, the backward pass again. Gradients are those of
+    input, linear_weight and linear_bias, once. Rows whose target is `ignore_index` are left out before the product.
+
+    Args:
+        input (Tensor): hidden states (…, in_features); float16, bfloat16, float32 or float64.
+        linear_weight (Tensor): (num_classes, in_features), input's dtype, or float32 beside an input of 16 bits.
+        target (Tensor): class indices int32, int64 or uint8 of input's leading shape.
+        linear_bias (Tensor): (num_classes,), as linear_weight. Default: none.
+
+    Keyword Args:
+        temperature (float), entropy (bool), ignore_index (int), softcap (float), logit_scale (float): as in
+            `token_log_probs`.
+        shift (bool), chunk_bytes (int), frozen (tuple of str), backend (str): as in `linear_cross_entropy`.
+
+    Returns:
+        Tensor of input's leading shape, less one position of each sequence under `shift`; float32 (float64 for float64
+        input). With `entropy` a tuple of two.
+
+    Raises:
+        TypeError, ValueError: as `linear_cross_entropy`.
+        NotImplementedError: for a second derivative on backend 'cpu', or in several chunks.
+
+    Example:
+        >>> import mindspore, ms_ce
+        >>> hidden = mindspore.Tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> linear_weight = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> log_prob = ms_ce.linear_token_log_probs(hidden, linear_weight, mindspore.Tensor([0, 0]))
+        >>> print([f"{float(value):.4f}" for value in log_prob])
+        ['-0.1269', '-2.1269']
+
+    Source: as `token_log_probs`; chunks: as `linear_cross_entropy`.
+    """
+    op = "linear_token_log_probs"
+    more = (chunk_bytes, shift, frozen)
+    plan = _linear_plan(op, backend, temperature, ignore_index, softcap, logit_scale, *more)
+    entropy = _checks.check_flag(op, "entropy", entropy)
+    tensors = (input, linear_weight, target, linear_bias)
+    log_prob, entropies = _linear.token_log_probs_on(plan, entropy, *tensors)
+    if not entropy:
+        return log_prob
+    return log_prob, entropies

@@ -1,0 +1,70 @@
+"""What the linear losses of the `cpu` backend share: their plan, operators that leave out gradients nobody wants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor
+
+from ms_ce.ops.cpu_operators import kept, make_operator, packed
+from ms_ce.ops.graph import compiling
+from ms_ce.ops.linear_plan import exact_dtype
+from ms_ce.ops.options import Gradients
+
+
+@kept
+def packed_plan(chunk_bytes: int, shift: bool, bias_frozen: bool) -> np.ndarray:
+    slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": bias_frozen}
+    return packed("plan", slots)
+
+
+# Operators that make fewer gradients have the same outputs; what they leave out is of shape ().
+
+
+def suffix_of(gradients: Gradients) -> str:
+    if gradients.input:
+        return "" if gradients.linear_weight else "Input"
+    return "Weight" if gradients.linear_weight else "Bias"
+
+
+def completing(gradients: Gradients, operator):
+    """The gradients of input, weight and bias, from those that were made and the backward operator's arguments.
+
+    A graph may ask for the others all the same, say for a parameter that was frozen: they come from operators of their
+    own, `operator(suffix)`, which the compiler drops where nobody does.
+    """
+    of_input, of_weight, of_bias = gradients.input, gradients.linear_weight, gradients.linear_bias
+    input_alone: Any = None if of_input else operator("Input")
+    weight_alone: Any = None if of_weight else operator("Weight")
+    bias_alone: Any = None if of_bias else operator("Bias")
+    bias_wanted = Tensor(packed("plan", {"chunk_bytes": 1, "shift": 1, "bias_frozen": 0}))
+
+    def completed(made, arguments, plan):
+        grad_input, grad_weight, grad_bias = made
+        if not of_input:
+            grad_input = input_alone(*arguments, plan)[0] if compiling() else arguments[2]
+        if not of_weight:
+            grad_weight = weight_alone(*arguments, plan)[1] if compiling() else arguments[3]
+        if not of_bias:
+            grad_bias = arguments[5]
+            if compiling():
+                grad_bias = bias_alone(*arguments, plan * bias_wanted)[2]
+        return grad_input, grad_weight, grad_bias
+
+    return completed
+
+
+def forward_operator(name, bprop, gradients, derivative=None):
+    operator = make_operator(name, bprop, derivative)
+    # A graph takes the bprop of another operator that has the same attributes.
+    operator.add_prim_attr("gradients", str(tuple(gradients)))
+    return operator
+
+
+def after_first(rows, plan, input):
+    """Rows stand at their target's position, and under shift no sequence's first one has a loss."""
+    if not plan.shift:
+        return rows
+    # MindSpore's CPU slices of bfloat16 have no gradient.
+    return rows.astype(exact_dtype(rows.dtype))[..., 1:].astype(rows.dtype)

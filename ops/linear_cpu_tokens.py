@@ -1,0 +1,86 @@
+"""The `cpu` backend: log-probabilities of chosen tokens from hidden states, in one operator that holds the loop."""
+
+from __future__ import annotations
+
+import functools
+
+from mindspore.ops import constexpr
+
+from ms_ce.ops.cpu_operators import make_operator, no_weight, packed_options, zeros_like
+from ms_ce.ops.graph import compiling, nan_if_any
+from ms_ce.ops.linear_cpu_operators import (
+    after_first,
+    completing,
+    forward_operator,
+    packed_plan,
+    suffix_of,
+)
+from ms_ce.ops.options import ClassBlock, Gradients, Plan
+
+
+def _refused(
+    grad_rows,
+    grad_entropy,
+    hidden,
+    linear_weight,
+    target,
+    linear_bias,
+    lse,
+    entropy,
+    options,
+    plan,
+    out,
+    dout,
+):
+    if not compiling():
+        raise NotImplementedError(
+            "ms_ce: linear_token_log_probs is differentiated once; for second derivatives take backend='composed'"
+        )
+    nothing = nan_if_any(dout[0]) + nan_if_any(dout[1]) + nan_if_any(dout[2])
+    return (
+        grad_rows * nothing.astype(grad_rows.dtype),
+        grad_entropy * nothing.astype(grad_entropy.dtype),
+        hidden * nothing.astype(hidden.dtype),
+        linear_weight * nothing.astype(linear_weight.dtype),
+        zeros_like(target),
+        linear_bias,
+        lse,
+        entropy,
+        options,
+        plan,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _backward(suffix: str):
+    return make_operator("LinearTokenLogProbsBackward" + suffix, _refused)
+
+
+@constexpr
+@functools.lru_cache(maxsize=16)
+def _operator(gradients):
+    """A graph hands tuples over as plain ones."""
+    gradients = Gradients(*gradients)
+    backward, completed = _backward(suffix_of(gradients)), completing(gradients, _backward)
+
+    def bprop(hidden, linear_weight, target, linear_bias, options, plan, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias)
+        arguments = (-dout[0], dout[2], *tensors, out[1], out[2], options)
+        grads = completed(backward(*arguments, plan), arguments, plan)
+        return grads[0], grads[1], zeros_like(target), grads[2], options, plan
+
+    return forward_operator("LinearTokenLogProbs", bprop, gradients)
+
+
+def token_log_probs(
+    plan: Plan, gradients: Gradients, entropy: bool, input, linear_weight, target, linear_bias
+):
+    """As `protocol.LinearForm` says, in float64."""
+    if linear_bias is None:
+        linear_bias = no_weight(input.dtype)
+    options = packed_options(plan.options, ClassBlock(), False, False, False, entropy)
+    slots = packed_plan(plan.chunk_bytes, plan.shift, not gradients.linear_bias)
+    log_prob, _, entropies = _operator(gradients)(
+        input, linear_weight, target, linear_bias, options, slots
+    )
+    return after_first(log_prob, plan, input), after_first(entropies, plan, input)
