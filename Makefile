@@ -17,7 +17,7 @@ export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$(PATH)
 # Archives are dated by their commit: the same sources give the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
-.PHONY: demo demo-sharded test test-rare test-mutations test-aarch64 test-sanitizers \
+.PHONY: demo demo-sharded test test-rare test-mutations check-ascend test-aarch64 test-sanitizers \
   test-versions test-mindformers test-models test-torch test-every-float test-wheels \
   test-aarch64-mindspore wheels archives dist benchmark lint format clean
 
@@ -71,6 +71,11 @@ dist: $(RELEASE)/.installed
 test-wheels: $(INSTALLED) wheels
 	MS_CE_MINDSPORE=$(MINDSPORE) MS_CE_PYTHON=$(shell command -v $(PYTHON)) \
 	  $(BIN)/python -m pytest tests/packaging/wheel_run.py
+
+# The Ascend operators against CANN's public sources: ASC_DEVKIT=<checkout of asc-devkit>, beside which lie those of metadef,
+# ge, runtime and asc-tools.
+check-ascend: $(INSTALLED)
+	ASC_DEVKIT=$(ASC_DEVKIT) python -m tests.ascend.check_toolchain
 
 # The library of the aarch64 wheel, for the processors of Ascend hosts, run under qemu-user, the longest run first; what
 # belongs to no library is linked in. Calls of millions of elements are there for streaming stores, which aarch64 has not; on

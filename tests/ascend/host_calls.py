@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ms_ce.ops import ascend_operators as table
-from tests.ascend.host_model import CORES, HostModel
+from tests.ascend.host_model import CORES, HostModel, kernel_name
 
 ATTRIBUTES = {
     "reduction": "reduction",
@@ -34,7 +34,7 @@ def run_on_host(
     options["totalClasses"] = options.get("totalClasses") or classes
     options.setdefault("reduction", 0)
     options["targetBytes"] = arrays[position + 1].itemsize
-    kernel = "_".join(_words(name)[2:])
+    kernel = kernel_name(name).removeprefix("ms_ce_")
     lengths = {"loss": rows if per_row else 1, "total_weight": 1, "error": 8}
     outputs = {}
     for result, kind in operator.outputs:
@@ -45,7 +45,3 @@ def run_on_host(
     problem = machine.problem(kernel, rows, classes, cores=CORES, **options)
     machine.launch(f"ms_ce_{kernel}", inputs, outputs, machine.tiling(problem))
     return tuple(outputs.values())
-
-
-def _words(name: str) -> list[str]:
-    return "".join(f" {c.lower()}" if c.isupper() else c for c in name).split()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -90,6 +91,43 @@ def test_call_of_the_compiler(environment):
     assert not Path(place).exists()  # the work folder is gone
     assert set((opp / "files").read_text().splitlines()) == {"setup.py", "start.sh"}
     assert f"export ASCEND_CUSTOM_OPP_PATH={opp}/vendors/ms_ce" in done.stdout
+
+
+# Stands for CANN's project template: compiles op_host as the template does, at the place where MindSpore's setup.py put
+# it, and packs an installer.
+TEMPLATE = """
+set -e
+test -f op_kernel/ms_ce_forward.cpp
+g++ -std=c++11 -fsyntax-only -I{headers} op_host/ms_ce_ops.cpp
+mkdir -p build_out
+cp CMakePresets.json build_out
+echo 'mkdir -p "$ASCEND_CUSTOM_OPP_PATH/vendors/ms_ce/op_api/lib"' > build_out/operators.run
+echo 'touch "$ASCEND_CUSTOM_OPP_PATH/vendors/ms_ce/op_api/lib/libcust_opapi.so"' >> build_out/operators.run
+cp CMakePresets.json {cann}/seen.json
+"""
+PRESETS = {
+    name: {"value": ""}
+    for name in ("ASCEND_CANN_PACKAGE_PATH", "ASCEND_COMPUTE_UNIT", "vendor_name")
+}
+
+
+def test_mindspores_own_setup(tmp_path):
+    """The custom_compiler of the installed MindSpore takes our call and our folders."""
+    cann, opp = tmp_path / "cann", tmp_path / "opp"
+    templates = cann / "tools" / "op_project_templates" / "ascendc"
+    for name in ("customize/op_host", "customize/op_kernel", "customize/cmake/util", "common"):
+        (templates / name).mkdir(parents=True)
+    opp.mkdir()
+    presets = {"configurePresets": [{"cacheVariables": PRESETS}]}
+    (templates / "customize" / "CMakePresets.json").write_text(json.dumps(presets))
+    script = TEMPLATE.format(headers=PROJECT / "host_model", cann=cann)
+    (templates / "customize" / "build.sh").write_text(script)
+    done = build({"ASCEND_HOME_PATH": str(cann), "ASCEND_OPP_PATH": str(opp)})
+    assert done.returncode == 0, done.stderr[-2000:]
+    seen = json.loads((cann / "seen.json").read_text())["configurePresets"][0]["cacheVariables"]
+    assert seen["ASCEND_COMPUTE_UNIT"]["value"] == "ascend910b;ascend910_93"
+    assert seen["ASCEND_CANN_PACKAGE_PATH"]["value"] == str(cann)
+    assert seen["vendor_name"]["value"] == "ms_ce"
 
 
 def test_build_that_installs_nothing(environment):

@@ -1,5 +1,6 @@
-"""One operator, four descriptions: OpDef in op_host, registration in ops/ascend.py, entry point of the kernel, shape
-inference for MindSpore. They must agree on names, order, dtypes and attributes."""
+"""ascend_operators.OPERATORS describes every operator once; what CANN and MindSpore need in other forms is held to it:
+OpDef and tiling in op_host, registration, entry point of the kernel, shape inference. Calls are held to it in
+test_real_calls.py, the aclnn functions that op_build makes of OpDef in check_toolchain.py."""
 
 from __future__ import annotations
 
@@ -13,8 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ms_ce.ops import ascend_cells
 from ms_ce.ops import ascend_operators as ascend
-from tests.ascend.host_model import CORES, PROJECT, UB_BYTES, HostModel, compile_library
+from tests.ascend.host_model import (
+    CORES,
+    PROJECT,
+    UB_BYTES,
+    HostModel,
+    compile_library,
+    enum_values,
+    kernel_name,
+)
 from tests.ascend.problems import SHAPES
 
 TYPES = {0: "float32", 1: "float16", 3: "int32", 9: "int64", 27: "bfloat16"}
@@ -46,14 +56,14 @@ def definitions() -> dict:
     return json.loads(host().operators_describe())
 
 
-def snake(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
 def test_every_operator_is_described_everywhere():
     kernels = {p.stem for p in (PROJECT / "op_kernel").glob("*.cpp")}
     assert set(definitions()) == set(NAMES)
-    assert kernels == {snake(name) for name in NAMES}
+    assert kernels == {kernel_name(name) for name in NAMES}
+
+
+def test_reductions_have_the_kernels_numbers():
+    assert enum_values("MsCeReduction") == ascend_cells.REDUCTIONS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,8 +86,8 @@ def test_registration_matches_definition(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kernel_takes_the_same_tensors(name):
-    source = (PROJECT / "op_kernel" / f"{snake(name)}.cpp").read_text()
-    signature = re.search(rf"__aicore__ void {snake(name)}\((.*?)\)", source, re.S).group(1)
+    source = (PROJECT / "op_kernel" / f"{kernel_name(name)}.cpp").read_text()
+    signature = re.search(rf"__aicore__ void {kernel_name(name)}\((.*?)\)", source, re.S).group(1)
     parameters = re.findall(r"GM_ADDR (\w+)", signature)
     operator = ascend.OPERATORS[name]
     assert parameters == [n for n, _ in operator.inputs + operator.outputs] + [
@@ -153,17 +163,20 @@ def test_inference_and_tiling(name, dtype, reduction):
             "label_smoothing": 0.5,
             "z_loss": 0.25,
             "has_weight": 1,
+            "class_offset": 3,
+            "total_classes": classes + 5,
         }
         kind = KINDS[name]
+        given = {n for n, _ in ascend.OPERATORS[name].attributes}
+        total = classes + 5 if "total_classes" in given else classes
         status, shapes, dtypes, tiling, launch = run_host(
-            name, (rows, classes), dtype, "int64", attributes, cores, weight=classes
+            name, (rows, classes), dtype, "int64", attributes, cores, weight=total
         )
         assert status == 0
         assert shapes == expected_shapes(name, rows, classes, reduction)
         assert dtypes == [
             {"F": dtype, "W": "float32", "E": "int32"}[k] for _, k in ascend.OPERATORS[name].outputs
         ]
-        given = {n for n, _ in ascend.OPERATORS[name].attributes}
         problem = model().problem(
             kind,
             rows,
@@ -176,6 +189,8 @@ def test_inference_and_tiling(name, dtype, reduction):
             labelSmoothing=0.5 if "label_smoothing" in given else 0.0,
             zLoss=0.25 if "z_loss" in given else 0.0,
             hasWeight=1,
+            classOffset=3 if "class_offset" in given else 0,
+            totalClasses=total,
         )
         assert bytes(tiling) == bytes(model().tiling(problem))
         assert launch[0] == tiling.usedCores <= cores
