@@ -2,6 +2,7 @@
 
     python benchmarks/linear.py                   the cases of the README
     python benchmarks/linear.py --case small      one of them
+    python benchmarks/linear.py --tokens          log-probabilities and entropies of tokens
     python benchmarks/linear.py --large           16 GB of logits on this machine, ms_ce alone
 
 Every entrant first computes the loss and all gradients of a few rows, which are compared with a float64 computation;
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import environment
 import numpy as np
-from linear_worker import IGNORE_INDEX, inputs
+from linear_worker import ENTROPY_SHARE, IGNORE_INDEX, inputs
 
 WORKER = Path(__file__).resolve().with_name("linear_worker.py")
 ARITHMETIC = Path(__file__).resolve().with_name("arithmetic.cc")
@@ -74,6 +75,14 @@ LARGE = Case("large", 16384, 512, 262144)
 OURS, TORCH, TORCH_CHUNKED = "ms_ce", "torch", "torch chunked"
 OURS_LARGE = "ms_ce, chunks of 64 MiB"
 PRODUCTS = ("MindSpore MatMul x3", "torch matmul x3")  # of the sizes of a step, and nothing else
+OURS_TOKENS, TORCH_TOKENS = "ms_ce tokens", "torch tokens"
+TOKENS = (
+    OURS_TOKENS,
+    "ms_ce tokens, chunks of 64 MiB",
+    "ms_ce tokens, PyNative",
+    TORCH_TOKENS,
+    *PRODUCTS,
+)
 ENTRANTS = (
     OURS,
     OURS_LARGE,
@@ -152,12 +161,28 @@ def truth(case: Case) -> tuple[float, np.ndarray, np.ndarray]:
     return float(loss), gradient @ linear_weight, gradient.T @ hidden
 
 
-def error_of(worker: Worker, case: Case, folder: str) -> float:
+def truth_of_tokens(case: Case) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same of -mean(log_prob + ENTROPY_SHARE·entropy)."""
+    hidden, linear_weight, target = inputs(case.rows, case.features, case.classes, 0.0)
+    hidden, linear_weight = hidden.astype(np.float64), linear_weight.astype(np.float64)
+    logits = hidden @ linear_weight.T
+    log_p = logits - logits.max(1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(1, keepdims=True))
+    p, rows = np.exp(log_p), np.arange(case.rows)
+    entropy = -(p * log_p).sum(1, keepdims=True)
+    loss = -(log_p[rows, target] + ENTROPY_SHARE * entropy[:, 0]).mean()
+    gradient = p + ENTROPY_SHARE * p * (log_p + entropy)
+    gradient[rows, target] -= 1.0
+    gradient /= case.rows
+    return float(loss), gradient @ linear_weight, gradient.T @ hidden
+
+
+def error_of(worker: Worker, case: Case, folder: str, right) -> float:
     """Largest error of loss and gradients, relative to the largest value of each."""
     few = case._replace(rows=CHECKED_ROWS)
     file = Path(folder) / "gradients.npz"
     loss = worker.ask(few.request("check", file=str(file)))["loss"]
-    wanted = truth(few)
+    wanted = right(few)
     with np.load(file) as gradients:
         errors = [
             np.abs(actual - expected).max() / np.abs(expected).max()
@@ -172,7 +197,7 @@ def checked(name: str, case: Case, folder: str) -> tuple[Worker | None, dict[str
         worker = Worker(name, folder)
         if name in PRODUCTS:  # no loss, nothing to compare
             return worker, {}
-        error = error_of(worker, case, folder)
+        error = error_of(worker, case, folder, truth_of_tokens if name in TOKENS else truth)
     except WorkerError as failure:
         return None, {"refused": str(failure)}
     if error > CHECK_BOUND:
@@ -200,13 +225,16 @@ def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
             worker, records[name] = checked(name, case, folder)
             if worker is not None:
                 records[name]["loss"] = worker.ask(case.request("time"))["loss"]
-                records[name]["samples"] = []
+                records[name]["samples"], records[name]["forward"] = [], []
                 workers[name] = worker
         program = environment.compiled(ARITHMETIC, folder)
         for _ in range(rounds):
             arithmetic.append(float(subprocess.check_output([program])))
             for name, worker in workers.items():
                 records[name]["samples"].append(worker.ask(case.request("time"))["seconds"])
+                if name in TOKENS and name not in PRODUCTS:
+                    seconds = worker.ask(case.request("forward"))["seconds"]
+                    records[name]["forward"].append(seconds)
         for worker in workers.values():
             worker.close()
         for name in workers:
@@ -258,6 +286,15 @@ def table(result: dict[str, Any]) -> list[str]:
         if TORCH in seconds and products in seconds:
             ratio = seconds[products] / seconds[TORCH]
             lines += ["", f"{products} alone takes {ratio:.2f} × the time of {TORCH}."]
+    if OURS_TOKENS in seconds and TORCH_TOKENS in seconds:
+        ours, torch = (result["entrants"][name] for name in (OURS_TOKENS, TORCH_TOKENS))
+        ratio = ours["seconds"] / torch["seconds"]
+        forward = [statistics.median(each["forward"]) for each in (ours, torch)]
+        lines += [
+            "",
+            f"{OURS_TOKENS} takes {ratio:.2f} × the time of {TORCH_TOKENS}, forward alone {forward[0]:.2f} s beside "
+            f"{forward[1]:.2f} s.",
+        ]
     return [*lines, ""]
 
 
@@ -278,20 +315,22 @@ def report(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
-    parser.add_argument("--entrant", action="append", choices=ENTRANTS)
+    parser.add_argument("--entrant", action="append", choices=dict.fromkeys(ENTRANTS + TOKENS))
+    parser.add_argument("--tokens", action="store_true", help="linear_token_log_probs")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--large", action="store_true", help=f"{LARGE.rows} rows of {LARGE.classes}"
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    names = tuple(arguments.entrant or ENTRANTS)
-    cases = [case for case in CASES if arguments.case is None or case.name in arguments.case]
+    names = tuple(arguments.entrant or (TOKENS if arguments.tokens else ENTRANTS))
+    chosen = arguments.case or (["32k"] if arguments.tokens else [case.name for case in CASES])
+    cases = [case for case in CASES if case.name in chosen]
     if arguments.large:
         names, cases = (OURS,), [LARGE]
     facts = {"date": environment.date(), "commit": environment.commit(), **environment.machine()}
     facts["load average at the start"] = environment.load_average()
-    name = "linear_large" if arguments.large else "linear"
+    name = "linear" + ("_large" if arguments.large else "_tokens" if arguments.tokens else "")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     for case in cases:  # each is in the files as soon as it is known
