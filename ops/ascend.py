@@ -107,13 +107,16 @@ def _rows_shape(shape):
     return () if len(shape) == 1 else shape[:1] + shape[2:]
 
 
-def _prepared(logits, options):
+def _prepared(logits, target, options):
     """Logits as rows, scaled and capped as the options say."""
     _require_supported(logits.dtype)
     x = _as_rows(logits)
     if options.softcap or options.logit_scale != 1.0:
         x = options.logit_scale * ops.cast(x, mstype.float32)
     if options.softcap:
+        if is_class_index(target.dtype):  # what ignored rows hold would reach their gradient
+            keep = ops.not_equal(target.reshape((-1, 1)).astype(mstype.int64), options.ignore_index)
+            x = ops.where(keep, x, 0.0)
         x = options.softcap * ops.tanh(x / options.softcap)
     return x
 
@@ -144,7 +147,7 @@ def _loss_of(logits, target, weight, options):
     """(loss, total_weight, lse) as the kernels make them, in float32."""
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
-    x = _prepared(logits, options)
+    x = _prepared(logits, target, options)
     if is_class_index(target.dtype):
         out = _loss("class", options, has_weight)(x, _class_rows(target), factor)
         if not compiling():
@@ -254,7 +257,7 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
     _require_class_index(target.dtype)
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
-    x = _prepared(logits, options)
+    x = _prepared(logits, target, options)
     choice = (options.ignore_index, options.label_smoothing, has_weight, block.offset, block.total)
     out = _operator("MsCePartial", True)(x, _class_rows(target), factor, *choice)
     if not compiling():
@@ -270,7 +273,7 @@ def partial_backward(
     _require_class_index(target.dtype)
     has_weight = weight is not None
     factor = ops.cast(weight, mstype.float32) if has_weight else _no_weight()
-    x, rows = _prepared(logits, options), _class_rows(target)
+    x, rows = _prepared(logits, target, options), _class_rows(target)
     row_lse = ops.cast(lse, mstype.float32).reshape(-1)
     upstream = ops.cast(grad_rows, mstype.float32).reshape(-1)
     choice = (

@@ -220,6 +220,48 @@ def test_nll_loss(weighted, reduction):
         close(gradients[1], wanted.weight, "float32", "gradient of weight")
 
 
+def with_row_weights(logits, target):
+    """(logits, target, row_weight): every third row weighs nothing and holds nonsense."""
+    row_weight = np.resize([0.5, 2.0, 0.0], reference.rows_shape(logits.shape)).astype(np.float32)
+    left_out = row_weight == 0
+    everywhere = np.broadcast_to(np.expand_dims(left_out, 1), logits.shape)
+    logits = np.where(everywhere, np.nan, logits)
+    if target.ndim == logits.ndim:
+        return logits, np.where(everywhere, np.nan, target), row_weight
+    return logits, np.where(left_out, 1000, target).astype(np.int64), row_weight
+
+
+@pytest.mark.parametrize("name", ["two axes", "many axes", "bfloat16", "softcap", "probabilities"])
+def test_row_weight(name):
+    shape, dtype, options, drawing = CASES[name]
+    logits, target, weight = draw(shape, dtype, **drawing)
+    precision = "tanh" if options.softcap else dtype
+    spoilt, labels, row_weight = with_row_weights(logits, target)
+    keywords = {k: v for k, v in options._asdict().items() if v}
+    keywords["row_weight"] = row_weight
+    expected = reference.cross_entropy(logits, target, weight, **keywords)
+    given = [tensor(each, dtype) for each in (spoilt, labels, weight)]
+
+    def loss(logits):
+        return ascend.cross_entropy(logits, *given[1:], ms.Tensor(row_weight), options)[:2]
+
+    (value, total_weight), gradient = ms.value_and_grad(loss, 0, has_aux=True)(given[0])
+    close(value, expected.loss, precision, "loss")
+    close(total_weight, expected.total_weight, "float32", "total_weight")
+    wanted = reference.cross_entropy_grad(logits, target, weight, **keywords)
+    close(gradient, wanted.logits, precision, "gradient")
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_token_log_probs(entropy):
+    logits, target, _ = draw((7, 40), "float32")
+    options = Options(reduction="none", logit_scale=0.5)
+    actual = ascend.token_log_probs(ms.Tensor(logits), ms.Tensor(target), options, entropy)
+    expected = reference.token_log_probs(logits, target, logit_scale=0.5)
+    close(actual[0], expected[0], "float32", "log_prob")
+    close(actual[1], expected[1] * entropy, "float32", "entropy")
+
+
 @pytest.mark.parametrize("case", [n for n in CASES if CASES[n][2].reduction != "none"])
 def test_value_and_grad(case):
     shape, dtype, options, drawing = CASES[case]
