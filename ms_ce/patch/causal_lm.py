@@ -8,17 +8,16 @@ takes apart. Whatever else a model does with them would fail, so that only those
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, NamedTuple
 
 import mindspore as ms
-from mindspore import dtype as mstype
-from mindspore import ops
 
-from ms_ce.patch.linear_sum import linear_sum
+from ms_ce.patch.linear_loss import linear_loss
 
 # Their `forward` or `construct` hands the head's output to the loss function and to its result, and nothing else.
 FAMILIES = (
-    "Apertus", "Arcee", "AriaText", "Bamba", "DeepseekV2", "DiffLlama", "Doge", "Dots1", "Ernie4_5",
+    "Apertus", "Arcee", "AriaText", "DeepseekV2", "DiffLlama", "Doge", "Dots1", "Ernie4_5",
     "Ernie4_5_Moe", "Exaone4", "FlexOlmo", "Gemma", "Glm", "Glm4", "Glm4Moe", "Helium",
     "HunYuanDenseV1", "HunYuanMoEV1", "Jamba", "Lfm2", "Llama", "MiniMax", "Ministral", "Mistral",
     "Mixtral", "Nemotron", "Olmo", "Olmo2", "Olmo3", "Olmoe", "Phi", "Phimoe", "Qwen2Moe", "Qwen3",
@@ -54,12 +53,16 @@ def causal_loss(
     """
     shift = shift_labels is None
     target = labels if shift else shift_labels
-    target = target.reshape(logits.hidden.shape[:-1])
-    total = linear_sum(*logits[:2], target, logits.bias, ignore_index=ignore_index, shift=shift)
-    if num_items_in_batch is None:
-        answering = target[..., 1:] if shift else target
-        num_items_in_batch = ops.sum(ops.cast(answering != ignore_index, mstype.float32))
-    return total / num_items_in_batch
+    rows = tuple(logits.hidden.shape[:-1])
+    if math.prod(target.shape) != math.prod(rows):
+        raise ValueError(
+            f"patch: labels must have shape {rows}, as the hidden states in front of lm_head, got "
+            f"{tuple(target.shape)}; logits_to_keep leaves no position for labels"
+        )
+    target = target.reshape(rows)
+    reduction = "mean" if num_items_in_batch is None else "sum"
+    loss = linear_loss(*logits[:2], target, logits.bias, reduction, ignore_index, shift=shift)
+    return loss if num_items_in_batch is None else loss / num_items_in_batch
 
 
 def without_logits(call, model, forward: str, args, keywords, loss, heads):

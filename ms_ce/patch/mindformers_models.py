@@ -14,10 +14,11 @@ import ms_ce
 from ms_ce.ops.options import OPTIONS
 from ms_ce.parallel import CrossEntropyLoss, ParallelConfig, VocabParallelCrossEntropyLoss
 from ms_ce.patch.engine import Patch, Seam, module_of, names_of, original, seam, version_of
-from ms_ce.patch.linear_sum import linear_sum
+from ms_ce.patch.linear_loss import linear_loss
 
 KNOWN = ("2.0.0", "2.1.0")
 _PYNATIVE = "mindformers.pynative.loss.loss"
+_UTILITIES = "mindformers.pynative.distributed.utils"
 _GPT = "mindformers.pynative.base_models.gpt.gpt_model"
 _STATIC = "mindformers.parallel_core.training_graph.loss_func"
 _CORE = "mindformers.core.loss.loss"
@@ -48,15 +49,11 @@ def _over(group: str) -> VocabParallelCrossEntropyLoss:
 
 def _sharded_vocabulary(logits):
     """(process group, its size) of logits that are a DTensor with its classes split; None for others."""
-    placements = getattr(logits, "placements", None)
-    if placements is None:
+    dimension = module_of("mindformers", _UTILITIES).vocab_parallel_shard_dim(logits)
+    if dimension is None:
         return None
-    last = logits.ndim - 1
-    for dimension, placement in enumerate(placements):
-        if placement.is_shard() and placement.dim % logits.ndim == last:
-            mesh = logits.device_mesh
-            return mesh.get_group(dimension), mesh.size(dimension)
-    return None
+    mesh = logits.device_mesh
+    return mesh.get_group(dimension), mesh.size(dimension)
 
 
 def _local(logits):
@@ -179,7 +176,8 @@ def _linear_loss(per_token: bool):
         if mask is None:
             losses = ms_ce.linear_cross_entropy(*tensors, reduction="none")
             return ops.cast(losses, mstype.float32)
-        return _mean(linear_sum(*tensors, row_weight=mask), mask, per_token)
+        numerator = linear_loss(*tensors, None, "sum", _IGNORED, row_weight=mask)
+        return _mean(numerator, mask, per_token)
 
     return compute_language_model_loss
 
