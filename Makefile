@@ -12,8 +12,8 @@ WHEELS := manylinux_2_24_x86_64 manylinux_2_24_aarch64
 PACKAGE := setup.py pyproject.toml $(KERNEL) $(shell find -L ms_ce -name '*.py') $(wildcard custom_aicore/*/*)
 CXX_FILES = $$(git ls-files '*.cc' '*.h' '*.cpp')
 
-# cmake and msrun come from .venv
-export PATH := $(CURDIR)/$(BIN):$(CURDIR)/$(RELEASE)/bin:$(PATH)
+# cmake and msrun come from .venv, what builds wheels from .venv-release
+export PATH := $(abspath $(BIN)):$(abspath $(RELEASE))/bin:$(PATH)
 # Archives are dated by their commit: the same sources give the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
@@ -58,11 +58,12 @@ archives: wheels
 
 # What a release publishes, of the commit that is checked out: made twice, in two folders, to the same bytes.
 dist: $(RELEASE)/.installed
-	rm -rf build/first build/second dist
+	rm -rf build/first build/second
 	for copy in first second; do \
 	  mkdir -p build/$$copy && git archive HEAD | tar -x -C build/$$copy && \
 	  $(MAKE) -C build/$$copy archives RELEASE=$(abspath $(RELEASE)) || exit 1; \
 	done
+	rm -rf dist build/*.built
 	cp -r build/first/dist dist
 	cd dist && sha256sum * | tee ../build/sums
 	cd build/second/dist && sha256sum --check --strict ../../sums

@@ -13,12 +13,16 @@ from tests.packaging import archives
 PROGRAM = Path(__file__).with_name("other_system.py")
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    copy = archives.copy_repository(tmp_path_factory.mktemp("sources"), links=False)
+    return archives.build("wheel", copy, CXX="no-such-compiler")
+
+
 @pytest.mark.parametrize("system", ["Darwin", "Windows"])
 @pytest.mark.parametrize("copied", [False, True], ids=["composed", "with a library"])
-def test_composed_runs(system, copied, tmp_path):
+def test_composed_runs(system, copied, wheel, tmp_path):
     """Also with a library in its place: from a folder of another machine, say."""
-    copy = archives.copy_repository(tmp_path / "sources", links=False)
-    wheel = archives.build("wheel", copy, CXX="no-such-compiler")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     if copied:
