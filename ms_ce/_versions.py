@@ -32,12 +32,27 @@ class Difference(NamedTuple):
 
 DIFFERENCES = (
     Difference(
+        "<2.8",
+        "a graph holds no loop in a bprop: the linear loss on 'composed' in several chunks makes its gradients in the "
+        "forward pass, and with reduction 'none' or statistics has none in a graph",
+    ),
+    Difference(
+        "<2.8",
+        "PyNative does not tell which tensors need a gradient: what is made in the forward pass is made for a constant "
+        "too, and an assignment to the logits before the backward pass is not noticed",
+    ),
+    Difference("<2.8", "a Cell has a method named place, which no attribute may be called"),
+    Difference(
+        "<2.9",
+        "CPU operators for zeros and products do not take bfloat16; ms_ce makes its zeros in float32",
+    ),
+    Difference(
         ">=2.9",
         "PyNative's executor lives in mindspore.graph.api; its old home logs a warning whenever it is imported",
     ),
     Difference(
         ">=2.11",
-        "PyNative raises where a gradient of integers is asked for; ms_ce makes none",
+        "PyNative refuses to differentiate integers; ms_ce gives them no gradient",
     ),
 )
 
@@ -86,6 +101,22 @@ pynative_executor = _first(
 )
 # An autograd function of PyNative, where MindSpore has it (docs/pynative.md).
 Function = _first("mindspore.common._grad_function:_Function")
+
+_zeros_like = importlib.import_module("mindspore.ops").ZerosLike()
+_dtype = importlib.import_module("mindspore.common.dtype")
+
+
+def _zeros_like_of_old(x):
+    if x.dtype == _dtype.bfloat16:
+        return _zeros_like(x.astype(_dtype.float32)).astype(_dtype.bfloat16)
+    return _zeros_like(x)
+
+
+# The function ops.zeros_like breaks a second derivative in graph mode.
+zeros_like = _zeros_like_of_old if Version("2.9") > MINDSPORE else _zeros_like
+
+# Whether a Cell's bprop in a graph may hold a loop over the same functions as its construct.
+loops_in_bprops = Version("2.9") <= MINDSPORE
 
 
 def may_require_grad(tensor: Any) -> bool:

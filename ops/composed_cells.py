@@ -17,11 +17,11 @@ from mindspore.ops import functional as F
 from mindspore.ops import operations as P
 from mindspore.ops.operations import _grad_ops as G
 
+from ms_ce._versions import zeros_like
 from ms_ce.ops.derivative import differentiable, plain_in_graphs
 from ms_ce.ops.eager import DifferentiableCell
 
-# The functions ops.zeros_like and ops.ones_like break a second derivative in graph mode.
-zeros_like, ones_like = P.ZerosLike(), P.OnesLike()
+ones_like = P.OnesLike()  # the function ops.ones_like breaks a second derivative in graph mode
 # Unlike Tensor.max and Tensor.sum they take an empty batch, and vmap vectorises them rightly.
 largest, _sum, _sum_in_place = P.ReduceMax(), P.ReduceSum(), P.ReduceSum(True)
 

@@ -7,13 +7,13 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore.ops import operations as P
 
+from ms_ce._versions import zeros_like
 from ms_ce.ops import library
 from ms_ce.ops.cpu_operators import (
     factors,
     make_operator,
     option_index,
     reduction,
-    zeros_like,
 )
 from ms_ce.ops.cpu_partial import (  # noqa: F401  every backend offers them
     partial,

@@ -17,7 +17,6 @@ import numpy as np
 from mindspore import Tensor, from_numpy
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
-from mindspore.ops import operations as P
 
 from ms_ce.ops import library
 from ms_ce.ops.custom import compiled
@@ -25,7 +24,6 @@ from ms_ce.ops.eager import Derivative
 from ms_ce.ops.options import ClassBlock, Options
 
 _MOST_KEPT = 256  # constant tensors of a thread
-zeros_like = P.ZerosLike()  # the function ops.zeros_like breaks a second derivative in graph mode
 
 
 def _bits(slot: dict[str, str], value: Any) -> int:

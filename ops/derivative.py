@@ -12,12 +12,10 @@ import inspect
 from collections.abc import Callable
 
 from mindspore import nn, ops
-from mindspore.ops import operations as P
 from mindspore.ops.primitive import Primitive
 
+from ms_ce._versions import zeros_like
 from ms_ce.ops.graph import compiling
-
-_zeros_like = P.ZerosLike()
 
 
 def _unchanged(mapped):
@@ -45,7 +43,7 @@ class _PassedOn(Primitive):
 
 
 def _no_gradient(given, out, dout):
-    return (_zeros_like(given),)
+    return (zeros_like(given),)
 
 
 _constant = _PassedOn("constant", _no_gradient)
@@ -89,7 +87,7 @@ class _Differentiable(_Piece):
 
         def bprop(given, out, dout):
             value, inputs = given
-            return ((_zeros_like(value), derivative(*inputs, value, dout[0])),)
+            return ((zeros_like(value), derivative(*inputs, value, dout[0])),)
 
         self.passed_on = _PassedOn(type(cell).__name__, bprop)
 

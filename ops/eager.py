@@ -13,15 +13,14 @@ from typing import Any
 
 from mindspore import Tensor, nn
 from mindspore import dtype as mstype
-from mindspore.ops import operations as P
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce import _versions
+from ms_ce._versions import zeros_like
 
 AVAILABLE = _versions.Function is not None
 # After an upstream gradient that was not 1, a loss scale say, this many losses do without a gradient made in advance.
 _PLAIN_CALLS = 15
-_zeros_like = P.ZerosLike()
 _state = threading.local()
 
 
@@ -65,7 +64,7 @@ class _Upstreams:
 
     def __getitem__(self, index: int) -> Tensor:
         value = self.given[index]
-        return _zeros_like(self.outputs[index]) if value is None else value
+        return zeros_like(self.outputs[index]) if value is None else value
 
 
 def _node(given: Any) -> str:

@@ -14,7 +14,7 @@ from ms_ce.ops import composed, linear_plain
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, known_shape
 from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_of_chunk
-from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, readable
+from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, made_in_graph, readable, rows_in_graph
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.row_weights import without_rows
@@ -31,7 +31,7 @@ def may_scale_later(dtype) -> bool:
 
 @constexpr
 @functools.lru_cache(maxsize=256)
-def _cell(backend, options, chunk_bytes, class_indices, kind, gradients):
+def _cell(backend, options, chunk_bytes, class_indices, kind, gradients, in_graph):
     """The loss of these options, built once. A graph hands tuples over as plain ones."""
     options, gradients, kernels = Options(*options), Gradients(*gradients), KERNELS[backend]
     if not class_indices and not kernels.BLOCKS_OF_PROBABILITIES:
@@ -39,7 +39,8 @@ def _cell(backend, options, chunk_bytes, class_indices, kind, gradients):
     if kind == "sum":
         return ChunkedSum(kernels, OneDevice(), options, chunk_bytes, gradients)
     stats, tokens = kind in ("stats", "tokens"), kind == "tokens"
-    return ChunkedRows(kernels, OneDevice(), options, chunk_bytes, gradients, stats, tokens)
+    rows = rows_in_graph() if in_graph else ChunkedRows
+    return rows(kernels, OneDevice(), options, chunk_bytes, gradients, stats, tokens)
 
 
 @constexpr
@@ -141,10 +142,12 @@ def _of_rows(
 ):
     """The results of rows: hidden (N, H), target (N,) or (N, C), row_weight (N,)."""
     options, indices = plan.options, is_class_index(target.dtype)
+    if compiling():
+        gradients = made_in_graph(gradients)
     kind = "stats" if with_stats else "rows"
     if kind == "rows" and gradients.in_forward and options.reduction != "none":
         kind = "sum"
-    cell = _cell(plan.backend, options, plan.chunk_bytes, indices, kind, gradients)
+    cell = _cell(plan.backend, options, plan.chunk_bytes, indices, kind, gradients, compiling())
     out = cell(hidden, linear_weight, target, linear_bias, weight, row_weight)
     if not with_stats and options.reduction == "none":
         return (out[0],)

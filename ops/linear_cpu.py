@@ -13,7 +13,8 @@ from mindspore import nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops.cpu_operators import factors, make_operator, no_weight, zeros_like
+from ms_ce._versions import zeros_like
+from ms_ce.ops.cpu_operators import factors, make_operator, no_weight
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.linear_cpu_operators import (

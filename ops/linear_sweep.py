@@ -13,8 +13,10 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
+from ms_ce import _versions
+from ms_ce._versions import zeros_like
 from ms_ce.ops import composed
-from ms_ce.ops.composed_cells import ones_like, zeros_like
+from ms_ce.ops.composed_cells import ones_like
 from ms_ce.ops.eager import DifferentiableCell
 from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
 from ms_ce.ops.linear_plan import (
@@ -98,6 +100,12 @@ def _over_chunks(add, sweep, saved, state):
 
 def _scaled(gradient, factor):
     return gradient if factor is None else gradient * factor
+
+
+@constexpr
+def made_in_graph(gradients) -> Gradients:
+    """Which gradients to make and where, in a graph: all in the forward pass where a bprop can hold no loop."""
+    return Gradients(*gradients) if _versions.loops_in_bprops else Gradients(in_forward=True)
 
 
 class ChunkedRows(Rows, DifferentiableCell):
@@ -332,6 +340,28 @@ class ChunkedRows(Rows, DifferentiableCell):
         if linear_bias is not None and (self.of_bias or compiling()):
             grad_bias = _once(_scaled(grads[2], factor).astype(linear_bias.dtype))
         return grad_hidden, grad_weight, target, grad_bias, weight, row_weight
+
+
+@constexpr
+def _refuse_loop_in_bprop():
+    raise NotImplementedError(
+        f"ms_ce: MindSpore {_versions.MINDSPORE} compiles no gradient of the linear loss in several chunks with "
+        "reduction 'none' or with statistics; take a chunk_bytes that holds all logits, backend='cpu', PyNative, or "
+        "MindSpore 2.8"
+    )
+
+
+class UndifferentiatedRows(ChunkedRows):
+    """ChunkedRows in a graph where a bprop can hold no loop: MindSpore would say that a pointer is null."""
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        _refuse_loop_in_bprop()
+        return hidden, linear_weight, target, linear_bias, weight, row_weight
+
+
+def rows_in_graph() -> type[ChunkedRows]:
+    """The Cell of row losses for a graph."""
+    return ChunkedRows if _versions.loops_in_bprops else UndifferentiatedRows
 
 
 class ChunkedSum(ChunkedRows):

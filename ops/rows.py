@@ -10,7 +10,8 @@ from mindspore import dtype as mstype
 from mindspore import get_context, nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce.ops.composed_cells import number, zeros_like
+from ms_ce._versions import zeros_like
+from ms_ce.ops.composed_cells import number
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import ClassBlock, Options
@@ -63,7 +64,7 @@ class Rows(nn.Cell):
     def __init__(self, kernels: Kernels, place: OneDevice, options: Options):
         super().__init__()
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
-        self.location = place  # `place` is a method of Cell in MindSpore before 2.9
+        self.location = place  # `place` is a method of Cell in MindSpore before 2.8
         self.options = options._replace(reduction="none")
         self.ignore_index, self.z_loss = options.ignore_index, options.z_loss
         self.wide = statistics_dtype()

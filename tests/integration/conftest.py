@@ -33,6 +33,13 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     return tensor.asnumpy()
 
 
+def times(value: Tensor, factor: Tensor) -> Tensor:
+    """value * factor, which MindSpore before 2.9 cannot do in bfloat16 on CPU."""
+    if value.dtype == ms.bfloat16:
+        value = value.astype(ms.float32)
+    return value * factor.astype(value.dtype)
+
+
 class _Network(nn.Cell):
     def __init__(self, function):
         super().__init__()

@@ -9,7 +9,7 @@ import pytest
 
 import ms_ce
 from ms_ce import reference
-from tests.integration.conftest import DTYPES, MODES, to_numpy
+from tests.integration.conftest import DTYPES, MODES, times, to_numpy
 from tests.integration.linear_cases import CASES, COMPILED, reference_of, tensors_of
 from tests.linear_tolerances import check_linear
 
@@ -49,7 +49,7 @@ def run_case(case, dtype, backend, run, gradient_in_forward="auto"):
     function = _function(case, backend, present, gradient_in_forward)
 
     def scaled(upstream, *arguments):
-        return function(*arguments) * upstream
+        return times(function(*arguments), upstream)
 
     expected = reference_of(case, data)
     loop = backend == "composed"

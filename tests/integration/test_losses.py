@@ -12,7 +12,7 @@ import ms_ce
 from ms_ce import reference
 from ms_ce._arguments import Default
 from tests.cases import CASES, NLL_CASES
-from tests.integration.conftest import DTYPES, MODES, to_numpy, to_tensor
+from tests.integration.conftest import DTYPES, MODES, times, to_numpy, to_tensor
 from tests.tolerances import check_close, tolerance
 
 
@@ -26,7 +26,7 @@ def _check(case, backend, dtype, run, function, expected, gradients):
         del tensors[2]
 
         def loss(logits, target, upstream):
-            return function(logits, target, None) * upstream
+            return times(function(logits, target, None), upstream)
 
         def value(logits, target):
             return function(logits, target, None)
@@ -35,7 +35,7 @@ def _check(case, backend, dtype, run, function, expected, gradients):
     else:
 
         def loss(logits, target, weight, upstream):
-            return function(logits, target, weight) * upstream
+            return times(function(logits, target, weight), upstream)
 
         def value(logits, target, weight):
             return function(logits, target, weight)
