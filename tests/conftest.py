@@ -25,10 +25,16 @@ def pytest_itemcollected(item):
         _hold_to(item, *mark.args, **mark.kwargs)
 
 
-def _hold_to(item, versions: str, *, reason: str, run: bool = True) -> None:
-    """With another MindSpore than these the test must fail, or the mark is wrong; run=False: it is not tried."""
+def _hold_to(
+    item, versions: str, *, reason: str, run: bool = True, only: dict | None = None
+) -> None:
+    """With another MindSpore than these the test must fail, or the mark is wrong; run=False: it is not tried. `only`
+    names the parameters of the tests that are meant."""
     import mindspore
 
+    given = item.callspec.params if only else {}
+    if any(given[name] != value for name, value in (only or {}).items()):
+        return
     if mindspore.__version__ not in SpecifierSet(versions):
         reason = f"MindSpore {versions}: {reason}"
         item.add_marker(pytest.mark.xfail(reason=reason, strict=True, run=run))

@@ -141,6 +141,11 @@ def _jacobian(gradient, *arguments):
     return np.stack([gradient(*arguments, reduction="none", grad_loss=e)[0] for e in upstreams])
 
 
+@pytest.mark.mindspore(
+    ">=2.8",
+    reason="vmap of Select mistakes the shapes of its branches",
+    only={"form": "nll", "backend": "composed"},
+)
 @pytest.mark.parametrize("form", ("plain", "nll"))
 def test_jacobians(form, backend):
     loss, _, gradient, targets, _ = FORMS[form]
