@@ -41,6 +41,9 @@ DIFFERENCES = (
         "PyNative does not tell which tensors need a gradient: what is made in the forward pass is made for a constant "
         "too, and an assignment to the logits before the backward pass is not noticed",
     ),
+    Difference(
+        "<2.8", "vmap and jacrev of losses on 'composed' fail where some arguments are shared"
+    ),
     Difference("<2.8", "a Cell has a method named place, which no attribute may be called"),
     Difference(
         "<2.9",

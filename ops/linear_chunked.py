@@ -97,7 +97,7 @@ def token_log_probs(
         KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
     hidden, labels, _ = _as_rows(plan, input, target, None)
     kind = "tokens" if entropy else "rows"
-    cell = _cell(plan.backend, plan.options, plan.chunk_bytes, True, kind, gradients)
+    cell = _cell(plan.backend, plan.options, plan.chunk_bytes, True, kind, gradients, compiling())
     out = cell(hidden, linear_weight, labels, linear_bias, None, None)
     place = _before_last if plan.shift else in_leading_shape
     return place(-out[0], plan, input), place(out[5], plan, input)

@@ -346,8 +346,8 @@ class ChunkedRows(Rows, DifferentiableCell):
 def _refuse_loop_in_bprop():
     raise NotImplementedError(
         f"ms_ce: MindSpore {_versions.MINDSPORE} compiles no gradient of the linear loss in several chunks with "
-        "reduction 'none' or with statistics; take a chunk_bytes that holds all logits, backend='cpu', PyNative, or "
-        "MindSpore 2.8"
+        "reduction 'none', statistics or log-probabilities; take a chunk_bytes that holds all logits, backend='cpu', "
+        "PyNative, or MindSpore 2.8"
     )
 
 

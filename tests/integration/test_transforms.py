@@ -41,7 +41,15 @@ EVERY_MAPPING = (
 )
 OTHER_MAPPINGS = ((0, None, None), (1, 0, 0))
 
-pytestmark = pytest.mark.parametrize("backend", ("cpu", "composed"))
+pytestmark = [
+    pytest.mark.parametrize("backend", ("cpu", "composed")),
+    pytest.mark.mindspore(
+        ">=2.8",
+        reason="vmap of Select fails where only some of its arguments are mapped",
+        always=False,
+        only={"backend": "composed"},
+    ),
+]
 
 
 def _given(arrays, axes):
@@ -141,11 +149,6 @@ def _jacobian(gradient, *arguments):
     return np.stack([gradient(*arguments, reduction="none", grad_loss=e)[0] for e in upstreams])
 
 
-@pytest.mark.mindspore(
-    ">=2.8",
-    reason="vmap of Select mistakes the shapes of its branches",
-    only={"form": "nll", "backend": "composed"},
-)
 @pytest.mark.parametrize("form", ("plain", "nll"))
 def test_jacobians(form, backend):
     loss, _, gradient, targets, _ = FORMS[form]
