@@ -59,6 +59,8 @@ def build_kernel(output: Path, work: Path, target: str) -> None:
     elif not os.environ.get("CXX"):
         configure.append(f"-DCMAKE_CXX_COMPILER={cxx_compiler()}")
     subprocess.run(configure, check=True)
+    # CMake copies what it has linked, and nothing where that is up to date.
+    (work / "lib" / "libms_ce.so").unlink(missing_ok=True)
     command = ["cmake", "--build", str(work), "--target", "ms_ce", "--parallel"]
     subprocess.run(command, check=True)
 
