@@ -195,12 +195,16 @@ class _CompiledOperator(ops.Custom):
         return jit(run, jit_level=JIT_LEVEL)
 
 
+def inference(per_row: bool) -> Path:
+    """Infers the operators' shapes, static or dynamic, with a loss (N,) or a loss (1,). MindSpore keeps what it
+    compiles by the file's name, among those of all libraries."""
+    return PROJECT / "infer" / f"ms_ce_ascend_{'rows' if per_row else 'reduced'}.cc"
+
+
 def custom(name: str, per_row: bool) -> ops.Custom:
-    """The operator; its shapes, static or dynamic, are inferred by custom_aicore/infer. `per_row` tells a loss (N,)
-    from a loss (1,). MindSpore keeps the compiled inference by its file's name, among those of all libraries."""
-    source = PROJECT / "infer" / f"ms_ce_ascend_{'rows' if per_row else 'reduced'}.cc"
+    """The operator; `per_row` tells a loss (N,) from a loss (1,)."""
     return _CompiledOperator(
-        f"{source}:aclnn{name}",
+        f"{inference(per_row)}:aclnn{name}",
         out_shape=None,
         out_dtype=_out_dtypes(name),
         func_type="aot",

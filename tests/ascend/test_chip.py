@@ -9,6 +9,7 @@ import pytest
 from tests.ascend.expected import OPTIONS
 from tests.ascend.host_model import CHIPS
 from tests.ascend.operators import Run, backward, decode, encode, forward, forward_grad
+from tests.ascend.problems import name_of
 from tests.ascend.test_corners import PATHS
 from tests.ascend.test_orders import assert_same, everything
 
@@ -25,7 +26,7 @@ def not_numbers(shape) -> np.ndarray:
 
 
 @pytest.mark.parametrize("options", ["mean", "none-all"])
-@pytest.mark.parametrize("shape", PATHS, ids=str)
+@pytest.mark.parametrize("shape", PATHS, ids=name_of)
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_every_output_is_the_same(dtype, shape, options):
     values, chosen = not_numbers(shape), OPTIONS[options]
@@ -38,7 +39,7 @@ def test_every_output_is_the_same(dtype, shape, options):
 @pytest.mark.parametrize("chip", CHIPS)
 @pytest.mark.parametrize("options", [{}, {"labelSmoothing": 0.25}], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("shape", PATHS, ids=str)
+@pytest.mark.parametrize("shape", PATHS, ids=name_of)
 @pytest.mark.parametrize("dtype", SIXTEEN_BITS)
 def test_gradient_of_a_bad_target_and_of_nan_is_nan(dtype, shape, weighted, options, chip):
     rows, classes, cores = shape

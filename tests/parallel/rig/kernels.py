@@ -24,7 +24,8 @@ def pretend_installed(directory: Path) -> None:
     library.parent.mkdir(parents=True)
     library.touch()
     os.environ["ASCEND_CUSTOM_OPP_PATH"] = str(vendor)
-    os.environ["ASCEND_OPP_PATH"] = str(directory)
+    for name in ascend_operators.VARIABLES:
+        os.environ[name] = str(directory)
     ascend_operators._soc_version = lambda: ascend_operators.SOCS[0]
     # It would compile a call of the vendor's library.
     ops.Custom._generate_get_workspace_size_func = lambda self: None
@@ -48,6 +49,6 @@ def kernel(attributes, *values):
     arrays = [np.ascontiguousarray(value) for value in values[:count]]
     dtype = DTYPES[next(array.dtype for array in arrays if array.ndim == 2)]
     model = _models.setdefault(dtype, HostModel(dtype))
-    per_row = Path(path).name.startswith("rows")
+    per_row = ascend_operators.inference(True).stem in path
     outputs = run_on_host(model, name, per_row, arrays, values[count:])
     return outputs if len(outputs) > 1 else outputs[0]
