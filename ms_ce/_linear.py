@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mindspore import dtype as mstype
-from mindspore import ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear_checks
 from ms_ce.backend import linear_form, resolved
 from ms_ce.functional import constant
 from ms_ce.ops import precision
+from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
 from ms_ce.ops.linear_plan import exact_dtype
 from ms_ce.ops.options import Gradients
@@ -45,11 +45,11 @@ def gradients(
 def constants(frozen, input, linear_weight, linear_bias):
     """(input, linear_weight, linear_bias), those named in `frozen` without a gradient."""
     if "input" in frozen:
-        input = ops.stop_gradient(input)
+        input = without_gradient(input)
     if "linear_weight" in frozen:
-        linear_weight = ops.stop_gradient(linear_weight)
+        linear_weight = without_gradient(linear_weight)
     if "linear_bias" in frozen and linear_bias is not None:
-        linear_bias = ops.stop_gradient(linear_bias)
+        linear_bias = without_gradient(linear_bias)
     return input, linear_weight, linear_bias
 
 

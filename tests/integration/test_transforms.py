@@ -266,3 +266,16 @@ def test_chunks_are_right_or_refused(transform, backend):
         return
     with pytest.raises(ValueError, match=r"linear_cross_entropy in several chunks.*chunk_bytes"):
         function(*tensors)
+
+
+@pytest.mark.parametrize("frozen", ("input", "linear_weight"))
+def test_vmap_beside_what_is_frozen(frozen, backend):
+    tensors, calls = _given((HIDDEN, TABLES, LABELS), (0, None, None))
+
+    def mean(hidden, table, target):
+        return ms_ce.linear_cross_entropy(hidden, table, target, frozen=(frozen,), backend=backend)
+
+    other = 1 if frozen == "input" else 0
+    actual = ms.vmap(ms.grad(mean, other), (0, None, None))(*tensors)
+    expected = [reference.linear_cross_entropy_grad(*call)[other] for call in calls]
+    _agree(actual, np.stack(expected))
