@@ -7,6 +7,7 @@ by name either serves or says why it cannot; nothing falls back in silence.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mindspore import context
@@ -21,7 +22,8 @@ from ms_ce.ops.table import KERNELS
 ANY_DEVICE = "any"
 
 
-class Backend(NamedTuple):
+@dataclass(frozen=True)  # not a named tuple, of which bytecode capture makes a plain one
+class Backend:
     """A row of the table; `linear` computes the linear loss with a weight (C, H)."""
 
     name: str

@@ -5,17 +5,31 @@ It casts what goes into each operator, one by one, and stays switched on for the
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import Callable
 
-from mindspore import Tensor, ops
+from mindspore import Tensor, nn, ops
+from mindspore import dtype as mstype
 from mindspore._c_expression import MixedPrecisionType
 from mindspore.ops import operations as P
 
 from ms_ce import _versions
 from ms_ce.ops.graph import compiling
 
+DTYPES = {
+    "fp16": mstype.float16,
+    "fp32": mstype.float32,
+    "bf16": mstype.bfloat16,
+}  # by flag of a Cell
+
 _operator = P.Add()  # takes every dtype in every version
+
+
+class UncastCell(nn.Cell):
+    """A Cell inside a loss: flags of mixed precision pass it by, in a graph too, so that statistics stay exact."""
+
+    def add_flags(self, **flags):
+        return super().add_flags(**{name: flags[name] for name in flags if name not in DTYPES})
 
 
 def off() -> None:
@@ -45,15 +59,16 @@ def end() -> None:
         on_again()
 
 
+@contextlib.contextmanager
+def _off_where_it_raises():
+    try:
+        yield
+    except Exception:
+        off()
+        raise
+
+
 def constexpr(check: Callable) -> Callable:
     """mindspore.ops.constexpr for what may raise: mixed precision is off then."""
-
-    @functools.wraps(check)
-    def checked(*values, **named):
-        try:
-            return check(*values, **named)
-        except Exception:
-            off()
-            raise
-
-    return ops.constexpr(checked)
+    # By a decorator of contextlib: bytecode capture ends the process in a `try` of ours.
+    return ops.constexpr(_off_where_it_raises()(check))

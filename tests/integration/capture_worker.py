@@ -1,5 +1,5 @@
 """capture_worker.py STEPS: prints the losses of a few training steps for each of STEPS, a JSON list of lists
-[mode, capture, optimizer, loss].
+[mode, capture, optimizer, loss]. With capture "bytecode depend" a step returns the loss by ops.depend.
 
 A process for each, since MindSpore's bytecode capture takes one step function for another of the same source. It is
 forked from this one, which has imported MindSpore and called nothing of it: the import takes as long as the steps.
@@ -26,8 +26,21 @@ OPTIMIZERS = {
 }
 
 
+class WithBreak(nn.Cell):
+    """mindspore.nn's loss and a call that bytecode capture does not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.loss = nn.CrossEntropyLoss()
+
+    def construct(self, logits, labels):
+        print(end="")
+        return self.loss(logits, labels)
+
+
 def network(loss: str) -> nn.Cell:
-    """A Dense layer and mindspore.nn's loss ("nn"), or ours: "cross_entropy <backend>", "linear <backend>"."""
+    """A Dense layer and mindspore.nn's loss ("nn", or "nn with a break"), or ours: "cross_entropy <backend>", "linear
+    <backend>"."""
     table = np.random.default_rng(1).normal(size=(CLASSES, FEATURES)).astype(np.float32)
     kind, _, backend = loss.partition(" ")
     if kind == "linear":
@@ -38,8 +51,9 @@ def network(loss: str) -> nn.Cell:
     dense = nn.Dense(FEATURES, CLASSES)
     dense.weight.set_data(Tensor(table))
     dense.bias.set_data(ops.zeros((CLASSES,), ms.float32))
-    own = nn.CrossEntropyLoss() if kind == "nn" else ms_ce.CrossEntropyLoss(backend=backend)
-    return nn.WithLossCell(dense, own)
+    if kind == "nn":
+        return nn.WithLossCell(dense, WithBreak() if backend else nn.CrossEntropyLoss())
+    return nn.WithLossCell(dense, ms_ce.CrossEntropyLoss(backend=backend))
 
 
 def curve(mode: str, capture: str, optimizer: str, loss: str) -> list[float]:
@@ -48,12 +62,20 @@ def curve(mode: str, capture: str, optimizer: str, loss: str) -> list[float]:
     update = OPTIMIZERS[optimizer](trained.trainable_params())
     forward_backward = ops.value_and_grad(trained, None, update.parameters)
 
+    capture, _, depend = capture.partition(" ")
+
     @ms.jit(capture_mode=capture)
-    def step(hidden, target):
+    def plain(hidden, target):
         value, gradients = forward_backward(hidden, target)
         update(gradients)
         return value
 
+    @ms.jit(capture_mode=capture)
+    def after_update(hidden, target):
+        value, gradients = forward_backward(hidden, target)
+        return ops.depend(value, update(gradients))
+
+    step = after_update if depend else plain
     random = np.random.default_rng(0)
     hidden = Tensor(random.normal(size=(ROWS, FEATURES)).astype(np.float32))
     target = Tensor(random.integers(0, CLASSES, ROWS).astype(np.int32))
