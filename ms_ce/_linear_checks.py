@@ -61,9 +61,9 @@ def is_mixed(hidden, linear_weight, linear_bias) -> bool:
 
 
 @constexpr
-def check_dtypes(op: str, hidden, linear_weight, linear_bias, mixed=True) -> None:
+def check_dtypes(op: str, hidden, linear_weight, linear_bias) -> None:
     for name, dtype in (("linear_weight", linear_weight), ("linear_bias", linear_bias)):
-        accepted = [hidden, mstype.float32] if mixed and hidden in _HALVES else [hidden]
+        accepted = [hidden, mstype.float32] if hidden in _HALVES else [hidden]
         if dtype is not None and dtype not in accepted:
             also = " or float32" if len(accepted) > 1 else ""
             raise TypeError(

@@ -29,6 +29,7 @@ from ms_ce.ops.linear_plan import (
 from ms_ce.ops.options import ClassBlock, Gradients, Options
 from ms_ce.ops.rows import Rows, on_cpu, with_padding
 
+# Level "auto" of mixed precision makes products of 16 bits, as in nn.Dense: what they go into keeps its own.
 _product = P.MatMul()
 _product_with_transpose = P.MatMul(transpose_b=True)
 _product_of_transpose = P.MatMul(transpose_a=True)
@@ -195,7 +196,7 @@ class ChunkedRows(Rows, DifferentiableCell):
             # Without the columns of padding.
             target = target.astype(matrix.dtype)[:, : matrix.shape[0]]
             target = ops.where(valid.expand_dims(1), target, 0.0)
-        logits = _product_with_transpose(hidden, matrix)
+        logits = _product_with_transpose(hidden, matrix).astype(matrix.dtype)
         if bias is not None:
             logits = logits + bias
         return (place, index, valid), (hidden, target, logits)
@@ -275,10 +276,11 @@ class ChunkedRows(Rows, DifferentiableCell):
             slope = slope + of_entropy.astype(slope.dtype)
         grad_hidden, grad_weight, grad_bias = sums
         if self.of_input:
-            part = _product(slope, matrix)
+            part = _product(slope, matrix).astype(matrix.dtype)
             grad_hidden = _write_rows(grad_hidden, place.expand_dims(1), part)
         if self.of_weight:
-            grad_weight = grad_weight + _product_of_transpose(slope, hidden)
+            part = _product_of_transpose(slope, hidden).astype(matrix.dtype)
+            grad_weight = grad_weight + part
         if self.of_bias and bias is not None:
             grad_bias = grad_bias + _sum(slope, 0)
         return grad_hidden, grad_weight, grad_bias

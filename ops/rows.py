@@ -7,7 +7,7 @@ them where other devices hold other classes, and the loss of the row is Σ w·q'
 from __future__ import annotations
 
 from mindspore import dtype as mstype
-from mindspore import get_context, nn, ops
+from mindspore import get_context, ops
 from mindspore.ops import constexpr
 
 from ms_ce._versions import zeros_like
@@ -15,6 +15,7 @@ from ms_ce.ops.composed_cells import number
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.precision import UncastCell
 from ms_ce.ops.protocol import Kernels
 from ms_ce.ops.row_weights import without_rows
 
@@ -28,7 +29,7 @@ def statistics_dtype():
     return mstype.float64 if on_cpu() else mstype.float32
 
 
-class OneDevice(nn.Cell):
+class OneDevice(UncastCell):
     """Where the classes lie: all of them here. `ms_ce.parallel.place` has the other kind."""
 
     def block_of(self, columns):
@@ -58,7 +59,7 @@ def _rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[0], *shape[2:])
 
 
-class Rows(nn.Cell):
+class Rows(UncastCell):
     """What whole logits and chunks of them share."""
 
     def __init__(self, kernels: Kernels, place: OneDevice, options: Options):

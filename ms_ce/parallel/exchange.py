@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 from ms_ce.backend import device_target
+from ms_ce.ops.precision import UncastCell
 
 
 class Group:
@@ -37,7 +38,7 @@ def world() -> str:
     return GlobalComm.WORLD_COMM_GROUP
 
 
-class AllSum(nn.Cell):
+class AllSum(UncastCell):
     """The sum over a group, without a gradient."""
 
     def __init__(self, group: Group):
@@ -49,7 +50,7 @@ class AllSum(nn.Cell):
         return x if self.reduce is None else self.reduce(x)
 
 
-class AllStatistics(nn.Cell):
+class AllStatistics(UncastCell):
     """Rows of statistics of every rank: (rows, width) float32 to (ranks, rows, width), in one collective.
 
     MindSpore's CPU engine gathers over the whole world only. There each rank adds its rows into a slot of its own,
@@ -77,7 +78,7 @@ class AllStatistics(nn.Cell):
         return self.collective(self.concatenate(slots))
 
 
-class SumGradient(nn.Cell):
+class SumGradient(UncastCell):
     """The identity; its gradient is the sum of the gradients over a group.
 
     For values that all ranks of a vocabulary group hold alike and use with different classes, such as the hidden

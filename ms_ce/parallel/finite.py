@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 
 import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore.communication import get_rank
 from mindspore.train import Callback
+
+from ms_ce.ops.precision import UncastCell
 
 
 def this_rank() -> int:
@@ -22,7 +24,7 @@ def this_rank() -> int:
         return 0
 
 
-class FiniteGradient(nn.Cell):
+class FiniteGradient(UncastCell):
     """The identity, which raises ValueError when the gradient that flows back is not finite.
 
     Args:
@@ -41,7 +43,7 @@ class FiniteGradient(nn.Cell):
         return (_raise_unless_finite(dout, self.message),)
 
 
-class FiniteValue(nn.Cell):
+class FiniteValue(UncastCell):
     """The identity, which raises ValueError when its input is not finite; arguments as FiniteGradient."""
 
     def __init__(self, op: str, value: str):
@@ -52,7 +54,7 @@ class FiniteValue(nn.Cell):
         return _raise_unless_finite(x, self.message)
 
 
-class _Recorded(nn.Cell):
+class _Recorded(UncastCell):
     """A number of this rank that a graph leaves behind; arguments as FiniteGradient."""
 
     def __init__(self, op: str, value: str):

@@ -11,12 +11,13 @@ import functools
 
 import mindspore as ms
 import numpy as np
-from mindspore import Layout, Tensor, nn, ops
+from mindspore import Layout, Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce.ops import ascend
 from ms_ce.ops.ascend_operators import custom
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.precision import UncastCell
 from ms_ce.parallel.config import Mesh, class_rank, mesh_copies
 
 # Stands for every row that is left out: the kernel neither reads nor counts it.
@@ -55,7 +56,7 @@ _operator_at_compile = constexpr(_operator_of_mesh, reuse_result=False)
 _first_class_at_compile = constexpr(_first_class, reuse_result=False)
 
 
-class FusedClassIndexRows(nn.Cell):
+class FusedClassIndexRows(UncastCell):
     """Row losses `Σ_c w_c·q'_c·(lse - x_c) + z·lse²` for class indices.
 
     Inputs: logits (N, C) float16, bfloat16 or float32, from an operator that is split like them, since a derivative

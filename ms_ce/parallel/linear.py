@@ -7,6 +7,7 @@ from mindspore import nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
+from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import constant
 from ms_ce.ops import linear_sweep
@@ -61,7 +62,7 @@ def _rows(target, indices: bool):
     return target if target is None or indices else target[:-1]
 
 
-class VocabParallelLinearCrossEntropyLoss(nn.Cell):
+class VocabParallelLinearCrossEntropyLoss(LossCell):
     r"""Cross entropy of input·Wᵀ + b where each rank of a group holds a block of W, without any rank's logits.
 
     The last linear layer and the loss of a tensor-parallel language model: `ms_ce.linear_cross_entropy` for the blocks
@@ -102,10 +103,11 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
     Inputs:
         - **input** - hidden states (…, in_features), the same on every rank of the group, or with sequence_parallel a
           block of their first axis; float16, bfloat16 or float32.
-        - **linear_weight** - (C_local, in_features), this rank's block, input's dtype.
+        - **linear_weight** - (C_local, in_features), this rank's block, input's dtype, or float32 beside an input of 16
+          bits.
         - **target** - class indices of the whole vocabulary, of the leading shape of all hidden states, the same on
           every rank of the group; or this rank's block of probabilities, with a last axis of C_local. A constant.
-        - **linear_bias** - (C_local,), this rank's block, or None.
+        - **linear_bias** - (C_local,), this rank's block, input's dtype or as linear_weight's; or None.
         - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, of class indices' shape, the
           same on every rank of the group.
 
@@ -180,6 +182,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         if weight is not None:
             weight = ops.stop_gradient(weight)
         target = ops.stop_gradient(target)
+        input = self.in_precision(input)
         self.check(input, linear_weight, target, linear_bias, row_weight)
         input, linear_weight, linear_bias = _linear.constants(
             self.plan.frozen, input, linear_weight, linear_bias
@@ -241,7 +244,7 @@ class VocabParallelLinearCrossEntropyLoss(nn.Cell):
         weight_dtype = None if self.weight is None else self.weight.dtype
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)
         _check_dtype(input.dtype)
-        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype, False)
+        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype)
         _linear_checks.check_matrix(_OP, linear_weight.ndim)
         _linear_checks.check_block(_OP, input.shape[-1], linear_weight.shape, bias_shape)
         indices = holds_class_indices(target.dtype)

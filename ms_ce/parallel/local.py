@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
@@ -11,6 +11,7 @@ from ms_ce.backend import requested
 from ms_ce.functional import cross_entropy_on
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.precision import UncastCell
 
 
 @constexpr
@@ -18,7 +19,7 @@ def holds_class_indices(dtype) -> bool:
     return dtype in _checks.LABELS
 
 
-class LocalSums(nn.Cell):
+class LocalSums(UncastCell):
     """(Σ mask·loss, Σ mask·weight[label]) over the rows of this device, both () and float32.
 
     Args:

@@ -6,10 +6,11 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks
+from ms_ce._cell import LossCell
 from ms_ce.ops.options import make_options
 from ms_ce.parallel.config import (
     ParallelConfig,
@@ -90,7 +91,7 @@ def _check_inputs(logits, label, mask, label_dtype, mask_dtype, weights: int | N
         )
 
 
-class CrossEntropyLoss(nn.Cell):
+class CrossEntropyLoss(LossCell):
     r"""Masked mean cross entropy over a device mesh; a drop-in for `mindformers.core.CrossEntropyLoss`.
 
     With l_n the loss of row n as in `ms_ce.cross_entropy` and m the mask,
@@ -170,6 +171,7 @@ class CrossEntropyLoss(nn.Cell):
             _OP, mesh, options, class_weight, self.local_sums.plan.backend
         )
         self.probability_sums = ProbabilitySums(mesh, options, class_weight)
+        self.cast_block = ops.Cast().shard(((mesh.rows, mesh.classes),))
         self.denominator_floor = Tensor([_DENOMINATOR_FLOOR], ms.float32)
         self.checks = bool(check_for_nan_in_loss_and_grad)
         self.check_logits = FiniteGradient(_OP, "logits")
@@ -182,6 +184,7 @@ class CrossEntropyLoss(nn.Cell):
         self.local_loss_label = f"rank {this_rank()}: local loss"
 
     def construct(self, logits, label, input_mask):
+        logits = self.in_precision(logits, self.cast_block)
         numerator, denominator = self.sums(logits, label, input_mask)
         denominator = denominator + self.denominator_floor
         if self.returns_sums:

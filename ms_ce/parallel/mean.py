@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
+from ms_ce._cell import LossCell
 from ms_ce.ops.mean import per_weight
+from ms_ce.ops.precision import UncastCell
 from ms_ce.parallel.exchange import AllSum, Group, world
 
 
-class GlobalMean(nn.Cell):
+class GlobalMean(LossCell):
     r"""Mean over the rows of all ranks, from each rank's sum of losses and sum of weights.
 
         loss = Σ_ranks loss_sum / Σ_ranks total_weight
@@ -68,7 +70,7 @@ class GlobalMean(nn.Cell):
         return self.divide(loss_sum, total_weight, whole[0], whole[1])
 
 
-class Divide(nn.Cell):
+class Divide(UncastCell):
     """The mean whole / weight, whose derivative flows to this rank's part of both."""
 
     def __init__(self, factor: int):
@@ -85,7 +87,7 @@ class Divide(nn.Cell):
         return per_weight(upstream, weight), of_weight, zeros(whole), zeros(weight)
 
 
-class RowReduction(nn.Cell):
+class RowReduction(UncastCell):
     """The sum or the mean over the rows of this rank, or over those of all ranks of a group.
 
     Inputs: the sum of this rank's losses; the sum of its rows' weights, which a sum does not need; the dtype of a loss

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import ops
 
 from ms_ce.backend import device_target
+from ms_ce.ops.precision import UncastCell
 from ms_ce.ops.rows import OneDevice
 from ms_ce.parallel.blocks import checked_blocks, class_block
 from ms_ce.parallel.config import check_positive
 from ms_ce.parallel.exchange import AllStatistics, Group
 
 
-class _Gathered(nn.Cell):
+class _Gathered(UncastCell):
     """A block of rows of every rank to the rows of all, in one collective, without a gradient."""
 
     def __init__(self, group: Group):
@@ -27,7 +28,7 @@ class _Gathered(nn.Cell):
         return ops.reshape(self.statistics(sent), (-1, rows.shape[1]))
 
 
-class _Scattered(nn.Cell):
+class _Scattered(UncastCell):
     """The sum over a group of (rows of all, width), of which each rank gets its block of rows."""
 
     def __init__(self, group: Group):

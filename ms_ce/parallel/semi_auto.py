@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce.backend import splits_into_blocks
 from ms_ce.ops.options import Options
+from ms_ce.ops.precision import UncastCell
 from ms_ce.parallel.config import Mesh, refuse_copies_at_compile
 from ms_ce.parallel.fused import IGNORED, FusedClassIndexRows
 
@@ -25,7 +26,7 @@ _INFINITY = float("inf")
 _NOT_A_NUMBER = float("nan")
 
 
-class _SoftmaxRows(nn.Cell):
+class _SoftmaxRows(UncastCell):
     """What the row losses of both kinds of target share. Methods, since the partitioner loses the shapes of a tuple
     that a nested Cell returns inside a Cell with a derivative of its own."""
 
@@ -67,7 +68,7 @@ class _SoftmaxRows(nn.Cell):
         return ops.exp(ops.cast(logits, ms.float32) - top - log_sum) * (upstream * mass)
 
 
-class _WeightedSum(nn.Cell):
+class _WeightedSum(UncastCell):
     """Σ_c factor_c·(lse - x_c), (N, 1), where a factor of 0 contributes 0 even beside an infinite logit.
 
     The factor and the mask that tells where it is 0 are (N, C), or (1, C) where `one_line`.
@@ -190,7 +191,7 @@ def _is_zero(classes: int, weight: tuple[float, ...] | None) -> Tensor:
     return Tensor(np.zeros((1, classes), bool) if weight is None else np.array([weight]) == 0)
 
 
-class _PairOfSums(nn.Cell):
+class _PairOfSums(UncastCell):
     """(Σ loss, Σ weight) over the rows of the mesh, (2,), from two columns (N, 1): one AllReduce of two numbers.
 
     Its derivative is written by hand as well: it flows to the losses, and needs nothing from other ranks.
@@ -212,7 +213,7 @@ class _PairOfSums(nn.Cell):
         return self.ones_like(losses) * upstream, self.zeros_like(weights)
 
 
-class _Rows(nn.Cell):
+class _Rows(UncastCell):
     """What both kinds of target share: the mask, rows left out, and the two sums."""
 
     def __init__(self, mesh: Mesh):
@@ -333,14 +334,14 @@ class ProbabilitySums(_Rows):
         self.label_smoothing = options.label_smoothing
         self.weight = None if weight is None else Tensor([weight], ms.float32)
         self.rows = ProbabilityRows(mesh, options)
-        self.to_float = ops.Cast().shard((block,))
+        self.widen = ops.Cast().shard((block,))
         self.scale, self.shift = ops.Mul().shard((block, ())), ops.Add().shard((block, ()))
         self.weigh = ops.Mul().shard((block, (1, mesh.classes)))
 
     def construct(self, logits, target, input_mask):
         mask = self.mask_column(input_mask)
         left_out = self.equals(mask, 0.0)
-        factor = self.clear_rows(self.to_float(target, ms.float32), left_out, 0.0)
+        factor = self.clear_rows(self.widen(target, ms.float32), left_out, 0.0)
         if self.label_smoothing:
             factor = self.scale(factor, 1.0 - self.label_smoothing)
             factor = self.shift(factor, self.label_smoothing / logits.shape[1])

@@ -8,6 +8,7 @@ from mindspore import nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks
+from ms_ce._cell import LossCell
 from ms_ce.nn import CrossEntropyLoss
 from ms_ce.parallel.config import (
     ParallelConfig,
@@ -30,7 +31,7 @@ def _check_rank(rank: int) -> None:
         )
 
 
-class ShardedCrossEntropyLoss(nn.Cell):
+class ShardedCrossEntropyLoss(LossCell):
     """What `shard` returns."""
 
     def __init__(self, loss: CrossEntropyLoss, parallel_config):
@@ -58,6 +59,7 @@ class ShardedCrossEntropyLoss(nn.Cell):
         if not is_partitioned_at_compile():
             return self.loss(*tensors, **names)
         input, target, mask = _arguments.inputs_of(_OP, tensors, names)
+        input = self.in_precision(input, self.cast)
         _check_rank(input.ndim)
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, None, True)
         _checks.check_ignore_index(_OP, target.dtype, self.ignore_index)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from mindspore import Parameter, nn, ops
+from mindspore import Parameter, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks
+from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import check_inputs, constant
 from ms_ce.ops.mean import total_weight
@@ -27,7 +28,7 @@ def _check_split(rank: int) -> None:
         raise ValueError(f"{_OP}: logits must have shape (N, C_local, …), got {rank} dimensions")
 
 
-class VocabParallelCrossEntropyLoss(nn.Cell):
+class VocabParallelCrossEntropyLoss(LossCell):
     r"""Cross entropy of logits whose classes are split over the ranks of a group.
 
     Every rank passes its own block of the logits' columns and the same targets, as class indices of the whole
@@ -118,6 +119,7 @@ class VocabParallelCrossEntropyLoss(nn.Cell):
 
     def construct(self, *tensors, **names):
         logits, target, row_weight = _arguments.inputs_of(_OP, tensors, names)
+        logits = self.in_precision(logits)
         check_inputs(_OP, "logits", logits, target, None, row_weight, self.options, True)
         row_weight = constant(row_weight)
         _check_split(logits.ndim)

@@ -9,8 +9,9 @@ import pytest
 from mindspore import Parameter, Tensor, amp, nn
 
 import ms_ce
-from ms_ce import reference
+from ms_ce import parallel, reference
 from tests.integration.conftest import to_numpy
+from tests.precision_levels import LEVELS, precision_outside
 
 RANDOM = np.random.default_rng(0)
 ROWS, FEATURES, CLASSES = 8, 16, 32
@@ -59,35 +60,12 @@ def plain(backend):
     return _Head(ms_ce.CrossEntropyLoss(Tensor(WEIGHT), backend=backend))
 
 
-LEVELS = {
-    "O1": lambda net: amp.auto_mixed_precision(net, "O1"),
-    "O2": lambda net: amp.auto_mixed_precision(net, "O2"),
-    "O3": lambda net: amp.auto_mixed_precision(net, "O3"),
-    "auto": lambda net: amp.auto_mixed_precision(net, "auto"),
-    "to_float": lambda net: net.to_float(ms.float16),
-    "white list": lambda net: amp.custom_mixed_precision(
-        net,
-        white_list=[*amp.get_white_list(), ms_ce.LinearCrossEntropyLoss, ms_ce.CrossEntropyLoss],
-    ),
-    "black list": lambda net: amp.custom_mixed_precision(
-        net,
-        black_list=[*amp.get_black_list(), ms_ce.LinearCrossEntropyLoss, ms_ce.CrossEntropyLoss],
-    ),
-}
-
-
 @pytest.fixture(params=[ms.PYNATIVE_MODE, ms.GRAPH_MODE], ids=["pynative", "graph"])
 def mode(request, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # O1 writes the network that it makes there
     ms.set_context(mode=request.param)
     yield request.param
     ms.set_context(mode=ms.PYNATIVE_MODE)
-
-
-def precision_outside() -> ms.dtype:
-    """What a layer that asks for nothing computes in."""
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    return nn.Dense(FEATURES, 3)(Tensor(HIDDEN)).dtype
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -265,3 +243,57 @@ def test_a_function_that_refuses_leaves_no_mixed_precision_behind(refused):
     with pytest.raises((TypeError, ValueError), match=text):
         net(*tensors)
     assert precision_outside() == ms.float32
+
+
+class _Masked(nn.Cell):
+    """A loss of ms_ce.parallel that takes a mask."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss, self.mask = loss, ms.ops.ones(ROWS, ms.float32)
+
+    def construct(self, logits, labels):
+        return self.loss(logits, labels, self.mask)
+
+
+SHARDED = {
+    "CrossEntropyLoss": lambda backend: _Masked(parallel.CrossEntropyLoss(backend=backend)),
+    "shard": lambda backend: parallel.shard(ms_ce.CrossEntropyLoss(backend=backend)),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("made", SHARDED)
+def test_the_sharded_losses_on_one_device(made, level, backend, mode):
+    net = _Head(SHARDED[made](backend))
+    table = net.head.weight
+    loss, gradient = ms.value_and_grad(LEVELS[level](net), None, [table])(
+        Tensor(HIDDEN), Tensor(LABELS)
+    )
+    logits = HIDDEN @ TABLE.T
+    np.testing.assert_allclose(
+        to_numpy(loss), reference.cross_entropy(logits, LABELS).loss, rtol=5e-3
+    )
+    grad_logits = reference.cross_entropy_grad(logits, LABELS).logits
+    np.testing.assert_allclose(to_numpy(gradient[0]), grad_logits.T @ HIDDEN, **HALF)
+    assert (gradient[0].dtype, precision_outside()) == (ms.float32, ms.float32)
+
+
+@pytest.mark.parametrize("gradient_in_forward", [False, True])
+def test_chunks_under_level_auto(gradient_in_forward, backend, mode):
+    """It makes products of 16 bits, as those of nn.Dense; what sums them is float32."""
+    loss = ms_ce.LinearCrossEntropyLoss(
+        FEATURES,
+        Parameter(Tensor(TABLE), name="table"),
+        chunk_bytes=400,
+        gradient_in_forward=gradient_in_forward,
+        backend=backend,
+    )
+    table, net = loss.linear_weight, LEVELS["auto"](_Network(loss))
+    value, gradient = ms.value_and_grad(net, None, [table])(Tensor(HIDDEN), Tensor(LABELS))
+    logits = HIDDEN @ TABLE.T
+    np.testing.assert_allclose(
+        to_numpy(value), reference.cross_entropy(logits, LABELS).loss, rtol=5e-3
+    )
+    grad_logits = reference.cross_entropy_grad(logits, LABELS).logits
+    np.testing.assert_allclose(to_numpy(gradient[0]), grad_logits.T @ HIDDEN, **HALF)

@@ -185,7 +185,7 @@ def cases(ranks: int) -> list[Case]:
     return _modes_and_dtypes(ranks) + more
 
 
-# Checks that are programs of their own, in spmd_worker.py.
+# Checks that are programs of their own, in spmd_programs.py and precision_programs.py.
 PROGRAMS = {
     2: (
         "accumulated micro-batches",
@@ -196,6 +196,11 @@ PROGRAMS = {
         "drop-in pynative",
         "drop-in graph",
         "drop-in jit",
+        "mixed precision: logits",
+        "mixed precision: linear",
+        "mixed precision: global mean",
+        "mixed precision: sums",
+        "mixed precision: a refusal",
         "check_for_nan names the rank",
         "wrong arguments",
         "label out of range",

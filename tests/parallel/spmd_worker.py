@@ -10,6 +10,7 @@ from pathlib import Path
 import linear_checks
 import mindspore as ms
 import numpy as np
+import precision_programs
 import spmd_programs
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
@@ -175,7 +176,8 @@ def main(directory: Path) -> None:
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= linear_checks.checks(ranks, Place)
     programs = [name for name in PROGRAMS[ranks] if name not in spmd_programs.RAISING]
-    checks |= {name: spmd_programs.PROGRAMS[name] for name in programs}
+    made = {**spmd_programs.PROGRAMS, **precision_programs.PROGRAMS}
+    checks |= {name: made[name] for name in programs}
     checks |= {name: lambda name=name: example(name) for name in docstrings.NEED_RANKS}
     # After a kernel's error nothing runs but programs that look for one (spmd_programs.raised).
     raising = [name for name in PROGRAMS[ranks] if name in spmd_programs.RAISING]
