@@ -10,7 +10,7 @@ from mindspore import Tensor, nn
 from mindspore.common.api import _cell_graph_executor
 
 import ms_ce
-from ms_ce import reference
+from ms_ce import _versions, reference
 from ms_ce.ops import library, linear_sweep
 from ms_ce.ops.linear_plan import DEFAULT_CHUNK
 from tests.integration.test_linear import CASES, run_case
@@ -253,3 +253,21 @@ def test_views_of_other_tensors_in_a_graph(place, run):
     wanted = (expected.input, expected.linear_weight, expected.linear_bias)
     for gradient, right in zip(gradients, wanted, strict=True):
         np.testing.assert_allclose(gradient.asnumpy(), right, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mindspore_that_compiles_no_loop_in_a_bprop(monkeypatch):
+    """Gradients are made in the forward pass there; where that cannot be, the gradient is refused by name."""
+    monkeypatch.setattr(_versions, "loops_in_bprops", False)
+    data = draw(ROWS - 1)
+
+    def loss(hidden, linear_weight, target):
+        return ms_ce.linear_cross_entropy(hidden, linear_weight, target, **OPTIONS)
+
+    def rows(hidden, linear_weight, target):
+        return ms_ce.linear_cross_entropy(
+            hidden, linear_weight, target, reduction="none", **OPTIONS
+        ).sum()
+
+    check(ms.jit(ms.value_and_grad(loss, (0, 1)))(*map(Tensor, data)), *data)
+    with pytest.raises(NotImplementedError, match="in several chunks with reduction 'none'"):
+        ms.jit(ms.grad(rows))(*map(Tensor, data))
