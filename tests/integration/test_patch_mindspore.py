@@ -201,3 +201,22 @@ def test_an_unknown_mindspore(monkeypatch):
         ms_ce.patch.mindspore()
     with ms_ce.patch.mindspore(force=True) as handle:
         assert "9.9.9" in repr(handle)
+
+
+def test_a_compiled_graph_keeps_what_it_was_compiled_with():
+    """A label out of range tells whose loss it is: MindSpore's gathers what lies there, ours raises."""
+
+    @ms.jit
+    def loss(logits, labels):
+        return ops.cross_entropy(logits, labels)
+
+    logits, wrong = ms.Tensor(LOGITS), ms.Tensor(np.full(6, -1, np.int32))
+    before = float(loss(logits, wrong))
+    with ms_ce.patch.mindspore():
+        assert float(loss(logits, wrong)) == before
+        with pytest.raises(RuntimeError, match="target -1 at position"):
+            ms.jit(_compiled_while_patched)(logits, wrong).asnumpy()
+
+
+def _compiled_while_patched(logits, labels):
+    return ops.cross_entropy(logits, labels)
