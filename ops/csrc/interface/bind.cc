@@ -1,7 +1,10 @@
 // Binds a call to its operation: every check of a dtype, a shape and an option, and each argument in its
 // place.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <string>
+#include <utility>
 
 #include "interface/extents.h"
 #include "interface/operations.h"
@@ -31,6 +34,44 @@ void ReadSlots(const Slot (&slots)[count], const Tensor& tensor, LinearProblem* 
   }
 }
 
+// More than MindSpore's own, which is 8.
+constexpr int kMaxRank = 16;
+
+// Of a caller that is not MindSpore anything may come. Sizes of 0 count as 1: kernels multiply some of
+// them.
+Shape CheckedShape(const char* name, int rank, const int64_t* sizes, Dtype dtype) {
+  if (rank < 0 || rank > kMaxRank) {
+    Fail(std::string(name) + " must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
+         std::to_string(rank));
+  }
+  if (rank > 0 && sizes == nullptr) Fail(std::string(name) + " must have a shape, got a null pointer");
+  Shape shape(sizes, sizes + rank);
+  int64_t bytes = static_cast<int64_t>(ElementSize(dtype));
+  for (const int64_t size : shape) {
+    if (size < 0) Fail(std::string(name) + " must have no negative size, got shape " + ShapeText(shape));
+    if (__builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) {
+      Fail(std::string(name) + " must have less than 2^63 bytes, got shape " + ShapeText(shape));
+    }
+  }
+  return shape;
+}
+
+void CheckData(const Tensor& tensor) {
+  if (tensor.data == nullptr && ElementCount(tensor.shape) > 0) {
+    Fail(std::string(tensor.name) + " must have data, got a null pointer for shape " +
+         ShapeText(tensor.shape));
+  }
+  const size_t size = ElementSize(tensor.dtype);
+  if (reinterpret_cast<uintptr_t>(tensor.data) % size != 0) {
+    Fail(std::string(tensor.name) + " must be aligned to its element's " + std::to_string(size) +
+         " bytes, got an address that is not");
+  }
+}
+
+void CheckFinite(const char* name, double value) {
+  if (!std::isfinite(value)) Fail(std::string(name) + " must be finite, got " + std::to_string(value));
+}
+
 void CheckOptions(const Problem& problem) {
   const auto reduction = static_cast<int64_t>(problem.reduction);
   if (reduction < 0 || reduction >= static_cast<int64_t>(std::size(kReductions))) {
@@ -41,6 +82,12 @@ void CheckOptions(const Problem& problem) {
   }
   if (!(problem.softcap >= 0.0)) {
     Fail("softcap must not be negative, got " + std::to_string(problem.softcap));
+  }
+  CheckFinite("softcap", problem.softcap);
+  CheckFinite("z_loss", problem.z_loss);
+  CheckFinite("logit_scale", problem.logit_scale);
+  if (problem.total_classes < 0) {
+    Fail("total_classes must not be negative, got " + std::to_string(problem.total_classes));
   }
 }
 
@@ -85,6 +132,7 @@ class Binder {
     FindShapes();
     if (const Tensor* options = call_.Find(kOptions)) {
       CheckArgument(kOptions, *options);
+      CheckData(*options);
       ReadSlots(kOptionSlots, *options, &call_.linear);
       CheckOptions(problem_);
       CheckSubject();
@@ -98,10 +146,12 @@ class Binder {
         continue;
       }
       CheckArgument(*input, *tensor);
+      CheckData(*tensor);
       Put(*input, *tensor++);
     }
     for (const Argument* output : operation_.outputs) {
       CheckOutput(*output, *tensor);
+      CheckData(*tensor);
       const bool scalar = output->extent == Extent::kLoss && problem_.reduction != Reduction::kNone;
       if (!scalar) Put(*output, *tensor);
       ++tensor;
@@ -110,6 +160,10 @@ class Binder {
   }
 
   void ReadTensors(const RawCall& raw) {
+    if (raw.count > 0 &&
+        (raw.data == nullptr || raw.ndims == nullptr || raw.shapes == nullptr || raw.dtypes == nullptr)) {
+      Fail("the call must have pointers to data, ranks, shapes and dtypes, got a null pointer");
+    }
     int i = 0;
     call_.tensors_.reserve(operation_.inputs.count + operation_.outputs.count);
     for (const Arguments* list : {&operation_.inputs, &operation_.outputs}) {
@@ -118,8 +172,9 @@ class Binder {
           Fail(std::string(argument->name) + " must be argument " + std::to_string(i) + ", got " +
                std::to_string(raw.count) + " arguments in all");
         }
-        call_.tensors_.push_back({argument->name, raw.data[i], ParseDtype(argument->name, raw.dtypes[i]),
-                                  Shape(raw.shapes[i], raw.shapes[i] + raw.ndims[i])});
+        const Dtype dtype = ParseDtype(argument->name, raw.dtypes[i]);
+        Shape shape = CheckedShape(argument->name, raw.ndims[i], raw.shapes[i], dtype);
+        call_.tensors_.push_back({argument->name, raw.data[i], dtype, std::move(shape)});
         ++i;
       }
     }
@@ -196,6 +251,7 @@ class Binder {
     problem_.logits = hidden.array();
     const Tensor& plan = call_[kPlan];
     CheckArgument(kPlan, plan);
+    CheckData(plan);
     ReadSlots(kPlanSlots, plan, &linear);
     if (!linear.shift) return;
     if (rows.empty()) Fail("input must have shape (..., sequence, in_features) under shift, got one row");

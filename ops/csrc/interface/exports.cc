@@ -1,5 +1,6 @@
 // The library's exported functions: each operation and its shape inference, and what the C interface offers
 // beside them.
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -24,8 +25,13 @@ namespace {
 int Run(const Operation& operation, const RawCall& raw) {
   const FloatEnvironment environment;
   const RunningOperation running;
-  Call call = Bind(operation, raw);
-  operation.run(&call);
+  try {
+    Call call = Bind(operation, raw);
+    operation.run(&call);
+  } catch (const std::bad_alloc&) {
+    Fail(std::string("there must be memory for what ") + operation.name +
+         " needs besides its arguments, got none");
+  }
   return 0;
 }
 
@@ -140,8 +146,10 @@ const char* MsCeTry(const char* operation, int nparam, void** params, int* ndims
                     const char** dtypes) {
   static thread_local std::string text;
   try {
-    const size_t index = ms_ce::IndexOf(operation);
-    if (index == ms_ce::kNowhere) ms_ce::Fail("there is no operation " + std::string(operation));
+    const size_t index = operation == nullptr ? ms_ce::kNowhere : ms_ce::IndexOf(operation);
+    if (index == ms_ce::kNowhere) {
+      ms_ce::Fail("there is no operation " + std::string(operation == nullptr ? "(null)" : operation));
+    }
     ms_ce::Run(ms_ce::kOperations[index], {nparam, params, ndims, shapes, dtypes});
   } catch (const std::exception& error) {
     text = error.what();

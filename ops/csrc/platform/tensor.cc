@@ -28,11 +28,12 @@ const char* DtypeName(Dtype dtype) {
 }
 
 Dtype ParseDtype(const char* argument, const char* name) {
+  const char* given = name == nullptr ? "a null pointer" : name;
   for (const DtypeRow& row : kDtypes) {
-    if (std::strcmp(row.name, name) == 0) return row.dtype;
+    if (std::strcmp(row.name, given) == 0) return row.dtype;
   }
   Fail(std::string(argument) +
-       " must have dtype float16, bfloat16, float32, float64, int32, int64 or uint8, got " + name);
+       " must have dtype float16, bfloat16, float32, float64, int32, int64 or uint8, got " + given);
 }
 
 void Fail(const std::string& text) { throw std::runtime_error("ms_ce: " + text); }
