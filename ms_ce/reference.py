@@ -114,7 +114,7 @@ def _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_sca
         hard = np.where(ignored, 0, index)
         if np.any((hard < 0) | (hard >= classes)):
             raise ValueError(f"class index outside [0, {classes})")
-        keep, target_weight = (~ignored).astype(np.float64), w[hard]
+        keep, target_weight = (~ignored).astype(np.float64), np.where(ignored, 0.0, w[hard])
         q = np.zeros((len(hard), classes))
         q[np.arange(len(hard)), hard] = 1.0
     else:
@@ -191,6 +191,11 @@ def _upstream(grad_loss, r: _Rows) -> Array:
     return upstream * (r.row_weight / r.divisor)
 
 
+def _passes(r: _Rows) -> Array:
+    """(n, 1), where a row's logits have a gradient: 0 stands elsewhere, beside nan too."""
+    return (r.keep[:, None] > 0) & (r.divisor != 0)
+
+
 def cross_entropy_grad(
     logits,
     target,
@@ -216,7 +221,7 @@ def cross_entropy_grad(
         grad_x = g * (mass * r.p - factor)
         if z_loss:
             grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
-        grad_logits = np.where(r.keep[:, None] > 0, grad_x * r.slope, 0.0)
+        grad_logits = np.where(_passes(r), grad_x * r.slope, 0.0)
         excluded = np.isneginf(r.x) & (factor == 0)
         distance = np.where(excluded, 0.0, r.lse[:, None] - r.x)
         grad_target = None
@@ -263,7 +268,7 @@ def cross_entropy_hvp(
     z_slope = 2 * z_loss * r.lse[:, None]
     grad_x = g * ((mass + z_slope) * r.p - factor)
     grad_dx = g * ((mass + z_slope) * r.p * (dx - mean) + 2 * z_loss * r.p * mean)
-    out = np.where(r.keep[:, None] > 0, grad_dx * r.slope + grad_x * r.curvature * d, 0.0)
+    out = np.where(_passes(r), grad_dx * r.slope + grad_x * r.curvature * d, 0.0)
     return from_rows(out, shape)
 
 

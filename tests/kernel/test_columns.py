@@ -80,3 +80,19 @@ def test_gradients_that_begin_anywhere_in_a_line(
         results.append([array.tobytes() for array in (loss, total, lse, *grads)])
     for other in results[1:]:
         assert other == results[0]
+
+
+@pytest.mark.parametrize("classes", (5, 9, 70, 1100))
+@pytest.mark.parametrize("far", (-20.0, -90.0, -1e4))
+@pytest.mark.parametrize("rows", (1, 33))
+def test_first_classes_that_do_not_occur(
+    isa_library: Library, classes: int, far: float, rows: int
+) -> None:
+    """What stands in for their maximum is far above the others: lse was -inf."""
+    logits = np.full((rows, classes), far, np.float32)
+    logits[:, : min(classes - 1, 1050 if classes > 1024 else 4)] = -np.inf
+    target = np.full(logits.shape, 0, np.float32)
+    target[:, -1] = 1
+    loss = Loss(isa_library, logits, target, reduction="none")
+    np.testing.assert_allclose(loss.forward()[0], loss.reference().loss, rtol=2e-6, atol=1e-6)
+    np.testing.assert_allclose(loss.forward()[2], loss.reference().lse, rtol=2e-6)

@@ -73,8 +73,14 @@ static inline void AddExpSums(const Chunk<A>& chunk, int64_t lanes, ColumnSums<A
   for (int64_t l = 0; l < lanes; ++l) sums->exp_sum[l] += Unscale(sum[l]);
 }
 
+// Too far below the maximum, or above it: then it stands in for a few classes that are all -inf.
+template <class A>
+MS_CE_INLINE bool IsFar(A maximum, A reference, A slack) {
+  return maximum - reference > slack || reference - maximum > slack;
+}
+
 // Both of the above for a block's first classes in one loop over memory, which is copied into the chunk.
-// The reference is the maximum of a few classes until all are known; lanes where that lies too far below
+// The reference is the maximum of a few classes until all are known; lanes where that lies too far from
 // the whole maximum are summed again.
 template <class A>
 static inline void ScanFirst(const ClassRuns<A>& runs, int64_t lanes, Chunk<A>* chunk,
@@ -104,14 +110,14 @@ static inline void ScanFirst(const ClassRuns<A>& runs, int64_t lanes, Chunk<A>* 
   }
   int64_t far = 0;
 #pragma omp simd reduction(+ : far)
-  for (int64_t l = 0; l < lanes; ++l) far += maximum[l] - reference[l] > slack ? 1 : 0;
+  for (int64_t l = 0; l < lanes; ++l) far += IsFar(maximum[l], reference[l], slack) ? 1 : 0;
   if (far != 0) {
     RaiseReference(*chunk, lanes, true, sums);
     AddExpSums(*chunk, lanes, sums);
   }
 #pragma omp simd
   for (int64_t l = 0; l < lanes; ++l) {
-    const bool is_far = maximum[l] - reference[l] > slack;
+    const bool is_far = IsFar(maximum[l], reference[l], slack);
     const A raised = ReferenceOf(maximum[l]);
     const double moved = Unscale(sum[l]) * static_cast<double>(Exp(reference[l] - raised));
     sums->reference[l] = is_far ? sums->reference[l] : raised;
