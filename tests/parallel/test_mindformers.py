@@ -56,7 +56,7 @@ def test_same_numbers_shapes_and_dtypes(local, mode, case):
     )
 
 
-def test_a_configuration_names_our_loss(local):
+def test_build_loss_makes_ours_by_name(local):
     assert local["built"] == "ms_ce.parallel.loss.CrossEntropyLoss"
 
 
