@@ -117,8 +117,8 @@ def test_choice(shape, training, choice, monkeypatch):
         seen.append(in_forward)
         return in_forward
 
-    def cross_entropy(logits, target, weight, options, in_forward):
-        return original(logits, target, weight, options, noted(in_forward))
+    def cross_entropy(logits, target, weight, row_weight, options, in_forward):
+        return original(logits, target, weight, row_weight, options, noted(in_forward))
 
     monkeypatch.setattr(cpu, "cross_entropy", cross_entropy)
     ms.jit(ms.grad(network))(logits, target)
