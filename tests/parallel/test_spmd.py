@@ -42,6 +42,9 @@ def test_every_verdict_has_a_name_of_its_own(ranks):
     assert len(set(names(ranks))) == len(names(ranks))
 
 
+@pytest.mark.mindspore(
+    ">=2.8", reason="AllReduce on CPU takes the group of all ranks only", run=False
+)
 @pytest.mark.parametrize(
     ("ranks", "name"), [(ranks, name) for ranks in (2, 4) for name in names(ranks)]
 )
