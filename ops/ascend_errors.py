@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 
 from mindspore import Tensor, get_context
+from mindspore.ops import constexpr
 
 _pending: collections.deque = collections.deque(maxlen=64)
 
@@ -38,8 +39,14 @@ def _joined(low: int, high: int) -> int:
     return high << 32 | (low & 0xFFFFFFFF)
 
 
+@constexpr
+def _synchronous() -> bool:
+    """A graph's parser refuses get_context even where it stands in a branch that is not compiled."""
+    return get_context("pynative_synchronize")
+
+
 def remember(op: str, error: Tensor, classes: int) -> None:
     """Keeps the error record of a call; raises at once where MindSpore runs synchronously."""
     _pending.append((op, error, classes))
-    if get_context("pynative_synchronize"):
+    if _synchronous():
         check_targets()

@@ -67,7 +67,7 @@ MUTATIONS = (
         TILING,
         "kFixedBytes = 11776;",
         "kFixedBytes = 1024;",
-        ("test_traffic.py", "-k", "float32 and 32000"),
+        ("test_tiling.py::test_residency_is_what_the_documents_say",),
     ),
     Mutation(
         "row buffers forgotten",
