@@ -17,7 +17,7 @@ export PATH := $(abspath $(BIN)):$(abspath $(RELEASE))/bin:$(PATH)
 # Archives are dated by their commit: the same sources give the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
-.PHONY: demo demo-sharded test test-rare test-mutations check-ascend test-aarch64 test-sanitizers \
+.PHONY: demo demo-sharded test fuzz test-rare test-mutations check-ascend test-aarch64 test-sanitizers \
   test-versions test-mindformers test-models test-torch test-every-float test-wheels \
   test-aarch64-mindspore wheels archives dist benchmark lint format clean
 
@@ -110,6 +110,12 @@ test-sanitizers: $(INSTALLED)
 	  UBSAN_OPTIONS=halt_on_error=1 $$build/ms_ce_kernel_test --stride 1000003 $$isa && \
 	  UBSAN_OPTIONS=halt_on_error=1 $$build/ms_ce_kernel_test --replay build/calls $$isa || exit 1; \
 	done
+
+# Losses drawn at random against the float64 reference; stops at the first that is wrong and says how to repeat it.
+# PUBLIC=pynative or compiled draws calls of the functions instead of the C operations.
+SECONDS ?= 600
+fuzz: $(INSTALLED)
+	python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(PUBLIC),--public $(PUBLIC))
 
 test-every-float: $(INSTALLED)
 	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel
