@@ -171,7 +171,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         )
         self.kernels = KERNELS[name]
         wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
-        self.rows = self.made_sweep(False, wanted)
+        wanted = linear_sweep.made_in_graph((False, *wanted))[1:]
+        self.rows = self.made_sweep(False, wanted, linear_sweep.rows_in_graph())
         self.sum = self.made_sweep(True, wanted)
         self.sweeps: dict[tuple, nn.Cell] = {}
         self.parts = chosen.size if sequence_parallel else 1
@@ -191,6 +192,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         gradients = _linear.gradients(
             self.plan.gradient_in_forward, True, self.training, frozen, *parts
         )
+        if compiling():
+            gradients = linear_sweep.made_in_graph(gradients)
         indices = holds_class_indices(target.dtype)
         hidden = linear_sweep.readable(input)
         hidden = ops.reshape(hidden, (-1, input.shape[-1]))
@@ -217,8 +220,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
             divisor = total_weight(labels, rows, weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
 
-    def made_sweep(self, in_forward, wanted):
-        kind = linear_sweep.ChunkedSum if in_forward else linear_sweep.ChunkedRows
+    def made_sweep(self, in_forward, wanted, rows=linear_sweep.ChunkedRows):
+        kind = linear_sweep.ChunkedSum if in_forward else rows
         gradients = Gradients(in_forward, *wanted)
         return kind(
             self.kernels, self.location, self.plan.options, self.plan.chunk_bytes, gradients
