@@ -80,11 +80,14 @@ def _reduction(op: str, size_average, reduce, reduction):
     return chosen
 
 
+_NOT_THE_CALLER = ("ms_ce", "mindspore", "contextlib")
+
+
 def _callers_level() -> int:
-    """The stacklevel, for a warning of the function that asks, of the line outside ms_ce and MindSpore."""
+    """The stacklevel, for a warning of the function that asks, of the line outside ms_ce, MindSpore and contextlib."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None:
-        if frame.f_globals.get("__name__", "").partition(".")[0] not in ("ms_ce", "mindspore"):
+        if frame.f_globals.get("__name__", "").partition(".")[0] not in _NOT_THE_CALLER:
             break
         level, frame = level + 1, frame.f_back
     return level

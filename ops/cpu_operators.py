@@ -105,9 +105,9 @@ def _given(weight, dtype):
     return weight
 
 
-def _given_exactly(row_weight):
+def _given_exactly(row_weight, dtype):
     if row_weight is None:
-        return no_weight(mstype.float64)
+        return no_weight(dtype)
     return row_weight.astype(mstype.float64)
 
 
@@ -116,7 +116,7 @@ def factors(dtype, weight, row_weight, options, block, has_grad_z_loss=False):
     packed = packed_options(
         options, block, weight is not None, row_weight is not None, has_grad_z_loss
     )
-    return _given(weight, dtype), _given_exactly(row_weight), packed
+    return _given(weight, dtype), _given_exactly(row_weight, dtype), packed
 
 
 @constexpr

@@ -40,13 +40,15 @@ def _logits(plan, input, linear_weight, target, linear_bias, weight, row_weight)
         target = target[..., 1:] if indices else target[..., 1:, :]
         row_weight = None if row_weight is None else row_weight[..., 1:]
     features = input.shape[-1]
+    rows = input.reshape((-1, features))
     if linear_weight.ndim == 2 and (indices or row_weight is not None):
-        # Else what rows without a loss hold would reach the weight's gradient.
-        input = ops.where(_counts(plan, target, row_weight).expand_dims(-1), input, 0.0)
+        # Else what rows without a loss hold would reach the weight's gradient. On rows: behind a choice, MindSpore's
+        # PyNative forgets the upstream gradient in the second derivative of a reshape.
+        rows = ops.where(_counts(plan, target, row_weight).reshape((-1, 1)), rows, 0.0)
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
-    logits = _product(input.reshape((-1, features)), matrix)
+    logits = _product(rows, matrix)
     if linear_bias is not None:
         logits = logits + linear_bias.astype(exact).reshape((-1,))
     if linear_weight.ndim > 2:

@@ -37,7 +37,7 @@ static inline void ForRows(const Problem& problem, int64_t first, int64_t count,
       skip(row);
       continue;
     }
-    weights.Add(index, row.weight * row.target_weight);
+    weights.Add(index, CountedWeight(problem, row));
     ++totals->counted;
     work(row);
   }

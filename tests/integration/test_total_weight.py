@@ -142,7 +142,7 @@ def test_total_weight_under_vmap_where_nothing_of_it_is_mapped():
     target, weight = Tensor(np.array([1, -100, 0, 1], np.int32)), Tensor([2.0, 3.0])
 
     def scaled(x, target, weight):
-        return x * total_weight(target, 4, weight, -100, ms.float32)
+        return x * total_weight(target, 4, weight, None, -100, ms.float32)
 
     actual = ms.vmap(scaled, (0, None, None))(Tensor([1.0, 2.0]), target, weight)
     np.testing.assert_array_equal(to_numpy(actual), [8.0, 16.0])

@@ -10,18 +10,18 @@ from tests.kernel.library import Library, options, plan
 EXPECTED = {
     "CrossEntropyForward": (
         "scalar",
-        "logits:F:logits target:T:target weight:W:weight row_weight:D:rows options:I:options",
+        "logits:F:logits target:T:target weight:W:weight row_weight:R:rows options:I:options",
         "loss:F:loss total_weight:D:scalar lse:D:rows",
     ),
     "CrossEntropyStatsRows": (
         "per_row",
-        "logits:F:logits target:T:target weight:W:weight row_weight:D:rows options:I:options",
+        "logits:F:logits target:T:target weight:W:weight row_weight:R:rows options:I:options",
         "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:F:loss",
     ),
     "CrossEntropyDoubleBackward": (
         "either",
         "direction:F:logits grad_loss:U:loss grad_z_loss:U:loss logits:F:logits target:T:target weight:W:weight "
-        "row_weight:D:rows lse:D:rows total_weight:D:scalar options:I:options",
+        "row_weight:R:rows lse:D:rows total_weight:D:scalar options:I:options",
         "grad_grad_loss:F:loss grad_grad_z_loss:F:loss grad_logits:F:logits direction_mean:D:rows",
     ),
     "CrossEntropyPartialTargetGrad": (
@@ -43,13 +43,13 @@ EXPECTED = {
     ),
     "NLLForwardRows": (
         "per_row",
-        "log_prob:F:logits target:C:target weight:W:weight row_weight:D:rows options:I:options",
+        "log_prob:F:logits target:C:target weight:W:weight row_weight:R:rows options:I:options",
         "loss:F:loss total_weight:W:scalar",
     ),
     "LinearCrossEntropyBackward": (
         "either",
         "grad_loss:F:loss grad_z_loss:F:loss input:F:input linear_weight:F:linear_weight target:T:target "
-        "linear_bias:F:linear_bias weight:W:weight row_weight:D:rows lse:D:rows total_weight:D:scalar "
+        "linear_bias:F:linear_bias weight:W:weight row_weight:R:rows lse:D:rows total_weight:D:scalar "
         "options:I:options plan:I:plan",
         "grad_input:F:input grad_linear_weight:F:linear_weight grad_linear_bias:F:linear_bias",
     ),
@@ -75,6 +75,7 @@ def test_types(default_library: Library) -> None:
         "C": labels,
         "P": ["F", "float32"],
         "W": ["F", "float32"],
+        "R": ["F", "float64"],
         "U": ["F"],
         "V": ["float64"],
         "I": ["int64"],

@@ -322,6 +322,10 @@ class Binder {
       case Type::kWeight:
         ExpectCompanion(tensor);
         break;
+      case Type::kRowWeight:
+        if (tensor.dtype == Dtype::kFloat64) break;
+        ExpectDtype(tensor, call_.subject().dtype, (SubjectsText() + " or float64").c_str());
+        break;
       case Type::kUpstream:
       case Type::kWideUpstream:
         if (tensor.dtype == Dtype::kFloat32 || tensor.dtype == Dtype::kFloat64) break;

@@ -18,6 +18,7 @@ constexpr TypeText kTypes[] = {
     {Type::kClasses, R"(["int32","int64","uint8"])"},
     {Type::kProbabilities, R"(["F","float32"])"},
     {Type::kWeight, R"(["F","float32"])"},
+    {Type::kRowWeight, R"(["F","float64"])"},
     {Type::kUpstream, R"(["F"])"},
     {Type::kWideUpstream, R"(["float64"])"},
     {Type::kInt64, R"(["int64"])"},

@@ -20,6 +20,7 @@ enum class Type : char {
   kClasses = 'C',        // class indices
   kProbabilities = 'P',  // probabilities
   kWeight = 'W',         // F or float32
+  kRowWeight = 'R',      // F or float64
   // Upstream gradients are read one by one, as F, float32 or float64: with 16-bit logits they need not be
   // rounded to 16 bits. MindSpore knows an operator's dtypes by its name and is told one of them.
   kUpstream = 'U',      // F

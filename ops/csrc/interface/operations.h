@@ -39,7 +39,7 @@ inline constexpr Argument kLogits{"logits", Type::kFloat, Extent::kLogits, &Prob
 inline constexpr Argument kTarget{"target", Type::kTarget, Extent::kTarget, &Problem::target};
 inline constexpr Argument kWeight{"weight", Type::kWeight, Extent::kWeight, &Problem::weight,
                                   &Problem::has_weight};
-inline constexpr Argument kRowWeight{"row_weight", Type::kDouble, Extent::kRows, &Problem::row_weight,
+inline constexpr Argument kRowWeight{"row_weight", Type::kRowWeight, Extent::kRows, &Problem::row_weight,
                                      &Problem::has_row_weight};
 inline constexpr Argument kOptions{"options", Type::kInt64, Extent::kOptions};
 inline constexpr Argument kClassTarget{"target", Type::kClasses, Extent::kTarget, &Problem::target};

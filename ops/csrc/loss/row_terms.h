@@ -53,6 +53,14 @@ static inline Row MakeRow(const Problem& problem, int64_t index, UnitSums* total
   return row;
 }
 
+// What the row adds to a mean's divisor. A product by itself: contracted with the sum that takes it, its
+// bits would depend on the kernel.
+static inline double CountedWeight(const Problem& problem, const Row& row) {
+  if (problem.row_weight.data == nullptr) return row.target_weight;
+  volatile double product = row.weight * row.target_weight;
+  return product;
+}
+
 static inline bool HasGradEntropy(const Problem& problem) { return problem.grad_entropy.data != nullptr; }
 
 static inline bool UsesCoefficients(const Problem& problem) {
