@@ -66,7 +66,7 @@ def build_kernel(output: Path, work: Path, target: str) -> None:
 
 
 class BuildPy(build_py):
-    """Python files, then the kernel beside ops/library.py."""
+    """Python files, then the kernel into ops/."""
 
     def run(self) -> None:
         if not self.editable_mode:  # a wheel would hold what earlier builds have left there

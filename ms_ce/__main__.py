@@ -12,7 +12,8 @@ import numpy
 
 from ms_ce import __version__, _versions, available_backends
 from ms_ce.backend import partitioned
-from ms_ce.ops import ascend, eager, library
+from ms_ce.ops import ascend, eager
+from ms_ce.ops.cpu import library
 
 
 def support_table() -> str:

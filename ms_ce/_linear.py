@@ -9,9 +9,9 @@ from ms_ce import _checks, _linear_checks
 from ms_ce.backend import linear_form, resolved
 from ms_ce.functional import constant
 from ms_ce.ops import precision
+from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
-from ms_ce.ops.linear_plan import exact_dtype
 from ms_ce.ops.options import Gradients
 
 

@@ -13,7 +13,9 @@ from typing import NamedTuple
 from mindspore import context
 from mindspore._c_expression import ms_ctx_param
 
-from ms_ce.ops import linear_chunked, linear_cpu, linear_plain
+from ms_ce.ops.cpu import linear as linear_cpu
+from ms_ce.ops.linear import chunked as linear_chunked
+from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import Options, Plan
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.protocol import Kernels, LinearForm

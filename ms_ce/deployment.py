@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ms_ce.ops import library as kernel
+from ms_ce.ops.cpu import library as kernel
 
 
 def relocate_mindir(file_name, library=None) -> int:

@@ -7,8 +7,8 @@ from mindspore.ops import constexpr
 from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import resolved, serving
 from ms_ce.functional import check_inputs
-from ms_ce.ops.linear_plan import exact_dtype
-from ms_ce.ops.linear_sweep import readable
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Plan, make_options, positive, softcap_of
 
 

@@ -10,8 +10,8 @@ from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import operations as P
 
-from ms_ce.ops.composed_cells import weight_of
 from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.pieces import weight_of
 
 _sum = P.ReduceSum()
 

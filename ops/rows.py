@@ -11,10 +11,10 @@ from mindspore import get_context, ops
 from mindspore.ops import constexpr
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.composed_cells import number
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.pieces import number
 from ms_ce.ops.precision import UncastCell
 from ms_ce.ops.protocol import Kernels
 from ms_ce.ops.row_weights import without_rows

@@ -8,7 +8,7 @@ import os
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tests import leaks
+from tests.support import leaks
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
 COSTLY = ("test_capture", "test_examples")  # integration tests that share what takes minutes

@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 import ms_ce
-from ms_ce.ops import library
+from ms_ce.ops.cpu import library
 
 
 class MindSporeLoss(nn.Cell):

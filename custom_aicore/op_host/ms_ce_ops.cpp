@@ -1,4 +1,4 @@
-// Definitions of the operators. tests/ascend compares them with the registration in ops/ascend.py and with the kernels'
+// Definitions of the operators. tests/ascend compares them with the registration in ops/ascend/operators.py and with the kernels'
 // entry points.
 #include "ms_ce_host.h"
 

@@ -15,7 +15,7 @@ from mindspore import Layout, Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce.ops import ascend
-from ms_ce.ops.ascend_operators import custom
+from ms_ce.ops.ascend.operators import custom
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.precision import UncastCell
 from ms_ce.parallel.config import Mesh, class_rank, mesh_copies

@@ -10,8 +10,8 @@ from ms_ce import _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import constant
-from ms_ce.ops import linear_sweep
 from ms_ce.ops.graph import compiling
+from ms_ce.ops.linear import sweep as linear_sweep
 from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import Gradients
 from ms_ce.ops.table import KERNELS

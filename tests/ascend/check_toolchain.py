@@ -18,7 +18,7 @@ from pathlib import Path
 import mindspore
 from mindspore.ops.operations._custom_ops_utils import CustomCodeGenerator, CustomInfoGenerator
 
-from ms_ce.ops import ascend_operators
+from ms_ce.ops.ascend import operators as ascend_operators
 from tests.ascend.host_model import CPP_TYPES, PROJECT
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).resolve().parents[2]

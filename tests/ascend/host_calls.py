@@ -1,10 +1,10 @@
-"""Calls of the operators of ops/ascend_operators.py, answered by the kernels of the host model."""
+"""Calls of the operators of ops/ascend/operators.py, answered by the kernels of the host model."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ms_ce.ops import ascend_operators as table
+from ms_ce.ops.ascend import operators as table
 from tests.ascend.host_model import CORES, HostModel, kernel_name
 
 ATTRIBUTES = {

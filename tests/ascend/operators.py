@@ -1,4 +1,4 @@
-"""The Ascend operators on the host model, with numpy in and out: what ops/ascend.py does on the hardware."""
+"""The Ascend operators on the host model, with numpy in and out: what ops/ascend does on the hardware."""
 
 from __future__ import annotations
 

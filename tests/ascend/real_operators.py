@@ -13,7 +13,9 @@ from types import SimpleNamespace
 
 from mindspore.ops.operations import custom_ops
 
-from ms_ce.ops import ascend, ascend_operators
+from ms_ce.ops import ascend
+from ms_ce.ops.ascend import cells, rows
+from ms_ce.ops.ascend import operators as ascend_operators
 from tests.ascend.host_model import (
     CORES,
     PROJECT,
@@ -23,7 +25,7 @@ from tests.ascend.host_model import (
     kernel_name,
 )
 
-CACHES = (ascend.cells, ascend.operators)
+CACHES = (cells.cells, rows.built)
 
 
 @functools.cache

@@ -11,8 +11,8 @@ import pytest
 from mindspore import Tensor, ops
 from mindspore.ops.operations import custom_ops
 
-from ms_ce.ops import ascend_operators
-from ms_ce.ops.ascend_operators import OPERATORS
+from ms_ce.ops.ascend import operators as ascend_operators
+from ms_ce.ops.ascend.operators import OPERATORS
 
 ROWS, CLASSES = 4, 8
 VALUES = {"int": 0, "double": 0.0, "bool": False}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ms_ce import reference
-from ms_ce.ops import linear_chunked
+from ms_ce.ops.linear import chunked as linear_chunked
 from ms_ce.ops.options import Gradients, Options, Plan
 from tests.ascend.test_python_side import HostOperator, ascend, host_operators, tensor
-from tests.cases import round_to
-from tests.linear_tolerances import check_linear
+from tests.support.cases import round_to
+from tests.support.linear_tolerances import check_linear
 
 __all__ = ["host_operators"]  # pytest runs it around every test here
 

@@ -1,6 +1,6 @@
-"""ascend_operators.OPERATORS describes every operator once; what CANN and MindSpore need in other forms is held to it:
-OpDef and tiling in op_host, registration, entry point of the kernel, shape inference. Calls are held to it in
-test_real_calls.py, the aclnn functions that op_build makes of OpDef in check_toolchain.py."""
+"""OPERATORS of ops/ascend/operators.py describes every operator once. What CANN and MindSpore need in other
+forms is held to it: OpDef and tiling in op_host, registration, entry point of the kernel, shape inference.
+Calls are held to it in test_real_calls.py, the aclnn functions that op_build makes of OpDef in check_toolchain.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ms_ce.ops import ascend_cells
-from ms_ce.ops import ascend_operators as ascend
+from ms_ce.ops.ascend import cells as ascend_cells
+from ms_ce.ops.ascend import operators as ascend
 from tests.ascend.host_model import (
     CORES,
     PROJECT,

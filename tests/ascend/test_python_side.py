@@ -1,4 +1,4 @@
-"""ops/ascend.py itself, in PyNative mode on CPU, with the kernels of the host model in place of the hardware's.
+"""ops/ascend itself, in PyNative mode on CPU, with the kernels of the host model in place of the hardware's.
 
 Only the ops.Custom objects are replaced: shapes, casts, reshapes, order of arguments, bprop and errors are the
 real ones.
@@ -10,13 +10,15 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from ms_ce.ops import ascend, ascend_cells
-from ms_ce.ops import ascend_operators as table
+from ms_ce.ops import ascend
+from ms_ce.ops.ascend import cells as ascend_cells
+from ms_ce.ops.ascend import operators as table
+from ms_ce.ops.ascend import rows as ascend_rows
 from ms_ce.ops.options import ClassBlock, Options
 from tests.ascend.expected import reference, within
 from tests.ascend.host_calls import run_on_host
 from tests.ascend.host_model import HostModel
-from tests.cases import round_to
+from tests.support.cases import round_to
 
 DTYPES = {"float32": ms.float32, "float16": ms.float16, "bfloat16": ms.bfloat16}
 MODELS: dict[str, HostModel] = {}
@@ -64,13 +66,13 @@ class HostOperator:
 @pytest.fixture(autouse=True)
 def host_operators(monkeypatch):
     ms.set_context(mode=ms.PYNATIVE_MODE)
-    for module in (ascend, ascend_cells):
+    for module in (ascend_rows, ascend_cells):
         monkeypatch.setattr(module, "custom", HostOperator)
-    for cached in (ascend.cells, ascend.operators):
+    for cached in (ascend_cells.cells, ascend_rows.built):
         cached.cache_clear()
     ascend.forget_targets()
     yield
-    for cached in (ascend.cells, ascend.operators):
+    for cached in (ascend_cells.cells, ascend_rows.built):
         cached.cache_clear()
     ascend.forget_targets()
 
@@ -139,7 +141,7 @@ CASES = {
 }
 
 
-# MindSpore's tanh on CPU is good to 1e-4 only (tests/tolerances.py); here it stands in front of the kernels.
+# MindSpore's tanh on CPU is good to 1e-4 only (tests/support/tolerances.py); here it stands in front of the kernels.
 UNITS = {"float32": 4e-6, "float16": 2.0**-10, "bfloat16": 2.0**-7, "tanh": 4e-4}
 
 

@@ -1,4 +1,4 @@
-"""Every function of ops/ascend.py through MindSpore's own ops.Custom, in PyNative and in graphs, with right numbers:
+"""Every function of ops/ascend through MindSpore's own ops.Custom, in PyNative and in graphs, with right numbers:
 names, order and types of attributes are what MindSpore makes of a call (real_operators.py)."""
 
 from __future__ import annotations

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.cases import round_to
 from tests.fuzz.draw import Drawn
 from tests.kernel.operations import reference
-from tests.tolerances import ulp
+from tests.support.cases import round_to
+from tests.support.tolerances import ulp
 
 # The promise is 2e-6 (docs/backends.md): 40 roundings to float32. float64 is measured by its own, three times as many:
 # its sums have no wider type beneath.

@@ -16,7 +16,7 @@ from mindspore import Tensor, nn
 
 import ms_ce
 from tests.integration.programs import PROGRAMS, Gradient, numpy_of
-from tests.tolerances import MODES_AGREE
+from tests.support.tolerances import MODES_AGREE
 
 _BY_ROW = ("logits", "target", "probabilities", "hidden", "mask")
 

@@ -10,7 +10,7 @@ from mindspore.common.api import _cell_graph_executor
 
 import ms_ce
 from ms_ce import reference
-from tests.linear_tolerances import check_linear
+from tests.support.linear_tolerances import check_linear
 
 ROWS, FEATURES, CLASSES, CHUNK_ROWS = 23, 4, 30, 8
 NAMES = ("input", "linear_weight", "linear_bias")

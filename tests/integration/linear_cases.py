@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ms_ce import reference
-from tests.cases import round_to
 from tests.integration.conftest import to_tensor
+from tests.support.cases import round_to
 
 ROW_BYTES = 4  # of one float32 logit: chunk_bytes below are so many rows of so many classes
 

@@ -11,9 +11,9 @@ from mindspore import ops
 from ms_ce import reference
 from ms_ce.ops import composed, cpu
 from ms_ce.ops.options import ClassBlock, Options
-from tests.cases import CASES
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES
+from tests.support.tolerances import check_close, tolerance
 
 BACKENDS = {"cpu": cpu, "composed": composed}
 NAMES = ("ignored", "sequence", "smoothing weight ignored", "probabilities", "everything")

@@ -9,7 +9,7 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 NAN, INF = np.nan, np.inf
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)

@@ -10,9 +10,9 @@ import pytest
 
 import ms_ce
 from ms_ce import reference
-from tests.cases import NONE, SUM, round_to
 from tests.integration.conftest import DTYPES, to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import NONE, SUM, round_to
+from tests.support.tolerances import check_close, tolerance
 
 # A denormal of each dtype, some binary digits above the smallest, and a power of two that makes it ordinary.
 TINY = {"float32": 3e-40, "float16": 2e-5, "bfloat16": 3e-39, "float64": 3e-310}

@@ -11,9 +11,9 @@ from mindspore.ops import constexpr
 import ms_ce
 from ms_ce import reference
 from ms_ce.ops import cpu
-from tests.cases import CASES
 from tests.integration.conftest import DTYPES, times, to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES
+from tests.support.tolerances import check_close, tolerance
 
 REDUCED = [case for case in CASES if case.options.get("reduction") != "none"]
 EVERY_DTYPE = (

@@ -11,7 +11,7 @@ import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import DTYPES, MODES, times, to_numpy
 from tests.integration.linear_cases import CASES, COMPILED, reference_of, tensors_of
-from tests.linear_tolerances import check_linear
+from tests.support.linear_tolerances import check_linear
 
 
 def check(actual, expected, case, backend, dtype, what):

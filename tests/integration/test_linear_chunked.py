@@ -11,10 +11,11 @@ from mindspore.common.api import _cell_graph_executor
 
 import ms_ce
 from ms_ce import _versions, reference
-from ms_ce.ops import library, linear_sweep
-from ms_ce.ops.linear_plan import DEFAULT_CHUNK
+from ms_ce.ops.chunks import DEFAULT_CHUNK
+from ms_ce.ops.cpu import library
+from ms_ce.ops.linear import sweep as linear_sweep
 from tests.integration.test_linear import CASES, run_case
-from tests.linear_tolerances import check_linear
+from tests.support.linear_tolerances import check_linear
 
 ROWS, FEATURES, CLASSES, CHUNK_ROWS = 23, 4, 30, 4
 OPTIONS = {"backend": "composed", "chunk_bytes": CHUNK_ROWS * CLASSES * 4}

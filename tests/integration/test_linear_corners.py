@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 
 import ms_ce
 from ms_ce import reference
-from ms_ce.ops import linear_cpu
+from ms_ce.ops.cpu import linear as linear_cpu
 from tests.integration.linear_cases import CASES, ROW_BYTES, tensors_of
 
 

@@ -11,9 +11,9 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from ms_ce._arguments import Default
-from tests.cases import CASES, NLL_CASES
 from tests.integration.conftest import DTYPES, MODES, times, to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES, NLL_CASES
+from tests.support.tolerances import check_close, tolerance
 
 
 def _check(case, backend, dtype, run, function, expected, gradients):

@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, amp, nn
 import ms_ce
 from ms_ce import parallel, reference
 from tests.integration.conftest import to_numpy
-from tests.precision_levels import LEVELS, precision_outside
+from tests.support.precision_levels import LEVELS, precision_outside
 
 RANDOM = np.random.default_rng(0)
 ROWS, FEATURES, CLASSES = 8, 16, 32

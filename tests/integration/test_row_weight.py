@@ -11,10 +11,10 @@ from mindspore import Tensor, nn
 
 import ms_ce
 from ms_ce import reference
-from tests.cases import CASES, NLL_CASES, Case
 from tests.integration.conftest import DTYPES, to_numpy, to_tensor
-from tests.linear_tolerances import check_linear
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES, NLL_CASES, Case
+from tests.support.linear_tolerances import check_linear
+from tests.support.tolerances import check_close, tolerance
 
 NAMED = (
     "plain", "unbatched none", "ignored none", "weight", "weight image", "smoothing weight ignored",

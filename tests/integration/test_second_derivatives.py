@@ -9,9 +9,9 @@ from mindspore import ops
 
 import ms_ce
 from ms_ce import reference
-from tests.cases import CASES, Case
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES, Case
+from tests.support.tolerances import check_close, tolerance
 
 # One of each formula: the options' second derivatives differ, shapes and dtypes were covered by the first.
 NAMES = (

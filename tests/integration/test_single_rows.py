@@ -9,7 +9,7 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 LOGITS, WEIGHT = np.array([-1.0, -2.0, -0.5]), np.array([1.0, 2.0, 3.0])
 UPSTREAM = np.array(-1.5)

@@ -9,7 +9,7 @@ from mindspore import Tensor
 
 import ms_ce
 from tests.integration.programs import PROGRAMS, Function, Gradient, numpy_of
-from tests.tolerances import MODES_AGREE
+from tests.support.tolerances import MODES_AGREE
 
 
 def agree(got, want):

@@ -9,9 +9,9 @@ from mindspore import nn
 
 import ms_ce
 from ms_ce import reference
-from tests.cases import CASES
 from tests.integration.conftest import DTYPES, to_numpy, to_tensor
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES
+from tests.support.tolerances import check_close, tolerance
 
 LOGITS = np.array([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]], np.float32)
 LABELS = np.array([2, 0], np.int32)

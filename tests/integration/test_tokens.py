@@ -10,8 +10,8 @@ from mindspore import Tensor
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import DTYPES, to_numpy, to_tensor
-from tests.linear_tolerances import check_linear
-from tests.tolerances import check_close, tolerance
+from tests.support.linear_tolerances import check_linear
+from tests.support.tolerances import check_close, tolerance
 
 SHAPES = ((9,), (6, 13), (2, 5, 130))
 # As the functions are called, and what that is to the reference.

@@ -17,9 +17,9 @@ import pytest
 
 import ms_ce
 from ms_ce import reference
-from tests import cases
 from tests.integration import linear_cases
 from tests.integration.conftest import to_numpy, to_tensor
+from tests.support import cases
 
 WORKER = Path(__file__).with_name("torch_worker.py")
 IN_TORCH = {"ignore_index", "reduction", "label_smoothing"}

@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 import ms_ce
-from ms_ce.ops import linear_sweep
+from ms_ce.ops.linear import sweep as linear_sweep
 from tests.integration.frozen_networks import (
     CHUNK_ROWS,
     CLASSES,
@@ -86,7 +86,7 @@ def test_graph_of_a_frozen_input_makes_no_gradient_of_it(gradient_in_forward, ba
 
 
 class CountedProducts:
-    """linear_sweep's products for the gradients, counted."""
+    """The sweep's products for the gradients, counted."""
 
     def __init__(self, monkeypatch):
         self.counts = {"input": 0, "linear_weight": 0}

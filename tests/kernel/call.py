@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.kernel.library import Library, cast, dtype_name
-from tests.linear_tolerances import RELATIVE
-from tests.tolerances import Tolerance, tolerance
+from tests.support.linear_tolerances import RELATIVE
+from tests.support.tolerances import Tolerance, tolerance
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 

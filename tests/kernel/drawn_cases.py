@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.cases import Case
 from tests.kernel.call import DTYPES, Dtypes, Repeat
 from tests.kernel.loss_calls import LossCase
+from tests.support.cases import Case
 
 # Of the options: one under which every pair of their values occurs (test_drawn_cases.py).
 _SEED = 1

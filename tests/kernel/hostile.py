@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.cases import Case
 from tests.kernel.call import Call, Dtypes
 from tests.kernel.library import Library
 from tests.kernel.linear_calls import LinearCase, linear_calls
 from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls
+from tests.support.cases import Case
 
 _BEHIND = 1 << 20  # bytes of each tensor's memory
 _SIZES = (-1, -(2**40), -(2**63), 2**62, 2**63 - 1, 0, 1, 2, 3, 5)

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.cases import Case
 from tests.kernel.call import Call, Dtypes, Repeat, placeholder
 from tests.kernel.library import NO_ROW_WEIGHT, cast, options, to_float64
 from tests.kernel.operations import reference
+from tests.support.cases import Case
 
 _problems = itertools.count()
 

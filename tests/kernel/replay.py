@@ -25,15 +25,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from tests.cases import CASES, NLL_CASES
 from tests.kernel.call import DTYPES, Call, Dtypes
 from tests.kernel.drawn_cases import drawn_cases
 from tests.kernel.linear_calls import LINEAR_CASES, linear_calls
 from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, token_calls
+from tests.support.cases import CASES, NLL_CASES
 
 
 def calls() -> Iterator[Call]:
-    """Every case of tests/cases.py, what is drawn beside them, and the linear loss, in every dtype."""
+    """Every case of tests/support/cases.py, what is drawn beside them, and the linear loss, in every dtype."""
     for dtype in DTYPES:
         own = Dtypes(dtype, dtype, dtype)
         for case in CASES:

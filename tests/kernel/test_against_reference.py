@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.cases import CASES, NONE, SUM, Case
 from tests.kernel.library import (
     NO_ROW_WEIGHT,
     Library,
@@ -20,11 +19,12 @@ from tests.kernel.library import (
     to_float64,
 )
 from tests.kernel.operations import Loss, reference
-from tests.tolerances import check_close, tolerance
+from tests.support.cases import CASES, NONE, SUM, Case
+from tests.support.tolerances import check_close, tolerance
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
-# What tests/cases.py leaves to the kernel: sizes around its own. A vector is 4, 8 or 16 floats, a chunk of
+# What tests/support/cases.py leaves to the kernel: sizes around its own. A vector is 4, 8 or 16 floats, a chunk of
 # classes 64, a block of rows 128, a tile of classes 1024; beyond 64 classes rows are taken one by one; large
 # enough, work goes to several threads and gradients past the cache.
 SIZES = (

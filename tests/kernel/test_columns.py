@@ -8,7 +8,7 @@ import pytest
 from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
 from tests.kernel.operations import Loss
 from tests.kernel.test_streaming import at_offset
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 PLACEHOLDER = np.zeros(1, np.float32)
 DTYPES = ("float32", "float64", "float16", "bfloat16")

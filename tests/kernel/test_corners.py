@@ -7,7 +7,7 @@ import pytest
 
 from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
 from tests.kernel.operations import Loss
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 INF, NAN = np.inf, np.nan
 ONE = np.ones((), np.float32)

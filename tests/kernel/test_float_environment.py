@@ -12,7 +12,7 @@ import pytest
 from tests.kernel.float_environment import ENVIRONMENTS, UNMASKED, changed, registers
 from tests.kernel.library import Library, cast, empty, options, plan, to_float64
 from tests.kernel.operations import Loss
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 

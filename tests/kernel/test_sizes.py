@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.kernel.library import NO_ROW_WEIGHT, Brain, Library, options, to_bfloat16, to_float64
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 PLACEHOLDER = np.zeros(1, np.float32)
 ONE = np.ones((), np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 PLACEHOLDER = np.zeros(1, np.float32)
 CLASSES = [70001, 65536]  # rows that begin anywhere in a cache line, or with one

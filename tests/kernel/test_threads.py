@@ -11,9 +11,9 @@ import threading
 import numpy as np
 import pytest
 
-from tests import progress
 from tests.kernel.library import PATH, ROOT, Library, cast
 from tests.kernel.operations import Loss
+from tests.support import progress
 
 # Large enough that the pool takes part: row by row, in lanes, in columns; with and without streaming stores.
 SHAPES = ((64, 20000), (140, 17001), (100000, 10), (3, 21, 9000), (300, 1000))

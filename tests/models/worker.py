@@ -16,9 +16,9 @@ import mindspore as ms
 import numpy as np
 
 import ms_ce
-from tests import docstrings
 from tests.models import networks
 from tests.models.libraries import LIBRARIES
+from tests.support import docstrings
 
 
 def memory(field: str) -> int:

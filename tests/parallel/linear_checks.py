@@ -13,8 +13,8 @@ from spmd_programs import CountedCalls, message_of, raised
 
 from ms_ce import reference
 from ms_ce.parallel import VocabParallelLinearCrossEntropyLoss
-from tests.cases import round_to
-from tests.linear_tolerances import check_linear
+from tests.support.cases import round_to
+from tests.support.linear_tolerances import check_linear
 
 REFERENCE_OPTIONS = (
     "ignore_index",

@@ -16,7 +16,7 @@ from mindformers.modules.transformer.op_parallel_config import OpParallelConfig
 from mindspore import Tensor
 
 from ms_ce.parallel import CrossEntropyLoss as Ours
-from tests import docstrings
+from tests.support import docstrings
 
 ROWS, CLASSES = 8, 12
 

@@ -18,7 +18,7 @@ from ms_ce.parallel import (
     VocabParallelCrossEntropyLoss,
     VocabParallelLinearCrossEntropyLoss,
 )
-from tests.precision_levels import LEVELS, precision_outside
+from tests.support.precision_levels import LEVELS, precision_outside
 
 ROWS, FEATURES, CLASSES = 8, 16, 32
 HELD = CLASSES // 2

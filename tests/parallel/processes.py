@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from tests import progress
+from tests.support import progress
 
 HERE = Path(__file__).resolve().parent
 # On a busy machine a living rank may answer late; a standstill of the launch is noticed here.

@@ -17,7 +17,7 @@ from ms_ce.parallel import (
     global_mean,
     global_weight,
 )
-from tests.tolerances import check_close, tolerance
+from tests.support.tolerances import check_close, tolerance
 
 FEATURES, CLASSES, LEARNING_RATE = 4, 6, 0.5
 # Rows of each rank; most of the second rank's are ignored.

@@ -18,8 +18,8 @@ from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw, r
 
 from ms_ce import reference
 from ms_ce.parallel import VocabParallelCrossEntropyLoss
-from tests import docstrings
-from tests.tolerances import check_close, tolerance
+from tests.support import docstrings
+from tests.support.tolerances import check_close, tolerance
 
 REFERENCE_OPTIONS = (
     "ignore_index",

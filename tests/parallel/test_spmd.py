@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.docstrings import NEED_RANKS
 from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
+from tests.support.docstrings import NEED_RANKS
 
 
 def lost_a_rank(printed: str) -> bool:

@@ -9,7 +9,10 @@ import pytest
 import ms_ce
 from ms_ce import __main__ as command
 from ms_ce import backend
-from ms_ce.ops import ascend, cpu_operators, linear_cpu_operators, linear_plain
+from ms_ce.ops.ascend import rows
+from ms_ce.ops.cpu import linear_operators as linear_cpu_operators
+from ms_ce.ops.cpu import operators as cpu_operators
+from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.protocol import Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
@@ -87,7 +90,7 @@ def test_the_command_prints_the_choice(capsys):
         lambda: cpu_operators.no_weight(ms.float32),
         lambda: cpu_operators.no_weight(ms.bfloat16),
         lambda: linear_cpu_operators.packed_plan(0, False, False),
-        lambda: ascend._no_weight(),
+        lambda: rows.no_weight(),
     ],
 )
 def test_threads_share_no_constant(make):

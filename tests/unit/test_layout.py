@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import ms_ce
-from ms_ce.ops import library
+from ms_ce.ops.cpu import library
 
 ROOT = Path(__file__).resolve().parents[2]
 

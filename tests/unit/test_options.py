@@ -13,7 +13,7 @@ import ms_ce
 import ms_ce.parallel
 from ms_ce import reference
 from ms_ce._arguments import Default
-from ms_ce.ops import library
+from ms_ce.ops.cpu import library
 from ms_ce.ops.options import OPTIONS, Options, make_options
 
 NAMES = [option.name for option in OPTIONS]

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests import progress
+from tests.support import progress
 
 BUSY = "while True: pass"
 IDLE = "import signal; signal.pause()"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ms_ce import reference
-from tests.cases import CASES, NLL_CASES
+from tests.support.cases import CASES, NLL_CASES
 
 LN2, LN3 = math.log(2.0), math.log(3.0)
 # Two rows whose softmax is (1/2, 1/4, 1/4) and (1/3, 1/3, 1/3): lse ln 4 and ln 3 with logits (ln 2, 0, 0), zeros.

@@ -28,7 +28,7 @@ struct LinearProblem {
 };
 
 // By default a chunk, the copies of its hidden states and what a call needs besides stay within a twentieth
-// of the logits. ops/linear_plan.py computes the same where MindSpore's products make the chunks.
+// of the logits. ops/chunks.py computes the same where MindSpore's products make the chunks.
 constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
 constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kHiddenCopies = 2;
 

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import ops
 from rig.operators import operator
 
-from ms_ce.ops import ascend_operators
+from ms_ce.ops.ascend import operators as ascend_operators
 from tests.ascend.host_calls import run_on_host
 from tests.ascend.host_model import HostModel
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from mindspore import ops
 from mindspore.ops import operations as P
 
+from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import is_class_index
-from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row
 from ms_ce.ops.options import Gradients, Plan
 from ms_ce.ops.table import KERNELS
 

@@ -15,7 +15,7 @@ from mindspore import dtype as mstype
 from mindspore import get_context, jit, ops
 from mindspore.ops import CustomRegOp
 
-PROJECT = Path(__file__).resolve().parent.parent / "custom_aicore"
+PROJECT = Path(__file__).resolve().parents[2] / "custom_aicore"
 VENDOR = "ms_ce"
 SOCS = ("ascend910b", "ascend910_93")
 JIT_LEVEL = "O0"  # one kernel after another: the level that launches aclnn operators

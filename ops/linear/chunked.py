@@ -1,4 +1,4 @@
-"""The linear loss on backends without an operator of their own for it: chunks of rows by `linear_sweep`."""
+"""The linear loss on backends without an operator of their own for it: chunks of rows by `sweep`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from mindspore import ops
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce.ops import composed, linear_plain
+from ms_ce.ops import composed
+from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row, rows_of_chunk
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, known_shape
-from ms_ce.ops.linear_plan import exact_dtype, in_leading_shape, per_row, rows_of_chunk
-from ms_ce.ops.linear_sweep import ChunkedRows, ChunkedSum, made_in_graph, readable, rows_in_graph
+from ms_ce.ops.linear import plain as linear_plain
+from ms_ce.ops.linear.sweep import ChunkedRows, ChunkedSum, made_in_graph, readable, rows_in_graph
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.row_weights import without_rows

@@ -10,7 +10,7 @@ import functools
 from mindspore import dtype as mstype
 from mindspore import nn, ops
 
-from ms_ce.ops.ascend_operators import custom
+from ms_ce.ops.ascend.operators import custom
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import Options

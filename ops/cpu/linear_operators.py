@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor
 
-from ms_ce.ops.cpu_operators import kept, make_operator, packed
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.cpu.operators import kept, make_operator, packed
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.linear_plan import exact_dtype
 from ms_ce.ops.options import Gradients
 
 

@@ -1,4 +1,4 @@
-"""The `composed` backend: ordinary MindSpore primitives, on any device MindSpore supports.
+"""The losses of the `composed` backend: ordinary MindSpore primitives, on any device MindSpore supports.
 
 Half-precision inputs are computed in float32, as in the kernel. A class index out of range raises ValueError when
 called directly; inside a compiled graph no primitive can raise, so that row's loss becomes nan.
@@ -11,11 +11,14 @@ from mindspore import dtype as mstype
 from mindspore import ops
 
 from ms_ce.ops import precision
-from ms_ce.ops.composed_cells import (
+from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.mean import mean
+from ms_ce.ops.options import Options
+from ms_ce.ops.pieces import (
     by_class,
     class_sum,
     faithful,
-    largest,
     log_softmax,
     log_sum_exp,
     number,
@@ -26,18 +29,7 @@ from ms_ce.ops.composed_cells import (
     weight_of,
     zeros_like,
 )
-from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling, is_class_index
-from ms_ce.ops.mean import mean
-from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.row_weights import without_rows
-
-BLOCKS_OF_PROBABILITIES, BLOCKS_IN_PARTITIONED_GRAPHS = True, False
-
-
-def probe() -> str | None:
-    """MindSpore itself is all it needs."""
-    return None
 
 
 def refuse_targets(target, classes: int, ignore_index: int, shift: bool = False) -> None:
@@ -60,7 +52,7 @@ def _real(logits):
     return mstype.float64 if logits.dtype == mstype.float64 else mstype.float32
 
 
-def _prepared(logits, target, weight):
+def prepared(logits, target, weight):
     """Each input cast once to the dtype computed in, (C) with () or (C) as a batch of one.
 
     Once, because the gradients of several uses are then added in that dtype: MindSpore's CPU adds no bfloat16.
@@ -85,7 +77,7 @@ def _row_factor(logits, row_weight):
     return row_weight.expand_dims(0) if logits.ndim == 1 else row_weight
 
 
-def _transformed(x, options):
+def transformed(x, options):
     """Scaled and capped logits."""
     if options.logit_scale != 1.0:
         x = x * number(options.logit_scale, x.dtype)
@@ -111,7 +103,7 @@ def _class_rows(x, target, options):
     return x, index, keep
 
 
-def _product(factor, log_prob):
+def product(factor, log_prob):
     """factor·log_prob, where a class excluded by log_prob -inf and factor 0 contributes 0."""
     excluded = ops.logical_and(factor == 0, log_prob == -np.inf)
     return factor * ops.where(excluded, 0.0, log_prob)
@@ -122,7 +114,7 @@ def _picked_rows(log_prob, index, keep, weight):
     factor = keep.astype(log_prob.dtype)
     if weight is not None:
         factor = factor * weight_of(weight, index)
-    return -_product(factor, pick(log_prob, index)), factor
+    return -product(factor, pick(log_prob, index)), factor
 
 
 def _class_losses(x, log_prob, index, keep, weight, options):
@@ -132,7 +124,7 @@ def _class_losses(x, log_prob, index, keep, weight, options):
         factor = ops.ones_like(log_prob)
         if weight is not None:
             factor = by_class(factor, weight)
-        smooth = -class_sum(_product(factor, log_prob)) * keep.astype(x.dtype)
+        smooth = -class_sum(product(factor, log_prob)) * keep.astype(x.dtype)
         share = number(options.label_smoothing, x.dtype) / log_prob.shape[1]
         rows = rows * rest(options.label_smoothing, x.dtype) + smooth * share
     return rows, divisors
@@ -145,7 +137,7 @@ def _probability_losses(x, log_prob, target, weight, options):
         factor = factor * rest(options.label_smoothing, x.dtype) + share
     if weight is not None:
         factor = by_class(factor, weight)
-    rows = -class_sum(_product(factor, log_prob))
+    rows = -class_sum(product(factor, log_prob))
     return rows, ops.ones_like(rows)
 
 
@@ -167,11 +159,11 @@ def _rows(x, target, weight, row_weight, options):
     if is_class_index(target.dtype):
         x, index, keep = _class_rows(x, target, options)
         # Once the rows left out are 0: under a cap, nan would reach their gradient.
-        x = _transformed(x, options)
+        x = transformed(x, options)
         log_prob = log_softmax(x)
         rows, divisors = _class_losses(x, log_prob, index, keep, weight, options)
     else:
-        x = _transformed(x, options)
+        x = transformed(x, options)
         log_prob = log_softmax(x)
         rows, divisors = _probability_losses(x, log_prob, target, weight, options)
     lse = log_sum_exp(x, log_prob)
@@ -196,7 +188,7 @@ def _like_input(logits, options, value):
 def cross_entropy(logits, target, weight, row_weight, options: Options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
     logits = precision.begin(logits)
-    x, target, weight = _prepared(logits, target, weight)
+    x, target, weight = prepared(logits, target, weight)
     row_weight = _row_factor(logits, row_weight)
     rows = _rows(x, target, weight, row_weight, options)
     loss = _reduced(rows[0], rows[2], options)
@@ -209,14 +201,14 @@ def cross_entropy(logits, target, weight, row_weight, options: Options, gradient
 def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
     """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
     logits = precision.begin(logits)
-    x, target, weight = _prepared(logits, target, weight)
+    x, target, weight = prepared(logits, target, weight)
     row_weight = _row_factor(logits, row_weight)
     rows = _rows(x, target, weight, row_weight, options)
     losses, squares, total_weight, lse, x, log_prob, keep = rows
     best = target if is_class_index(target.dtype) else target.argmax(axis=1)
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = without_gradient(log_prob)
-    entropy = -class_sum(_product(ops.exp(fixed), fixed))
+    entropy = -class_sum(product(ops.exp(fixed), fixed))
     count = total(ops.ones_like(entropy))
     if keep is not None:
         correct = ops.logical_and(correct, keep)
@@ -239,7 +231,7 @@ def nll_loss(log_prob, target, weight, row_weight, options: Options):
     """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
     log_prob = precision.begin(log_prob)
     dtype = log_prob.dtype if weight is None else weight.dtype
-    x, target, weight = _prepared(log_prob, target, weight)
+    x, target, weight = prepared(log_prob, target, weight)
     row_weight = _row_factor(log_prob, row_weight)
     if row_weight is not None:
         x, target = without_rows(x, target, row_weight, options.ignore_index)
@@ -257,20 +249,20 @@ def nll_loss(log_prob, target, weight, row_weight, options: Options):
 def token_log_probs(logits, target, options: Options, entropy: bool):
     """(log-probabilities, entropies) of logits (N, C), in the dtype computed in."""
     logits = precision.begin(logits)
-    x, target, _ = _prepared(logits, target, None)
+    x, target, _ = prepared(logits, target, None)
     x, index, keep = _class_rows(x, target, options)
-    log_prob = log_softmax(_transformed(x, options))
+    log_prob = log_softmax(transformed(x, options))
     chosen = ops.where(keep, pick(log_prob, index), 0.0)
     entropies = zeros_like(chosen)
     if entropy:
-        entropies = ops.where(keep, -class_sum(_product(ops.exp(log_prob), log_prob)), 0.0)
+        entropies = ops.where(keep, -class_sum(product(ops.exp(log_prob), log_prob)), 0.0)
     precision.end()
     return chosen, entropies
 
 
 def entropy_backward(grad_entropy, logits, lse, entropy, options: Options):
     """-grad_entropy·p·(log p + entropy), from the logits' whole rows or a block of them."""
-    x = _transformed(logits, options)
+    x = transformed(logits, options)
     log_p = x - lse.astype(x.dtype).expand_dims(1)
     p = ops.exp(log_p)
     share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
@@ -290,104 +282,3 @@ def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Op
     gradient = ops.value_and_grad(losses, 0, None, True)
     (loss, total_weight, lse), grad = gradient(logits, target, weight, row_weight)
     return loss, total_weight, lse, grad
-
-
-def _block_factor(x, target, weight, options, block):
-    """(w·q' for the classes of the block, rows that count or None), like x and like its rows."""
-    all_classes = block.total or x.shape[1]
-    local_weight = None
-    if weight is not None:
-        local_weight = weight[block.offset : block.offset + x.shape[1]]
-    keep = None
-    if is_class_index(target.dtype):
-        if not compiling():
-            refuse_targets(target, all_classes, options.ignore_index)
-        wide = target.astype(mstype.int64)
-        keep = wide != options.ignore_index
-        bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= all_classes))
-        classes = ops.arange(block.offset, block.offset + x.shape[1])
-        classes = classes.reshape((1, -1) + (1,) * (x.ndim - 2))
-        factor = (wide.expand_dims(1) == classes).astype(x.dtype)
-        factor = ops.where(bad.expand_dims(1), np.nan, factor)
-    else:
-        factor = target
-    if options.label_smoothing != 0.0:
-        share = number(options.label_smoothing, x.dtype) / all_classes
-        factor = factor * rest(options.label_smoothing, x.dtype) + share
-    if local_weight is not None:
-        factor = by_class(factor, local_weight)
-    if keep is not None:
-        factor = ops.where(keep.expand_dims(1), factor, 0.0)
-    return factor, keep
-
-
-def partial(logits, target, weight, options: Options, block: ClassBlock):
-    """(rows, 3) over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
-    x, target, weight = _prepared(logits, target, weight)
-    x = _transformed(x, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
-    top = largest(x, 1)
-    lse = ops.where(top == -np.inf, -np.inf, log_sum_exp(x, log_softmax(x)))
-    if keep is not None:
-        lse = ops.where(keep, lse, 0.0)
-        x = ops.where(keep.expand_dims(1), x, 0.0)
-    return ops.stack((lse, _product(factor, x).sum(axis=1), factor.sum(axis=1)), axis=-1)
-
-
-def partial_backward(
-    grad_rows, grad_lse, logits, target, weight, lse, mass, options: Options, block: ClassBlock
-):
-    """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
-    raw, target, weight = _prepared(logits, target, weight)
-    x = _transformed(raw, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
-    g = grad_rows.astype(x.dtype).expand_dims(1)
-    p = ops.exp(x - lse.astype(x.dtype).expand_dims(1))
-    slope = g * mass.astype(x.dtype).expand_dims(1) + grad_lse.astype(x.dtype).expand_dims(1)
-    grad = slope * p - g * factor
-    if options.softcap != 0.0:
-        grad = grad * (1.0 - ops.square(x / number(options.softcap, x.dtype)))
-    grad = grad * number(options.logit_scale, x.dtype)
-    if keep is not None:
-        grad = ops.where(keep.expand_dims(1), grad, 0.0)
-    return grad.astype(logits.dtype)
-
-
-def _class_distances(grad_rows, logits, target, weight, lse, options, block):
-    """(w·q' of the block, grad_rows·(lse - x) with 0 for classes left out and rows ignored)."""
-    raw, target, weight = _prepared(logits, target, weight)
-    x = _transformed(raw, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
-    distance = lse.astype(x.dtype).expand_dims(1) - x
-    excluded = ops.logical_and(factor == 0, x == -np.inf)
-    distance = ops.where(excluded, 0.0, distance)
-    if keep is not None:
-        distance = ops.where(keep.expand_dims(1), distance, 0.0)
-    return target, distance * grad_rows.astype(x.dtype).expand_dims(1)
-
-
-def partial_target_grad(
-    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
-):
-    """Gradient of this block's probabilities, from the whole rows' lse."""
-    _, grad = _class_distances(grad_rows, logits, target, weight, lse, options, block)
-    grad = grad * rest(options.label_smoothing, grad.dtype)
-    if weight is not None:
-        local = weight[block.offset : block.offset + logits.shape[1]].astype(grad.dtype)
-        grad = by_class(grad, local)
-    return grad.astype(target.dtype)
-
-
-def partial_weight_grad(
-    grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
-):
-    """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
-    wide, slope = _class_distances(grad_rows, logits, target, weight, lse, options, block)
-    factor, _ = _block_factor(slope, wide, None, options, block)
-    own = (factor * slope).swapaxes(0, 1).reshape((logits.shape[1], -1)).sum(axis=1)
-    after = weight.shape[0] - block.offset - logits.shape[1]
-    if block.offset > 0:
-        own = ops.concat((ops.zeros((block.offset,), own.dtype), own))
-    if after > 0:
-        own = ops.concat((own, ops.zeros((after,), own.dtype)))
-    return own.astype(weight.dtype)

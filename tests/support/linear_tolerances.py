@@ -7,7 +7,7 @@ import numpy as np
 # float32: sums of up to 1300 products of unit size, so 1e-5 of the largest result. The 16-bit dtypes add the one
 # rounding of the result, and on backend cpu bfloat16 that of the logits' gradient (2^-8 of each of its terms).
 RELATIVE = {"float64": 1e-12, "float32": 1e-5, "float16": 2e-3, "bfloat16": 1.6e-2}
-# MindSpore's CPU exp and tanh: see tests/tolerances.py.
+# MindSpore's CPU exp and tanh: see tests/support/tolerances.py.
 PRIMITIVES = 1e-4
 
 

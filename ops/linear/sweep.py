@@ -15,18 +15,18 @@ from mindspore.ops import operations as P
 
 from ms_ce import _versions
 from ms_ce._versions import zeros_like
-from ms_ce.ops import composed
-from ms_ce.ops.composed_cells import ones_like
-from ms_ce.ops.eager import DifferentiableCell
-from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
-from ms_ce.ops.linear_plan import (
+from ms_ce.ops.chunks import (
     counting,
     exact_dtype,
     known_rows,
     not_vectorised,
     rows_of_chunk,
 )
+from ms_ce.ops.composed.losses import entropy_backward, product, transformed
+from ms_ce.ops.eager import DifferentiableCell
+from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients, Options
+from ms_ce.ops.pieces import ones_like
 from ms_ce.ops.rows import Rows, on_cpu, with_padding
 
 # Level "auto" of mixed precision makes products of 16 bits, as in nn.Dense: what they go into keeps its own.
@@ -217,11 +217,11 @@ class ChunkedRows(Rows, DifferentiableCell):
     def logged(self, given, lse):
         """(rows, 2): whether the largest logit is the target's, and the entropy."""
         _, target, logits = given
-        x = composed._transformed(logits, self.options)
+        x = transformed(logits, self.options)
         best = target if is_class_index(target.dtype) else target.argmax(axis=1)
         correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
         log_prob = x - lse.astype(x.dtype).expand_dims(1)
-        entropy = -composed._product(ops.exp(log_prob), log_prob).sum(axis=1)
+        entropy = -product(ops.exp(log_prob), log_prob).sum(axis=1)
         return ops.stack((correct.astype(x.dtype), entropy), 1)
 
     def weighted(self, row_weight, *rows):
@@ -269,9 +269,7 @@ class ChunkedRows(Rows, DifferentiableCell):
         )
         if entropies is not None:
             arriving = ops.select(valid, entropies[1], zeros_like(entropies[1]))
-            of_entropy = composed.entropy_backward(
-                arriving, logits, lse, entropies[0], self.options
-            )
+            of_entropy = entropy_backward(arriving, logits, lse, entropies[0], self.options)
             of_entropy = ops.where(valid.expand_dims(1), of_entropy, 0.0)
             slope = slope + of_entropy.astype(slope.dtype)
         grad_hidden, grad_weight, grad_bias = sums

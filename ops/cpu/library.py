@@ -14,7 +14,7 @@ from typing import Any
 
 # Waiting ends after this while in which no operation runs: others of MindSpore's come first, or one of them has failed.
 _IDLE_MILLISECONDS = 1000
-PATH = Path(__file__).resolve().with_name("libms_ce.so")
+PATH = Path(__file__).resolve().parents[1] / "libms_ce.so"
 
 
 @functools.lru_cache(maxsize=1)

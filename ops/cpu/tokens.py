@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.cpu_operators import make_operator, packed_options
+from ms_ce.ops.cpu.operators import make_operator, packed_options
 from ms_ce.ops.eager import wanted
 from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock

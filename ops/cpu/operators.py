@@ -18,7 +18,7 @@ from mindspore import Tensor, from_numpy
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from ms_ce.ops import library
+from ms_ce.ops.cpu import library
 from ms_ce.ops.custom import compiled
 from ms_ce.ops.eager import Derivative
 from ms_ce.ops.options import ClassBlock, Options

@@ -7,15 +7,15 @@ import functools
 from mindspore.ops import constexpr
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.cpu_operators import make_operator, no_weight, packed_options
-from ms_ce.ops.graph import compiling, nan_if_any
-from ms_ce.ops.linear_cpu_operators import (
+from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
     forward_operator,
     packed_plan,
     suffix_of,
 )
+from ms_ce.ops.cpu.operators import make_operator, no_weight, packed_options
+from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 

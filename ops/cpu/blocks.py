@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspore import dtype as mstype
 
-from ms_ce.ops.cpu_operators import factors, make_operator, no_weight
+from ms_ce.ops.cpu.operators import factors, make_operator, no_weight
 
 
 def _no_gradient_of_partial(logits, target, weight, options, out, dout):

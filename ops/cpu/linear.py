@@ -14,18 +14,18 @@ from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.cpu_operators import factors, make_operator, no_weight
-from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, known_one, nan_if_any
-from ms_ce.ops.linear_cpu_operators import (
+from ms_ce.ops.chunks import per_row
+from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
     forward_operator,
     packed_plan,
     suffix_of,
 )
-from ms_ce.ops.linear_cpu_tokens import token_log_probs  # noqa: F401
-from ms_ce.ops.linear_plan import per_row
+from ms_ce.ops.cpu.linear_tokens import token_log_probs  # noqa: F401
+from ms_ce.ops.cpu.operators import factors, make_operator, no_weight
+from ms_ce.ops.eager import Derivative, wanted
+from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _depend = P.Depend()
