@@ -29,6 +29,7 @@ void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, const Da
     for (uint32_t b = 0; b < count; ++b) {
         const uint64_t begin = from - buffer.base + uint64_t(b) * (length + dataCopyParams.srcStride);
         core->CheckReadable(buffer, begin, begin + length);
+        core->counters.CopiedBlock(begin, length, count);
         if (src.BypassesCache() || !buffer.bypassed.empty())
             host_model::GlobalMemory::CheckLastRead(buffer, begin, begin + length, src.BypassesCache());
     }
@@ -67,6 +68,7 @@ void DataCopyPad(const GlobalTensor<T>& dst, const LocalTensor<T>& src, const Da
     for (uint32_t b = 0; b < count; ++b) {
         src.Range(host_model::PIPE_STORE, uint64_t(b) * pitch, length, false, what);
         const uint64_t begin = to - buffer.base + uint64_t(b) * (length + gap);
+        core->counters.CopiedBlock(begin, length, count);
         core->gm->RecordWrite(buffer, begin, begin + length, core->block, core->Now(host_model::PIPE_STORE));
     }
     host_model::GlobalMemory::CountCopy(buffer, int64_t(count) * length);

@@ -88,9 +88,10 @@ public:
             if (h.writePipe != pipe && h.writeTime > clock_[pipe][h.writePipe]) Race(pipe, h.writePipe, b, what);
             if (!write) {
                 h.readTime[pipe] = time;
-                if (pipe == PIPE_VECTOR) counters.Reads(h.writer);
+                if (pipe == PIPE_VECTOR) counters.Follows(h.writer);
                 continue;
             }
+            if (pipe == PIPE_VECTOR) counters.Follows(h.writer);
             h.writer = pipe == PIPE_VECTOR ? counters.instruction : -1;
             for (int other = 0; other < PIPE_KINDS; ++other)
                 if (other != pipe && h.readTime[other] > clock_[pipe][other]) Race(pipe, other, b, what);
@@ -171,6 +172,8 @@ public:
             Fail("waits for flag " + FlagName(source, destination, id) + " that nobody set: the core would hang");
         for (int p = 0; p < PIPE_KINDS; ++p) clock_[destination][p] = std::max(clock_[destination][p], set->second[p]);
         pending_.erase(set);
+        if (destination == PIPE_VECTOR) counters.WaitsForPipe();
+        if (destination == PIPE_SCALAR && source == PIPE_VECTOR) counters.Drain();
         if (lazy_ == 0) {
             --fired_[flag];
         } else if (destination == PIPE_SCALAR) {

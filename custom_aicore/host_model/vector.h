@@ -34,13 +34,12 @@ inline void CountBanks(uint32_t repeats, uint32_t d, uint32_t dStride, uint32_t 
     }
 }
 inline void CountBanks(uint32_t repeats, uint32_t d, uint32_t dStride, uint32_t a, uint32_t aStride, uint32_t b,
-                       uint32_t bStride, bool dense) {
+                       uint32_t bStride, uint32_t aBlocks, uint32_t bBlocks) {
     CountBanks(repeats, d, dStride, a, aStride);
     Counters& counters = Current()->counters;
     for (uint32_t r = 0; r < repeats; ++r) {
         counters.Operand(2, b + r * bStride * kBlockBytes);
-        // A block that is read once a repeat is not read beside the other source's blocks.
-        if (dense) counters.Sources(a + r * aStride * kBlockBytes, b + r * bStride * kBlockBytes);
+        counters.Sources(a + r * aStride * kBlockBytes, aBlocks, b + r * bStride * kBlockBytes, bBlocks);
     }
 }
 
@@ -106,7 +105,7 @@ void BinaryCount(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<
     const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
     CheckOverlap(d, bytes, a, bytes, what);
     CheckOverlap(d, bytes, b, bytes, what);
-    CountBanks(static_cast<uint32_t>(RepeatsFor(bytes)), d, 8, a, 8, b, 8, true);
+    CountBanks(static_cast<uint32_t>(RepeatsFor(bytes)), d, 8, a, 8, b, 8, kRepeatBlocks, kRepeatBlocks);
     Current()->Issue(PIPE_VECTOR, [=] {
         Current()->RequireWritten(a, bytes, what);
         Current()->RequireWritten(b, bytes, what);
@@ -128,7 +127,7 @@ void BinaryMask(const AscendC::LocalTensor<T>& dst, const AscendC::LocalTensor<T
     const Strided d = Bind(dst, p.dstBlkStride, p.dstRepStride, mask, repeats, true, what);
     if (p.dstRepStride == 0 && repeats > 1) Current()->Fail(std::string(what) + ": every repeat writes the same place");
     CountBanks(repeats, d.begin, d.repeatStride, a.begin, a.repeatStride, b.begin, b.repeatStride,
-               p.src0BlkStride == 1 && p.src1BlkStride == 1);
+               p.src0BlkStride ? kRepeatBlocks : 1, p.src1BlkStride ? kRepeatBlocks : 1);
     Current()->Issue(PIPE_VECTOR, [=] {
         constexpr uint32_t kPerBlock = kBlockBytes / sizeof(T);
         RequireRuns<T>(a, mask, repeats, what);

@@ -329,41 +329,14 @@ void maximum_of_nan(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) {
   Store(Of(y), k.b, 16);
 }
 
-// Four instructions of two repeats; `CHAIN`: each reads what the one before wrote.
-template <bool CHAIN>
-void adds_four_times(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
-  Plain k;
-  Duplicate(k.a, 0.0f, kElements);
-  Duplicate(k.b, 0.0f, kElements);
-  for (int i = 0; i < 4; ++i) {
-    const auto at = k.a[CHAIN ? 0 : 128 * i];
-    Adds(at, at, 1.0f, 128);
-  }
-}
-
-// Two sources of one repeat, `APART` blocks from each other.
-template <int APART>
-void adds_two_sources(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
-  Plain k;
-  Duplicate(k.a, 0.0f, kElements);
-  Add(k.b, k.a, k.a[APART * 8], 64);
-}
-
-void sums_on_the_scalar_pipe(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
-  Plain k;
-  Duplicate(k.a, 1.0f, kElements);
-  Wait<HardEvent::V_S>();
-  float sum = 0.0f;
-  for (uint32_t i = 0; i < kElements; ++i) sum += k.a.GetValue(i);
-  k.b.SetValue(0, sum);
-}
-
 void reads_past_the_cache(GM_ADDR x, GM_ADDR, GM_ADDR, GM_ADDR) {
   Plain k;
   auto from = Of(x);
   from.SetL2CacheHint(CacheMode::CACHE_MODE_DISABLE);
   Load(k.a, from);
 }
+
+#include "counted_kernels.h"
 
 void stale_cache(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) { Of(y).GetValue(0); }
 
@@ -410,10 +383,17 @@ extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* requ
   KERNEL(reads_past_the_cache);
   KERNEL(maximum_of_nan);
   KERNEL(sums_on_the_scalar_pipe);
+  KERNEL(adds_in_pairs);
+  KERNEL(overwrites);
+  KERNEL(returns_from_the_scalar_pipe);
+  KERNEL(copies_blocks);
   KERNEL(adds_four_times<true>);
   KERNEL(adds_four_times<false>);
+  KERNEL(adds_two_sources<4>);
   KERNEL(adds_two_sources<8>);
   KERNEL(adds_two_sources<16>);
+  KERNEL(adds_one_block<4>);
+  KERNEL(adds_one_block<8>);
   CONVERTS(half, false);
   CONVERTS(half, true);
   CONVERTS(bfloat16_t, false);

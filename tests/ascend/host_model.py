@@ -100,7 +100,7 @@ class _LaunchRequest(ctypes.Structure):
 
 
 class KindCounts(NamedTuple):
-    """Instructions of one kind, their repeats, and how often the next instruction read what one of them wrote."""
+    """Instructions of one kind, their repeats, and how often the vector or the scalar pipe waits for one of them."""
 
     instructions: int
     repeats: int
@@ -119,15 +119,24 @@ class Counters:
     groups: list[list[int]] = field(default_factory=list)
     """Repeats by operand (destination, first and second source) and the bank group of their first block."""
     vector_repeats: int = 0
+    starts: int = 0
+    """Vector instructions before which the vector pipe waits for another pipe."""
     bank_conflicts: int = 0
     scalar_reads: int = 0
     scalar_writes: int = 0
     cache_hints: int = 0
     bypassing_bytes: int = 0
+    unaligned_blocks: int = 0
+    """Blocks of copies that start inside a 512-byte line of global memory; shorter ones are counted below."""
+    small_block_bytes: int = 0
+    """Bytes of copies of several blocks shorter than a line."""
+    lone_blocks: int = 0
+    """Copies of one block shorter than a line."""
 
     @property
     def waits(self) -> int:
-        """Vector instructions that read what the one before them wrote."""
+        """Waits for a vector instruction to complete, of one that reads or overwrites its result or of the scalar pipe.
+        Behind one wait all earlier instructions are complete."""
         return sum(kind.waited for kind in self.kinds.values())
 
 

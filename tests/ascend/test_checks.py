@@ -137,21 +137,52 @@ def test_a_maximum_of_nan_is_what_the_launch_says(chip):
     assert np.isnan(y).tolist() == [not chip.maximum_drops_nan] * 16
 
 
-def test_instructions_are_counted_by_kind_with_those_that_wait():
+def test_instructions_are_counted_by_kind_with_those_that_are_waited_for():
+    """Of the chain's five waits one is for the zeros that its first instruction reads; apart, that wait serves all."""
     chain, apart = (count(f"adds_four_times<{c}>")[1] for c in ("true", "false"))
     for counters, waits in ((chain, 3), (apart, 0)):
         assert counters.kinds["Adds"] == KindCounts(4 * BLOCKS, 8 * BLOCKS, waits * BLOCKS)
-        assert counters.kinds["Duplicate"] == KindCounts(2 * BLOCKS, 16 * BLOCKS, 0)
+        assert counters.kinds["Duplicate"] == KindCounts(2 * BLOCKS, 16 * BLOCKS, BLOCKS)
         assert counters.vector_repeats == 24 * BLOCKS
-        assert counters.waits == waits * BLOCKS
+        assert counters.waits == (waits + 1) * BLOCKS
 
 
-def test_two_sources_in_one_bank_group_conflict():
-    conflicting, apart = (count(f"adds_two_sources<{blocks}>")[1] for blocks in (16, 8))
-    assert (conflicting.bank_conflicts, apart.bank_conflicts) == (BLOCKS, 0)
-    first, second = apart.groups[1:]
+def test_waits():
+    """Two chains in lock-step share their waits; an instruction that overwrites another's result waits for it; the
+    scalar pipe waits for the vector pipe, which then starts anew."""
+    pairs = count("adds_in_pairs")[1]
+    assert pairs.waits == 3 * BLOCKS
+    assert count("overwrites")[1].kinds["Duplicate"].waited == BLOCKS
+    returned = count("returns_from_the_scalar_pipe")[1]
+    assert returned.kinds["Duplicate"].waited == returned.kinds["Adds"].waited == BLOCKS
+    assert (pairs.starts, returned.starts) == (0, BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "conflicts"),
+    [
+        ("adds_two_sources<16>", 1),
+        ("adds_two_sources<8>", 0),
+        ("adds_two_sources<4>", 1),
+        ("adds_one_block<4>", 1),
+        ("adds_one_block<8>", 0),
+    ],
+)
+def test_two_sources_in_one_bank_group_conflict(kernel, conflicts):
+    assert count(kernel)[1].bank_conflicts == conflicts * BLOCKS
+
+
+def test_operands_are_counted_by_bank_group():
+    first, second = count("adds_two_sources<8>")[1].groups[1:]
     assert (first[0], second[8]) == (BLOCKS, BLOCKS)
     assert sum(second) == BLOCKS
+
+
+def test_blocks_of_copies_that_cost_more_than_their_bytes():
+    counters = count("copies_blocks")[1]
+    assert counters.unaligned_blocks == BLOCKS
+    assert counters.small_block_bytes == 4 * 64 * BLOCKS
+    assert counters.lone_blocks == BLOCKS
 
 
 def test_scalar_accesses_and_cache_hints_are_counted():
