@@ -1,6 +1,7 @@
 """Cross-entropy losses for MindSpore: exact, fused, the same in PyNative and graph mode, alone or sharded."""
 
 import importlib
+from types import ModuleType
 
 from ms_ce import _versions as _versions  # first: it warns of what MindSpore is imported with
 from ms_ce import ops, primitives
@@ -45,7 +46,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> ModuleType:
     """`ms_ce.patch` is imported where it is asked for."""
     if name == "patch":
         return importlib.import_module("ms_ce.patch")

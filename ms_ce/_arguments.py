@@ -32,7 +32,11 @@ class Default(NamedTuple):
         return repr(self.value)
 
 
-NOT_GIVEN = Default(None)
+# Of any type for a checker: each stands where a signature has a bool, an int, a str or a float.
+NOT_GIVEN: Any = Default(None)
+IGNORE_INDEX: Any
+REDUCTION: Any
+LABEL_SMOOTHING: Any
 IGNORE_INDEX, REDUCTION, LABEL_SMOOTHING = (Default(option.default) for option in OPTIONS[:3])
 
 _OPTION_NAMES = [option.name for option in OPTIONS]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mindspore import context
 from mindspore._c_expression import ms_ctx_param
@@ -149,9 +149,10 @@ def requested(op: str, backend: str) -> str:
 
 
 @constexpr
-def resolved(plan) -> Plan:
+def resolved(plan: Plan | tuple[Any, ...]) -> Plan:
     """The plan with the name of the backend that serves. A graph hands named tuples over as plain ones."""
-    op, backend, options, *rest = tuple(plan)
+    values: tuple[Any, ...] = tuple(plan)
+    op, backend, options, *rest = values
     return Plan(op, choose(op, backend), Options(*options), *rest)
 
 
@@ -168,7 +169,7 @@ def linear_form(backend: str, weight_rank: int) -> LinearForm:
 
 
 @constexpr
-def splits_into_blocks(op: str, backend: str, dtype) -> bool:
+def splits_into_blocks(op: str, backend: str, dtype: Any) -> bool:
     """Whether the kernels that serve `backend` take blocks of logits of this dtype in a partitioned graph."""
     row = ROWS[choose(op, backend)]
     return KERNELS[row.name].BLOCKS_IN_PARTITIONED_GRAPHS and str(dtype).lower() in row.dtypes

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from ms_ce.ops.cpu import library as kernel
 
 
-def relocate_mindir(file_name, library=None) -> int:
+def relocate_mindir(
+    file_name: str | os.PathLike[str], library: str | os.PathLike[str] | None = None
+) -> int:
     """Makes an exported graph find the kernel of backend 'cpu', wherever that was when it was exported.
 
     MindSpore's MindIR holds the path of a custom operator's library, and MindSpore opens that path and no other. This
@@ -59,7 +62,7 @@ def relocate_mindir(file_name, library=None) -> int:
     return relocated
 
 
-def _relocate(primitive, path: str) -> bool:
+def _relocate(primitive: Any, path: str) -> bool:
     attributes = {attribute.name: attribute for attribute in primitive.attribute}
     if primitive.op_type != "Custom" or "func_name" not in attributes:
         return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mindspore import Tensor
 from mindspore import dtype as mstype
@@ -15,6 +15,7 @@ from ms_ce.backend import resolved, serving
 from ms_ce.ops import eager
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, may_need_gradient, recording
+from ms_ce.ops.options import Options, Plan
 
 # Logits from which on their gradient may be made in the forward pass unasked, in a graph and in PyNative.
 _LARGE, _LARGE_EAGER = 1 << 20, 1 << 16
@@ -37,12 +38,21 @@ class LossStats(NamedTuple):
 
 
 @constexpr
-def _rows(shape):
+def _rows(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """The shape of the rows of logits, as far as it is known."""
     return None if shape is None else shape[:1] * (len(shape) > 1) + shape[2:]
 
 
-def check_inputs(op, logits_name, logits, target, weight, row_weight, options, probabilities):
+def check_inputs(
+    op: str,
+    logits_name: str,
+    logits: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weight: Tensor | None,
+    options: Options,
+    probabilities: bool,
+) -> None:
     """Everything that can be known of the tensors before the kernel runs."""
     logits = _checks.check_tensor(op, logits_name, logits)
     target = _checks.check_tensor(op, "target", target)
@@ -68,24 +78,24 @@ def check_inputs(op, logits_name, logits, target, weight, row_weight, options, p
         _checks.check_row_weight(op, *given, logits.ndim - 1, rows)
 
 
-def constant(row_weight):
+def constant(row_weight: Tensor | None) -> Tensor | None:
     """A row's weight has no gradient."""
     return None if row_weight is None else without_gradient(row_weight)
 
 
 @constexpr
-def _in_forward_of_graph(choice, training, shape) -> bool:
+def _in_forward_of_graph(choice: bool | str, training: bool, shape: tuple[int, ...] | None) -> bool:
     """What `gradient_in_forward` means in a graph that is being compiled.
 
     Where PyNative records, it will call the backward pass as a graph of its own, to which no upstream is known.
     """
     if choice != "auto":
-        return choice
+        return bool(choice)
     large = shape is not None and math.prod(shape) >= _LARGE
     return training and large and not recording()
 
 
-def _in_forward(choice, training, input) -> bool:
+def _in_forward(choice: bool | str, training: bool, input: Tensor) -> bool:
     if compiling():
         return _in_forward_of_graph(choice, training, _checks.known_shape(input))
     if choice is False or not eager.AVAILABLE or not eager.recording():
@@ -93,7 +103,14 @@ def _in_forward(choice, training, input) -> bool:
     return may_need_gradient(input) and (choice is True or math.prod(input.shape) >= _LARGE_EAGER)
 
 
-def cross_entropy_on(plan, training, input, target, weight, row_weight=None):
+def cross_entropy_on(
+    plan: Plan,
+    training: bool,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weight: Tensor | None = None,
+) -> Tensor:
     """`cross_entropy` as a plan says, which a Cell holds."""
     plan = resolved(plan)
     kernels = serving(plan.op, plan.backend)
@@ -103,7 +120,13 @@ def cross_entropy_on(plan, training, input, target, weight, row_weight=None):
     return kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
 
 
-def nll_loss_on(plan, input, target, weight, row_weight=None):
+def nll_loss_on(
+    plan: Plan,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """(loss, total_weight) as a plan says."""
     kernels = serving(plan.op, plan.backend)
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
@@ -111,24 +134,24 @@ def nll_loss_on(plan, input, target, weight, row_weight=None):
 
 
 def cross_entropy(
-    input=None,
-    target=None,
-    weight=None,
-    *positional,
-    logits=None,
-    labels=None,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-    backend="auto",
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-    gradient_in_forward="auto",
-):
+    input: Tensor | None = None,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    *positional: Any,
+    logits: Tensor | None = None,
+    labels: Tensor | None = None,
+    size_average: bool | None = NOT_GIVEN,
+    ignore_index: int | None = IGNORE_INDEX,
+    reduce: bool | None = NOT_GIVEN,
+    reduction: str = REDUCTION,
+    label_smoothing: float = LABEL_SMOOTHING,
+    backend: str = "auto",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    gradient_in_forward: bool | str = "auto",
+) -> Tensor:
     r"""Cross entropy between unnormalised logits and class indices or class probabilities.
 
     With x the logits, lse = log Σ_c exp(x_c), class weight w, label smoothing ε and q the target's probabilities
@@ -197,21 +220,21 @@ def cross_entropy(
 
 
 def nll_loss(
-    input=None,
-    target=None,
-    weight=None,
-    *positional,
-    inputs=None,
-    logits=None,
-    labels=None,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-    row_weight=None,
-    backend="auto",
-):
+    input: Tensor | None = None,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    *positional: Any,
+    inputs: Tensor | None = None,
+    logits: Tensor | None = None,
+    labels: Tensor | None = None,
+    size_average: bool | None = NOT_GIVEN,
+    ignore_index: int | None = IGNORE_INDEX,
+    reduce: bool | None = NOT_GIVEN,
+    reduction: str = REDUCTION,
+    label_smoothing: float = LABEL_SMOOTHING,
+    row_weight: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
     r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
 
     Args:
@@ -257,23 +280,23 @@ def nll_loss(
 
 
 def cross_entropy_with_stats(
-    input=None,
-    target=None,
-    weight=None,
-    *positional,
-    logits=None,
-    labels=None,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-    backend="auto",
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-):
+    input: Tensor | None = None,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    *positional: Any,
+    logits: Tensor | None = None,
+    labels: Tensor | None = None,
+    size_average: bool | None = NOT_GIVEN,
+    ignore_index: int | None = IGNORE_INDEX,
+    reduce: bool | None = NOT_GIVEN,
+    reduction: str = REDUCTION,
+    label_smoothing: float = LABEL_SMOOTHING,
+    backend: str = "auto",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+) -> LossStats:
     """`cross_entropy` with everything a trainer logs, from the same single read of the logits.
 
     Arguments, dtypes and errors are those of `cross_entropy`.
@@ -304,28 +327,28 @@ def cross_entropy_with_stats(
     exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
     total_weight, lse = stats[1].astype(exact), stats[2].astype(exact)
     if compiling():
-        return stats[0], total_weight, lse, stats[3], stats[4], stats[5]
+        return stats[0], total_weight, lse, stats[3], stats[4], stats[5]  # type: ignore[return-value]
     return LossStats(stats[0], total_weight, lse, stats[3], stats[4], stats[5])
 
 
 def cross_entropy_value_and_grad(
-    input=None,
-    target=None,
-    weight=None,
-    *positional,
-    logits=None,
-    labels=None,
-    size_average=NOT_GIVEN,
-    ignore_index=IGNORE_INDEX,
-    reduce=NOT_GIVEN,
-    reduction=REDUCTION,
-    label_smoothing=LABEL_SMOOTHING,
-    backend="auto",
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-):
+    input: Tensor | None = None,
+    target: Tensor | None = None,
+    weight: Tensor | None = None,
+    *positional: Any,
+    logits: Tensor | None = None,
+    labels: Tensor | None = None,
+    size_average: bool | None = NOT_GIVEN,
+    ignore_index: int | None = IGNORE_INDEX,
+    reduce: bool | None = NOT_GIVEN,
+    reduction: str = REDUCTION,
+    label_smoothing: float = LABEL_SMOOTHING,
+    backend: str = "auto",
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """(loss, gradient with respect to input) in one sweep: each logit is read once and its gradient written once.
 
     For a training loop that needs both and takes the rest of its gradients by hand, or by a vjp from `gradient`. The

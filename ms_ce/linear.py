@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from mindspore import Parameter
+from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 from mindspore.common.initializer import Uniform, initializer
 
@@ -17,25 +18,25 @@ from ms_ce.ops.graph import IsFrozen, compiling
 
 
 def linear_cross_entropy(
-    input,
-    linear_weight,
-    target,
-    linear_bias=None,
-    weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     *,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-    shift=False,
-    chunk_bytes=None,
-    gradient_in_forward="auto",
-    frozen=(),
-    backend="auto",
-):
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    shift: bool = False,
+    chunk_bytes: int | None = None,
+    gradient_in_forward: bool | str = "auto",
+    frozen: Sequence[str] = (),
+    backend: str = "auto",
+) -> Tensor:
     r"""`cross_entropy(input @ linear_weight.T + linear_bias, target, …)` without the logits.
 
     A chunk of rows at a time is multiplied, turned into its loss and, where gradients are wanted, into the
@@ -105,24 +106,24 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_with_stats(
-    input,
-    linear_weight,
-    target,
-    linear_bias=None,
-    weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
     *,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-    shift=False,
-    chunk_bytes=None,
-    frozen=(),
-    backend="auto",
-):
+    z_loss: float = 0.0,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    row_weight: Tensor | None = None,
+    shift: bool = False,
+    chunk_bytes: int | None = None,
+    frozen: Sequence[str] = (),
+    backend: str = "auto",
+) -> LossStats:
     """`linear_cross_entropy` with everything a trainer logs, from the same pass over the chunks.
 
     Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions.
@@ -146,7 +147,7 @@ def linear_cross_entropy_with_stats(
     stats = _linear.linear_cross_entropy_on(plan, True, False, plan.frozen, *tensors)
     loss, total_weight, lse, z_part, correct, entropy = stats
     if compiling():  # a named tuple loses gradients there
-        return loss, total_weight, lse, z_part, correct, entropy
+        return loss, total_weight, lse, z_part, correct, entropy  # type: ignore[return-value]
     return LossStats(loss, total_weight, lse, z_part, correct, entropy)
 
 
@@ -189,24 +190,24 @@ class LinearCrossEntropyLoss(LossCell):
 
     def __init__(
         self,
-        in_features,
-        num_classes,
-        bias=False,
-        weight=None,
-        ignore_index=-100,
-        reduction="mean",
-        label_smoothing=0.0,
+        in_features: int,
+        num_classes: int,
+        bias: bool = False,
+        weight: Tensor | None = None,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
         *,
-        z_loss=0.0,
-        softcap=None,
-        logit_scale=1.0,
-        shift=False,
-        chunk_bytes=None,
-        gradient_in_forward="auto",
-        frozen=(),
-        backend="auto",
-        dtype=mstype.float32,
-    ):
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        shift: bool = False,
+        chunk_bytes: int | None = None,
+        gradient_in_forward: bool | str = "auto",
+        frozen: Sequence[str] = (),
+        backend: str = "auto",
+        dtype: Any = mstype.float32,
+    ) -> None:
         super().__init__()
         op = type(self).__name__
         shape = _linear_checks.check_layer(op, in_features, num_classes, bias)
@@ -236,7 +237,7 @@ class LinearCrossEntropyLoss(LossCell):
         self.weight_is_frozen = IsFrozen(self.linear_weight)
         self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
 
-    def construct(self, *tensors, **names):
+    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
         input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
         frozen = self.plan.frozen
         if self.weight_is_frozen():
@@ -247,7 +248,7 @@ class LinearCrossEntropyLoss(LossCell):
         given = (input, self.linear_weight, target, self.linear_bias, self.weight, row_weight)
         return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *given)[0]
 
-    def extend_repr(self):
+    def extend_repr(self) -> str:
         classes, features = self.linear_weight.shape
         return (
             f"in_features={features}, num_classes={classes}, bias={self.linear_bias is not None}, "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from mindspore import Tensor
+
 from ms_ce import _arguments, _checks, functional
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce._cell import LossCell
@@ -47,19 +51,19 @@ class CrossEntropyLoss(LossCell):
 
     def __init__(
         self,
-        weight=None,
-        *positional,
-        size_average=NOT_GIVEN,
-        ignore_index=IGNORE_INDEX,
-        reduce=NOT_GIVEN,
-        reduction=REDUCTION,
-        label_smoothing=LABEL_SMOOTHING,
-        backend="auto",
-        z_loss=0.0,
-        softcap=None,
-        logit_scale=1.0,
-        gradient_in_forward="auto",
-    ):
+        weight: Tensor | None = None,
+        *positional: Any,
+        size_average: bool | None = NOT_GIVEN,
+        ignore_index: int | None = IGNORE_INDEX,
+        reduce: bool | None = NOT_GIVEN,
+        reduction: str = REDUCTION,
+        label_smoothing: float = LABEL_SMOOTHING,
+        backend: str = "auto",
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        gradient_in_forward: bool | str = "auto",
+    ) -> None:
         super().__init__()
         op = type(self).__name__
         self.weight = _checks.check_class_weight(op, weight)
@@ -72,12 +76,12 @@ class CrossEntropyLoss(LossCell):
             gradient_in_forward,
         )
 
-    def construct(self, *tensors, **names):
+    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
         input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
         given = (self.in_precision(input), target, self.weight, row_weight)
         return functional.cross_entropy_on(self.plan, self.training, *given)
 
-    def extend_repr(self):
+    def extend_repr(self) -> str:
         return f"{self.plan.options}, backend={self.plan.backend!r}"
 
 
@@ -113,14 +117,14 @@ class NLLLoss(LossCell):
 
     def __init__(
         self,
-        weight=None,
-        *positional,
-        size_average=NOT_GIVEN,
-        ignore_index=IGNORE_INDEX,
-        reduce=NOT_GIVEN,
-        reduction=REDUCTION,
-        backend="auto",
-    ):
+        weight: Tensor | None = None,
+        *positional: Any,
+        size_average: bool | None = NOT_GIVEN,
+        ignore_index: int | None = IGNORE_INDEX,
+        reduce: bool | None = NOT_GIVEN,
+        reduction: str = REDUCTION,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         op = type(self).__name__
         self.weight = _checks.check_class_weight(op, weight)
@@ -129,10 +133,10 @@ class NLLLoss(LossCell):
             op, requested(op, backend), positional, (size_average, reduce), values
         )
 
-    def construct(self, *tensors, **names):
+    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
         input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
         given = (self.in_precision(input), target, self.weight, row_weight)
         return functional.nll_loss_on(self.plan, *given)[0]
 
-    def extend_repr(self):
+    def extend_repr(self) -> str:
         return f"{self.plan.options}, backend={self.plan.backend!r}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mindspore import Tensor
+
 from ms_ce import functional
 from ms_ce._cell import LossCell
 from ms_ce.backend import requested
@@ -44,11 +46,15 @@ class NLLLoss(LossCell):
     Source: mindspore.ops.NLLLoss.
     """
 
-    def __init__(self, reduction="mean", ignore_index=-100, *, backend="auto"):
+    def __init__(
+        self, reduction: str = "mean", ignore_index: int | None = -100, *, backend: str = "auto"
+    ) -> None:
         super().__init__()
         op = "ops.NLLLoss"
         options = make_options(op, ignore_index=ignore_index, reduction=reduction)
         self.plan = Plan(op, requested(op, backend), options)
 
-    def construct(self, logits, labels, weight=None):
+    def construct(
+        self, logits: Tensor, labels: Tensor, weight: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         return functional.nll_loss_on(self.plan, self.in_precision(logits), labels, weight)

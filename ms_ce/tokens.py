@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+from mindspore import Tensor
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
@@ -12,7 +16,13 @@ from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Plan, make_options, positive, softcap_of
 
 
-def _options(op: str, temperature, ignore_index, softcap, logit_scale) -> tuple:
+def _options(
+    op: str,
+    temperature: float,
+    ignore_index: int | None,
+    softcap: float | None,
+    logit_scale: float,
+) -> tuple[Any, ...]:
     """The options' values in the order of the table: softmax of the capped logits over the temperature."""
     temperature = positive(op, "temperature", temperature)
     cap: float | None = softcap_of(op, "softcap", softcap)
@@ -22,16 +32,15 @@ def _options(op: str, temperature, ignore_index, softcap, logit_scale) -> tuple:
 
 
 @constexpr
-def _plan(op: str, backend: str, temperature, ignore_index, softcap, logit_scale) -> Plan:
-    values = _options(op, temperature, ignore_index, softcap, logit_scale)
-    return Plan(op, backend, make_options(op, *values))
+def _plan(op: str, backend: str, *values: Any) -> Plan:
+    """`values` are temperature, ignore_index, softcap and logit_scale."""
+    return Plan(op, backend, make_options(op, *_options(op, *values)))
 
 
 @constexpr
-def _linear_plan(op, backend, temperature, ignore_index, softcap, logit_scale, *more) -> Plan:
-    """`more` are chunk_bytes, shift and frozen."""
-    values = _options(op, temperature, ignore_index, softcap, logit_scale)
-    return _linear_checks.make_plan(op, backend, values, *more)
+def _linear_plan(op: str, backend: str, values: tuple[Any, ...], *more: Any) -> Plan:
+    """`values` as `_plan` takes them; `more` are chunk_bytes, shift and frozen."""
+    return _linear_checks.make_plan(op, backend, _options(op, *values), *more)
 
 
 @constexpr
@@ -45,16 +54,16 @@ def _check_ranks(op: str, logits: int, target: int) -> None:
 
 
 def token_log_probs(
-    logits,
-    target,
+    logits: Tensor,
+    target: Tensor,
     *,
-    temperature=1.0,
-    entropy=False,
-    ignore_index=-100,
-    softcap=None,
-    logit_scale=1.0,
-    backend="auto",
-):
+    temperature: float = 1.0,
+    entropy: bool = False,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""The log-probability of each token of `target`, and the entropy of the distribution that it was drawn from.
 
     With x = logits / temperature and p = softmax(x) along the last axis,
@@ -114,7 +123,7 @@ def token_log_probs(
 
 
 @constexpr
-def _check_shapes(op: str, logits, target) -> None:
+def _check_shapes(op: str, logits: tuple[int, ...] | None, target: tuple[int, ...] | None) -> None:
     if logits is not None and target is not None and target != logits[:-1]:
         raise ValueError(
             f"{op}: target must have shape {logits[:-1]} to match logits {logits}, got {target}"
@@ -122,21 +131,21 @@ def _check_shapes(op: str, logits, target) -> None:
 
 
 def linear_token_log_probs(
-    input,
-    linear_weight,
-    target,
-    linear_bias=None,
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
     *,
-    temperature=1.0,
-    entropy=False,
-    ignore_index=-100,
-    softcap=None,
-    logit_scale=1.0,
-    shift=False,
-    chunk_bytes=None,
-    frozen=(),
-    backend="auto",
-):
+    temperature: float = 1.0,
+    entropy: bool = False,
+    ignore_index: int | None = -100,
+    softcap: float | None = None,
+    logit_scale: float = 1.0,
+    shift: bool = False,
+    chunk_bytes: int | None = None,
+    frozen: Sequence[str] = (),
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""`token_log_probs(input @ linear_weight.T + linear_bias, target, …)` without the logits.
 
     A chunk of rows at a time: the forward pass makes its logits once, the backward pass again. Gradients are those of
@@ -173,7 +182,8 @@ def linear_token_log_probs(
     """
     op = "linear_token_log_probs"
     more = (chunk_bytes, shift, frozen)
-    plan = _linear_plan(op, backend, temperature, ignore_index, softcap, logit_scale, *more)
+    values = (temperature, ignore_index, softcap, logit_scale)
+    plan = _linear_plan(op, backend, values, *more)
     entropy = _checks.check_flag(op, "entropy", entropy)
     tensors = (input, linear_weight, target, linear_bias)
     log_prob, entropies = _linear.token_log_probs_on(plan, entropy, *tensors)

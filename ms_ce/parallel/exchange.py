@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 from mindspore.communication import GlobalComm, get_group_size, get_rank
 
 from ms_ce.backend import device_target
@@ -100,12 +100,12 @@ class SumGradient(UncastCell):
     Source: the "copy to tensor model parallel region" of Megatron-LM.
     """
 
-    def __init__(self, group: str | None = None):
+    def __init__(self, group: str | None = None) -> None:
         super().__init__()
         chosen = Group("SumGradient", world() if group is None else group)
         self.reduce: Any = ops.AllReduce(group=chosen.name) if chosen.size > 1 else None
 
-    def construct(self, x):
+    def construct(self, x: Tensor) -> Tensor:
         return x
 
     def bprop(self, x, out, dout):

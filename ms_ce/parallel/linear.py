@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mindspore as ms
-from mindspore import nn, ops
+from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear, _linear_checks
@@ -134,25 +136,25 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
 
     def __init__(
         self,
-        group=None,
-        weight=None,
-        ignore_index=-100,
-        reduction="mean",
-        label_smoothing=0.0,
+        group: str | None = None,
+        weight: Tensor | None = None,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
         *,
-        class_blocks=None,
-        num_classes=None,
-        sequence_parallel=False,
-        row_group=None,
-        gradients_mean=False,
-        z_loss=0.0,
-        softcap=None,
-        logit_scale=1.0,
-        chunk_bytes=None,
-        gradient_in_forward="auto",
-        frozen=(),
-        backend="auto",
-    ):
+        class_blocks: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        sequence_parallel: bool = False,
+        row_group: str | None = None,
+        gradients_mean: bool = False,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        chunk_bytes: int | None = None,
+        gradient_in_forward: bool | str = "auto",
+        frozen: Sequence[str] = (),
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         if not isinstance(sequence_parallel, bool):
             raise TypeError(
@@ -178,7 +180,14 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         self.parts = chosen.size if sequence_parallel else 1
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
-    def construct(self, input, linear_weight, target, linear_bias=None, row_weight=None):
+    def construct(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        linear_bias: Tensor | None = None,
+        row_weight: Tensor | None = None,
+    ) -> Tensor:
         weight, row_weight = self.weight, constant(row_weight)
         if weight is not None:
             weight = ops.stop_gradient(weight)

@@ -8,6 +8,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 from mindspore.ops import constexpr
+from mindspore.train.callback import Callback
 
 from ms_ce import _checks
 from ms_ce._cell import LossCell
@@ -145,18 +146,18 @@ class CrossEntropyLoss(LossCell):
 
     def __init__(
         self,
-        parallel_config=ParallelConfig(),  # noqa: B008 (frozen)
-        check_for_nan_in_loss_and_grad=False,
-        calculate_per_token_loss=False,
-        seq_split_num=1,
+        parallel_config: Any = ParallelConfig(),  # noqa: B008 (frozen)
+        check_for_nan_in_loss_and_grad: bool = False,
+        calculate_per_token_loss: bool = False,
+        seq_split_num: int = 1,
         *,
-        weight=None,
-        ignore_index=-100,
-        label_smoothing=0.0,
-        z_loss=0.0,
-        backend="auto",
-        **keywords,
-    ):
+        weight: Tensor | None = None,
+        ignore_index: int | None = -100,
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        backend: str = "auto",
+        **keywords: Any,
+    ) -> None:
         super().__init__()
         _refuse(keywords)
         options = make_options(_OP, ignore_index, "sum", label_smoothing, z_loss)
@@ -183,7 +184,9 @@ class CrossEntropyLoss(LossCell):
             self.recorded_loss = RecordedValue(_OP, "the local loss")
         self.local_loss_label = f"rank {this_rank()}: local loss"
 
-    def construct(self, logits, label, input_mask):
+    def construct(
+        self, logits: Tensor, label: Tensor, input_mask: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         logits = self.in_precision(logits, self.cast_block)
         numerator, denominator = self.sums(logits, label, input_mask)
         denominator = denominator + self.denominator_floor
@@ -191,18 +194,18 @@ class CrossEntropyLoss(LossCell):
             return numerator, denominator
         return numerator / denominator
 
-    def check(self):
+    def check(self) -> None:
         """Raises ValueError naming the rank if this rank's loss or gradient of the logits was not finite in the latest
         step. Only for partitioned graphs, after the step; waits for the device."""
         if self.checks:
             self.recorded_loss.check()
             self.recorded_gradient.check()
 
-    def callback(self):
+    def callback(self) -> Callback:
         """A callback of Model.train that calls `check` after every step."""
         return RaiseAfterStep(self)
 
-    def sums(self, logits, label, input_mask):
+    def sums(self, logits: Tensor, label: Tensor, input_mask: Tensor) -> tuple[Tensor, Tensor]:
         _check_inputs(
             _checks.known_shape(logits),
             _checks.known_shape(label),

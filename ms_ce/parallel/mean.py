@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import Tensor, ops
 
 from ms_ce._cell import LossCell
 from ms_ce.ops.mean import per_weight
@@ -52,14 +52,16 @@ class GlobalMean(LossCell):
         2.485
     """
 
-    def __init__(self, group: str | None = None, gradients_mean: bool = False):
+    def __init__(self, group: str | None = None, gradients_mean: bool = False) -> None:
         super().__init__()
         chosen = Group("GlobalMean", world() if group is None else group)
         self.all_sum = AllSum(chosen)
         self.divide = Divide(chosen.size if gradients_mean else 1)
         self.zeros_like = ops.ZerosLike()
 
-    def construct(self, loss_sum, total_weight, step_weight=None):
+    def construct(
+        self, loss_sum: Tensor, total_weight: Tensor | None, step_weight: Tensor | None = None
+    ) -> Tensor:
         loss_sum = ops.cast(loss_sum, ms.float32)
         if step_weight is not None:
             whole = self.all_sum(loss_sum)
@@ -110,7 +112,14 @@ class RowReduction(UncastCell):
         return ops.cast(loss_sum, dtype)
 
 
-def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, step_weight=None):
+def global_mean(
+    loss_sum: Tensor,
+    total_weight: Tensor | None,
+    group: str | None = None,
+    *,
+    gradients_mean: bool = False,
+    step_weight: Tensor | None = None,
+) -> Tensor:
     """`GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)`, for code outside of Cells.
 
     Example:
@@ -123,7 +132,7 @@ def global_mean(loss_sum, total_weight, group=None, *, gradients_mean=False, ste
     return GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)
 
 
-def global_weight(total_weight, group=None):
+def global_weight(total_weight: Tensor | None, group: str | None = None) -> Tensor:
     """Σ total_weight over the ranks of a group, a float32 scalar without a gradient.
 
     Args:

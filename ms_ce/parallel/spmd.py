@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mindspore import Parameter, ops
+from collections.abc import Sequence
+
+from mindspore import Parameter, Tensor, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks
@@ -87,21 +89,21 @@ class VocabParallelCrossEntropyLoss(LossCell):
 
     def __init__(
         self,
-        group=None,
-        weight=None,
-        ignore_index=-100,
-        reduction="mean",
-        label_smoothing=0.0,
+        group: str | None = None,
+        weight: Tensor | None = None,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
         *,
-        class_blocks=None,
-        num_classes=None,
-        row_group=None,
-        gradients_mean=False,
-        z_loss=0.0,
-        softcap=None,
-        logit_scale=1.0,
-        backend="auto",
-    ):
+        class_blocks: Sequence[int] | None = None,
+        num_classes: int | None = None,
+        row_group: str | None = None,
+        gradients_mean: bool = False,
+        z_loss: float = 0.0,
+        softcap: float | None = None,
+        logit_scale: float = 1.0,
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         self.options = make_options(
             _OP, ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale
@@ -117,7 +119,7 @@ class VocabParallelCrossEntropyLoss(LossCell):
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
-    def construct(self, *tensors, **names):
+    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
         logits, target, row_weight = _arguments.inputs_of(_OP, tensors, names)
         logits = self.in_precision(logits)
         check_inputs(_OP, "logits", logits, target, None, row_weight, self.options, True)
