@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 RELEASE := .venv-release
+DOCS := .venv-docs
 MINDFORMERS := .venv-mindformers
 MODELS := .venv-models
 KERNEL := $(shell find ops/csrc -name '*.cc' -o -name '*.h' -o -name CMakeLists.txt)
@@ -19,7 +20,7 @@ export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 .PHONY: demo demo-sharded test fuzz test-rare test-mutations check-ascend test-aarch64 test-sanitizers \
   test-versions test-mindformers test-models test-torch test-every-float test-wheels \
-  test-aarch64-mindspore wheels archives dist benchmark lint format clean
+  test-aarch64-mindspore wheels archives dist docs notebooks benchmark lint format clean
 
 demo: $(INSTALLED)
 	GLOG_v=3 python examples/train_language_model.py
@@ -147,6 +148,15 @@ test-torch: $(INSTALLED)
 	  'import environment; print(environment.peer_python())' | tail -n 1) \
 	  python -m pytest tests/integration/test_torch.py
 
+# The site, into build/site: open build/site/index.html. A warning is an error.
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build
+
+# Runs the notebooks of examples/ and writes their outputs and plots into them.
+notebooks: $(INSTALLED)
+	python -m pip install --quiet --group notebooks
+	GLOG_v=3 python -m nbconvert --execute --to notebook --inplace examples/*.ipynb
+
 benchmark: $(INSTALLED)
 	python benchmarks/run.py
 
@@ -168,6 +178,12 @@ $(INSTALLED): setup.py pyproject.toml $(KERNEL)
 	python -m pip install --quiet --editable '.[demo,test,lint]'
 	touch $@
 
+$(DOCS)/.installed: pyproject.toml
+	test -d $(DOCS) || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(DOCS)/bin/python -m pip install --quiet --group docs
+	touch $@
+
 $(RELEASE)/.installed: pyproject.toml
 	test -d $(RELEASE) || $(PYTHON) -m venv $(RELEASE)
 	$(RELEASE)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
@@ -175,4 +191,4 @@ $(RELEASE)/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(RELEASE) $(MINDFORMERS) $(MODELS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info
+	rm -rf $(VENV) $(RELEASE) $(DOCS) $(MINDFORMERS) $(MODELS) .venv-versions .venv-benchmarks build dist demo_output ops/libms_ce.so *.egg-info

@@ -32,12 +32,16 @@ SMALL_LANGUAGE_MODEL = {
 
 def run_example(name: str, folder: Path, *options: object) -> str:
     """Run a script in ``folder`` with the ms_ce that these tests see; the result is its output."""
+    return _run(EXAMPLES / name, folder, *options)
+
+
+def _run(script: Path, folder: Path, *options: object) -> str:
     spec = importlib.util.find_spec("ms_ce")
     assert spec is not None
     assert spec.origin is not None
     search_path = [str(Path(spec.origin).parents[1]), os.environ.get("PYTHONPATH", "")]
     finished = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *map(str, options)],
+        [sys.executable, str(script), *map(str, options)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, search_path))},
         capture_output=True,
@@ -133,6 +137,58 @@ def test_segmentation_learns(tmp_path: Path) -> None:
     assert mean == pytest.approx(sum(per_class) / 4, abs=1e-3)
     # A network that calls every pixel background reaches 0.2: 0.8 of the pixels in one class of 4.
     assert mean > 0.25
+
+
+def test_digits_are_learnt(tmp_path: Path) -> None:
+    output = run_example("digits.py", tmp_path, "--epochs", 3, "--pictures", 1500)
+    epochs = re.findall(
+        r"epoch (\d): training loss ([\d.]+); test loss ([\d.]+), accuracy ([\d.]+), perplexity ([\d.]+)",
+        output,
+    )
+    assert [epoch[0] for epoch in epochs] == ["1", "2", "3"]
+    first, *_, last = (list(map(float, epoch[1:])) for epoch in epochs)
+    assert last[0] < first[0]
+    assert last[2] > 0.5  # guessing reaches 0.1
+    assert last[3] == pytest.approx(np.exp(last[1]), rel=2e-3)
+
+
+def test_accumulated_gradients_are_those_of_one_batch(tmp_path: Path) -> None:
+    output = run_example("gradient_accumulation.py", tmp_path)
+    whole, right, means = map(float, re.findall(r"loss ([\d.]+)", output))
+    sums, of_means = map(float, re.findall(r"differ by ([\d.e+-]+)", output))
+    assert right == pytest.approx(whole, abs=2e-4)
+    assert sums < 1e-5
+    assert abs(means - whole) > 1e-3
+    assert of_means > 0.1
+
+
+def test_an_exported_network_is_loaded_by_mindspore_alone(tmp_path: Path) -> None:
+    output = run_example("export_and_reload.py", tmp_path, "--output", tmp_path / "carried")
+    assert "1 operators of the graph now look for ./libms_ce.so" in output
+    here, there = map(float, re.search(r"here ([\d.]+), .* ([\d.]+)", output).groups())
+    assert here == pytest.approx(there, abs=2e-6)
+
+
+@pytest.mark.parametrize("notebook", sorted(EXAMPLES.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run_and_show_what_they_showed(notebook: Path, tmp_path: Path) -> None:
+    """Their own assertions hold, every cell was executed in turn, and what they print has the same form."""
+    cells = [
+        cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"
+    ]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert not any(output["output_type"] == "error" for output in outputs)
+    shown = "".join(text for output in outputs for text in output.get("text", ()))
+    script = tmp_path / f"{notebook.stem}.py"
+    sources = ["import matplotlib", 'matplotlib.use("Agg")', *("".join(c["source"]) for c in cells)]
+    script.write_text("\n".join(sources), encoding="utf-8")
+    printed = _run(script, tmp_path)
+    assert _without_numbers(printed) == _without_numbers(shown)
+
+
+def _without_numbers(text: str) -> list[str]:
+    return [re.sub(r"[\d.\s]+", " # ", line) for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
