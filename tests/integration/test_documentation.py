@@ -21,7 +21,7 @@ import ms_ce
 import ms_ce.parallel
 import ms_ce.patch
 from ms_ce import reference
-from ms_ce.__main__ import support_table
+from ms_ce.tools.doctor import support_table
 from tests.support import docstrings
 
 ROOT = Path(__file__).resolve().parents[2]

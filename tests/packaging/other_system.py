@@ -49,6 +49,7 @@ def main(system: str) -> None:
     import ms_ce
     from ms_ce import __main__ as command_line
     from ms_ce import reference
+    from ms_ce.tools import doctor
 
     logits, target = np.float32([[2, 0, 1], [0, 2, -1]]), np.int32([0, 0])
     for mode in (ms.PYNATIVE_MODE, ms.GRAPH_MODE):
@@ -61,7 +62,7 @@ def main(system: str) -> None:
         )
         expected = reference.cross_entropy_grad(logits, target).logits
         np.testing.assert_allclose(grad.asnumpy(), expected, atol=2e-6)
-    command_line.describe()
+    doctor.describe()
     sys.argv = ["ms_ce", "build-ascend"]
     with contextlib.suppress(SystemExit):  # an error, before bash is asked for
         command_line.main()

@@ -7,7 +7,6 @@ import mindspore as ms
 import pytest
 
 import ms_ce
-from ms_ce import __main__ as command
 from ms_ce import backend
 from ms_ce.ops.ascend import rows
 from ms_ce.ops.cpu import linear_operators as linear_cpu_operators
@@ -16,6 +15,7 @@ from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.protocol import Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
+from ms_ce.tools import doctor
 
 FORMS = {form.__name__: form for form in (linear_plain, *(row.linear for row in backend.TABLE))}
 
@@ -77,7 +77,7 @@ def test_the_choice_follows_the_kernel(monkeypatch, reason, expected):
 
 
 def test_the_command_prints_the_choice(capsys):
-    command.describe()
+    doctor.describe()
     printed = capsys.readouterr().out
     assert "a partitioned graph (semi_auto_parallel, auto_parallel, AutoParallel)" in printed
     assert backend.partitioned() in printed

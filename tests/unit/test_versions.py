@@ -14,8 +14,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from ms_ce import __main__ as command
 from ms_ce import _versions
+from ms_ce.tools import doctor
 from tests import versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def _line(key: str) -> str:
 
 
 def test_the_command_says_which_versions_are_tested(capsys):
-    command.describe()
+    doctor.describe()
     printed = capsys.readouterr().out
     assert _versions.state(_versions.MINDSPORE) in printed
     assert ", ".join(_versions.TESTED) in printed
