@@ -238,6 +238,25 @@ void WholeReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const 
         "WholeReduceMax");
 }
 
+template <typename T, bool isSetMask = true>
+void BlockReduceSum(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const int32_t mask,
+                    const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {
+    host_model::ReduceBlocks(
+        dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride, [](float a, float b) { return a + b; },
+        "BlockReduceSum");
+}
+
+template <typename T, bool isSetMask = true>
+void BlockReduceMax(const LocalTensor<T>& dst, const LocalTensor<T>& src, const int32_t repeatTime, const int32_t mask,
+                    const int32_t dstRepStride, const int32_t srcBlkStride, const int32_t srcRepStride) {
+    host_model::ReduceBlocks(
+        dst, src, mask, repeatTime, dstRepStride, srcBlkStride, srcRepStride,
+        [drops = host_model::Current()->settings.maximumDropsNotANumber](float a, float b) {
+            return host_model::Larger(a, b, drops);
+        },
+        "BlockReduceMax");
+}
+
 }  // namespace AscendC
 
 #endif

@@ -214,6 +214,39 @@ void ReduceRepeats(const AscendC::LocalTensor<float>& dst, const AscendC::LocalT
     });
 }
 
+// Eight values per repeat, one of each block; what a block yields that the mask leaves out is not known.
+template <typename F>
+void ReduceBlocks(const AscendC::LocalTensor<float>& dst, const AscendC::LocalTensor<float>& src, int32_t mask,
+                  AscendC::RepeatTime repeatTime, int32_t dstRepStride, int32_t srcBlkStride, int32_t srcRepStride, F f,
+                  const char* what) {
+    constexpr uint32_t kPerBlock = kBlockBytes / sizeof(float);
+    const uint32_t repeats = repeatTime.value;
+    BeginVector(what, repeats, repeats);
+    if (srcBlkStride != 1) Current()->Fail(std::string(what) + ": block strides are not modelled");
+    dst.RequireAligned(kBlockBytes, what);
+    const Strided a = Bind(src, 1, AscendC::Stride16(srcRepStride), mask, repeats, false, what);
+    const uint32_t stride = dstRepStride * kBlockBytes, bytes = (repeats - 1) * stride + kBlockBytes;
+    const uint32_t d = dst.Range(PIPE_VECTOR, 0, bytes, true, what);
+    if (d < a.Address(repeats - 1, 0) + mask * sizeof(float) && a.begin < d + bytes)
+        Current()->Fail(std::string(what) + ": operands overlap");
+    CountBanks(repeats, d, dstRepStride, a.begin, a.repeatStride);
+    Current()->Issue(PIPE_VECTOR, [=] {
+        RequireRuns<float>(a, mask, repeats, what);
+        for (uint32_t r = 0; r < repeats; ++r) {
+            const uint32_t at = d + r * stride;
+            Current()->MarkUnwritten(at, kBlockBytes);
+            for (uint32_t block = 0; block * kPerBlock < static_cast<uint32_t>(mask); ++block) {
+                const float* x = At<float>(a.Address(r, block));
+                const uint32_t count = std::min(kPerBlock, static_cast<uint32_t>(mask) - block * kPerBlock);
+                float value = x[0];
+                for (uint32_t i = 1; i < count; ++i) value = f(value, x[i]);
+                At<float>(at)[block] = value;
+                Current()->MarkWritten(at + block * sizeof(float), sizeof(float));
+            }
+        }
+    });
+}
+
 }  // namespace host_model
 
 #endif

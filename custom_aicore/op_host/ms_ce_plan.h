@@ -11,7 +11,7 @@ constexpr int64_t kCopyBytes = 16384;   // below this a copy does not reach the 
 constexpr int64_t kMaxCopyRows = 4095;  // blocks of one DataCopyPad
 constexpr int64_t kLookupRowsPerCore = 16;
 constexpr int64_t kLookupRows = 1024;      // rows of a group where only one element of each is read
-constexpr int64_t kFixedBytes = 11776;     // accumulators, every block's record, lane counts, constants
+constexpr int64_t kFixedBytes = 12544;     // accumulators, every block's record, lane counts, constants
 constexpr int64_t kSmallTileBytes = 4096;  // weights stay in the unified buffer where tiles of this size still fit
 
 inline int32_t DotOf(const MsCeProblem& p) {
@@ -22,11 +22,11 @@ inline int32_t DotOf(const MsCeProblem& p) {
 
 // Unified buffer bytes for one element of a tile, with `ring` input tiles and `outputs` gradient tiles. `keeps`: weights
 // are not in tiles but stay.
-inline int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs, bool halves,
+inline int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, int64_t outputs, bool scratch,
                                bool keeps) {
-    int64_t bytes = ring * p.logitsBytes;                          // logits as they come
-    if (p.logitsBytes != 4) bytes += 4;                            // the same in fp32
-    if (TakesStatistics(p.kind) && halves) bytes += 2;             // half a tile for sums and maxima by halves
+    int64_t bytes = ring * p.logitsBytes;  // logits as they come
+    if (p.logitsBytes != 4) bytes += 4;    // the same in fp32
+    if (TakesStatistics(p.kind) && scratch) bytes += ScratchBytes(kLaneBytes, dot) / kLaneBytes - 1;
     if (WritesGradient(p.kind)) bytes += outputs * p.logitsBytes;  // gradient on its way out
     if (UsesWeights(p, dot) && !keeps) bytes += 2 * 4;             // weights
     if (dot == MS_CE_DOT_WEIGHTED) bytes += 4;                     // weight times logit

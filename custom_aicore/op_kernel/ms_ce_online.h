@@ -1,6 +1,6 @@
-// Running statistics of a row, one set per lane: the maximum m, the sum s of exp(x - m), and where the loss needs it the
-// sum `dot` of v·(x - m) with the sum `count` of v. Keeping 64 lanes apart until the row is complete needs no reduction
-// across lanes inside the loop, and no wait of the scalar pipe.
+// Running statistics of a row: the maximum m, the sum s of exp(x - m), and where the loss needs it the sum `dot` of v·(x - m)
+// with the sum `count` of v. Each takes 64 lanes: m is the same in all of a long row, sums are spread over them in any way
+// until the row is complete. The scalar pipe is never waited for.
 #ifndef MS_CE_ONLINE_H
 #define MS_CE_ONLINE_H
 
@@ -42,11 +42,13 @@ public:
             count = countBuffer_.Get<float>();
             scratch = scratchBuffer_.Get<float>();
         }
-        pipe.InitBuffer(stepBuffer_, 4 * static_cast<int32_t>(kLaneBytes));
+        pipe.InitBuffer(stepBuffer_, (RING + 4 * LANES) * static_cast<int32_t>(sizeof(float)));
         newMaximum_ = stepBuffer_.Get<float>();
-        change_ = newMaximum_[LANES];
-        otherChange_ = newMaximum_[2 * LANES];
-        product_ = newMaximum_[3 * LANES];
+        change_ = newMaximum_[RING];
+        otherChange_ = change_[LANES];
+        product_ = otherChange_[LANES];
+        tileMaximum_ = product_[LANES];
+        AscendC::Duplicate(tileMaximum_, 0.0f, LANES);  // what lies behind the value is broadcast with it
     }
 
     // Rows that nothing has been added to.
@@ -65,37 +67,35 @@ public:
         AscendC::Duplicate(sum[row * LANES], 1.0f, LANES);
     }
 
-    // Adds x[0, elements) to a row. `work` takes the elements (it may be x), `half` half as many. For weighted sums v holds
-    // the weights and `product` takes the elements (it may be v).
-    __aicore__ inline void Add(int32_t row, const Floats& x, int32_t elements, const Floats& work, const Floats& half,
-                               const Floats& v, const Floats& product) {
+    // Adds x[0, elements) to a row. `work` takes the elements (it may be x), `scratch` what FoldBlocks asks for and, for
+    // weighted sums, half of the elements. For these v holds the weights and `product` takes the elements (it may be v).
+    __aicore__ inline void Add(int32_t row, const Floats& x, int32_t elements, const Floats& work,
+                               const Floats& scratch, const Floats& v, const Floats& product) {
         const int32_t at = row * LANES;
-        Copy64(newMaximum_, maximum[at]);
-        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);
+        TakeMaximum(at, x, elements, scratch);
         MoveMaximum(at);
-        TileOperation<SubOperation>(work, x, newMaximum_, elements, 1);
+        TileValueOperation<SubOperation>(work, x, newMaximum_, elements);
         if (dot_ == MS_CE_DOT_UNIFORM) {
-            FoldLanes<AddOperation>(dotSum[at], work, elements, half);
+            Accumulate<BlockSum>(dotSum[at], work, elements, scratch);
             CountElements(count[at], elements);
         } else if (dot_ != MS_CE_DOT_NONE) {
             // v = 0 must contribute 0 even where x is -inf. What a maximum makes of NaN is not documented, so the
             // exponentials are taken before.
-            AddExponentials(at, work, elements, half);
+            AddExponentials(at, work, elements, scratch);
             AscendC::Maxs(work, work, LOWEST, elements);
-            FoldLanes<AddOperation>(count[at], v, elements, half);
+            Accumulate<BlockSum>(count[at], v, elements, scratch);
             AscendC::Mul(product, work, v, elements);
-            FoldLanes<AddOperation>(dotSum[at], product, elements, product);
+            Accumulate<BlockSum>(dotSum[at], product, elements, scratch);
             return;
         }
         AscendC::Exp(work, work, elements);
-        FoldLanes<AddOperation>(sum[at], work, elements, work);
+        Accumulate<BlockSum>(sum[at], work, elements, scratch);
     }
 
     // Adds the finished lanes of another slice of the same row; `others` holds its m, s, dot and count one after another.
     __aicore__ inline void Merge(int32_t row, const Floats& others) {
         const int32_t at = row * LANES;
-        Copy64(newMaximum_, maximum[at]);
-        AscendC::Max(newMaximum_, newMaximum_, others, LANES);
+        AscendC::Max(newMaximum_, maximum[at], others, LANES);
         AscendC::Sub(otherChange_, others, newMaximum_, LANES);
         MoveMaximum(at);
         if (dot_ != MS_CE_DOT_NONE) {
@@ -127,6 +127,16 @@ public:
     Floats maximum, sum, dotSum, count, scratch;
 
 private:
+    // newMaximum_ = the larger of the row's maximum and that of x, RING times.
+    __aicore__ inline void TakeMaximum(int32_t at, const Floats& x, int32_t elements, const Floats& scratch) {
+        const Values values = FoldBlocks<BlockMaximum>(x, elements, scratch);
+        RowsMaximum(tileMaximum_, values.at, values.count, 1, BLOCKS_PER_REPEAT);
+        BroadcastRows(newMaximum_, tileMaximum_, 1);  // the value eight times
+        BroadcastRows(otherChange_, newMaximum_, 1);  // and 64 times
+        AscendC::Max(newMaximum_, otherChange_, maximum[at], LANES);
+        AscendC::Max(newMaximum_[LANES], otherChange_, maximum[at], LANES);
+    }
+
     // Adds exp(x) to a row's sums and leaves x as it is, half of the elements at a time.
     __aicore__ inline void AddExponentials(int32_t at, const Floats& x, int32_t elements, const Floats& half) {
         const int32_t step = static_cast<int32_t>(RoundUp(CeilDiv(elements, 2), LANES));
@@ -154,7 +164,7 @@ private:
     int32_t rows_ = 0;
     int32_t dot_ = MS_CE_DOT_NONE;
     bool sums_ = false;
-    Floats newMaximum_, change_, otherChange_, product_;
+    Floats newMaximum_, change_, otherChange_, product_, tileMaximum_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> maximumBuffer_, sumBuffer_, dotBuffer_, countBuffer_, scratchBuffer_,
         stepBuffer_;
 };

@@ -80,8 +80,8 @@ public:
             work = workBuffer_.template Get<float>();
         }
         if (TakesStatistics(tiling.problem.kind) && tiling.path != MS_CE_SHORT) {
-            pipe.InitBuffer(halfBuffer_, RoundUp(floats / 2, kLaneBytes));
-            half = halfBuffer_.template Get<float>();
+            pipe.InitBuffer(scratchBuffer_, ScratchBytes(elements, tiling.dot));
+            scratch = scratchBuffer_.template Get<float>();
         }
         pipe.InitBuffer(laneBuffer_, 2 * static_cast<int32_t>(kLaneBytes));
         laneCounts = laneBuffer_.template Get<float>();
@@ -244,23 +244,23 @@ public:
         if (tiling_.dot == MS_CE_DOT_PROB) {
             const Floats v = WeightedProbabilities(tile);
             for (int32_t r = 0; r < tile.rows; ++r) {
-                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, v[r * pitch], v[r * pitch]);
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], scratch, v[r * pitch], v[r * pitch]);
             }
         } else if (tiling_.dot == MS_CE_DOT_WEIGHTED) {
             Floats weights = Weights(tile.begin);
             for (int32_t r = 0; r < tile.rows; ++r) {
-                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, weights, product);
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], scratch, weights, product);
             }
             DropWeights(weights);
         } else {
             for (int32_t r = 0; r < tile.rows; ++r) {
-                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], half, half, half);
+                lanes.Add(tile.row + r, x[r * pitch], tile.cols, into[r * pitch], scratch, scratch, scratch);
             }
         }
     }
 
-    Floats work, half, laneCounts, product;  // work: the fp32 copy of a tile, where one is needed
-    float mass = 0.0f;                       // see CountLanes
+    Floats work, scratch, laneCounts, product;  // work: the fp32 copy of a tile, where one is needed
+    float mass = 0.0f;                          // see CountLanes
 
 private:
     __aicore__ inline void FetchWeights(int64_t firstClass, int32_t count) {
@@ -279,7 +279,7 @@ private:
     Floats keptWeights_;
     AscendC::TQue<AscendC::TPosition::VECIN, kMaxRing> logitsQueue_;
     AscendC::TQue<AscendC::TPosition::VECIN, 2> weightQueue_, probabilityQueue_;
-    AscendC::TBuf<AscendC::TPosition::VECCALC> workBuffer_, halfBuffer_, laneBuffer_, productBuffer_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> workBuffer_, scratchBuffer_, laneBuffer_, productBuffer_;
 };
 
 }  // namespace ms_ce

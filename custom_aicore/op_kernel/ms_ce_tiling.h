@@ -99,6 +99,13 @@ MS_CE_BOTH_SIDES bool UsesWeights(const MsCeProblem& p, int32_t dot) {
     return dot == MS_CE_DOT_WEIGHTED || (dot == MS_CE_DOT_PROB && p.hasWeight);
 }
 
+// Bytes of scratch for the statistics of a tile of long rows: an eighth of its elements and a 64th as floats, in whole
+// blocks, or half of them where the exponentials have to be apart from the logits.
+MS_CE_BOTH_SIDES int64_t ScratchBytes(int64_t elements, int32_t dot) {
+    return RoundUp(dot == MS_CE_DOT_NONE || dot == MS_CE_DOT_UNIFORM ? elements : 2 * elements, kLaneBytes) +
+           kLaneBytes;
+}
+
 }  // namespace ms_ce
 
 #endif

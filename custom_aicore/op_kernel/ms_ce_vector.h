@@ -46,6 +46,22 @@ struct MaxOperation {
     }
 };
 
+// A reduction: within blocks of 8 and between vectors.
+struct BlockSum {
+    using Pairwise = AddOperation;
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::BlockReduceSum(arguments...);
+    }
+};
+struct BlockMaximum {
+    using Pairwise = MaxOperation;
+    template <typename... Arguments>
+    static __aicore__ inline void Run(const Arguments&... arguments) {
+        AscendC::BlockReduceMax(arguments...);
+    }
+};
+
 // Makes one pipe wait for all that another has been given so far.
 template <HardEvent event>
 __aicore__ inline void Synchronise() {
@@ -141,6 +157,48 @@ __aicore__ inline void FoldLanes(const Floats& accumulator, const Floats& x, int
     }
 }
 
+// dst[b] = reduction of the elements 8·b to 8·b + 7 of x, for `count` elements. Writes whole blocks of dst: 8 values for
+// every 64 elements begun. Returns the number of values.
+template <typename Reduction>
+__aicore__ inline int32_t ReduceBlocks(const Floats& dst, const Floats& x, int32_t count) {
+    const int32_t repeats = count / LANES;
+    const int32_t tail = count % LANES;
+    for (int32_t first = 0; first < repeats; first += CHUNK_ROWS) {
+        const int32_t chunk = repeats - first < CHUNK_ROWS ? repeats - first : CHUNK_ROWS;
+        Reduction::Run(dst[first * FLOATS_PER_BLOCK], x[first * LANES], chunk, LANES, 1, 1, BLOCKS_PER_REPEAT);
+    }
+    if (tail) {
+        Reduction::Run(dst[repeats * FLOATS_PER_BLOCK], x[repeats * LANES], 1, tail, 1, 1, BLOCKS_PER_REPEAT);
+    }
+    return (count + FLOATS_PER_BLOCK - 1) / FLOATS_PER_BLOCK;
+}
+
+// At most 64 values whose reduction is that of x, in a chain that takes eight elements to one: `scratch` takes an eighth
+// of the elements and a 64th, each in whole blocks of 8. x stays as it is.
+struct Values {
+    Floats at;
+    int32_t count;
+};
+template <typename Reduction>
+__aicore__ inline Values FoldBlocks(const Floats& x, int32_t count, const Floats& scratch) {
+    Values values{x, count};
+    int32_t room = 0;
+    while (values.count > LANES) {
+        const Floats next = scratch[room];
+        room += (values.count + LANES - 1) / LANES * FLOATS_PER_BLOCK;
+        values.count = ReduceBlocks<Reduction>(next, values.at, values.count);
+        values.at = next;
+    }
+    return values;
+}
+
+// accumulator = accumulator operation the reduction of x, spread over lanes in any way.
+template <typename Reduction>
+__aicore__ inline void Accumulate(const Floats& accumulator, const Floats& x, int32_t count, const Floats& scratch) {
+    const Values values = FoldBlocks<Reduction>(x, count, scratch);
+    Reduction::Pairwise::Run(accumulator, accumulator, values.at, values.count);
+}
+
 // dst = x operation `operand` for `rows` rows of `mask` elements. Strides are in blocks from row to row;
 // operandBlockStride 0 takes one block for a whole row: one value per row, as Brcb lays it out.
 template <typename Operation>
@@ -170,6 +228,30 @@ __aicore__ inline void TileOperation(const Floats& dst, const Floats& x, const F
         const int32_t at = repeats * LANES;
         RowsOperation<Operation>(dst[at], x[at], operand, tail, 1, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 0,
                                  operandBlockStride);
+    }
+}
+
+constexpr int32_t RING = 2 * LANES;  // floats of one value in every bank group
+constexpr int32_t RING_BLOCKS = RING / FLOATS_PER_BLOCK;
+
+// dst = x operation one value over a whole tile; `ring` holds it RING times. Every other repeat of x lies in the same
+// eight bank groups, so that each half takes the value from the other eight and never meets it.
+template <typename Operation>
+__aicore__ inline void TileValueOperation(const Floats& dst, const Floats& x, const Floats& ring, int32_t count) {
+    const int32_t bank = static_cast<int32_t>(kBlock);
+    const int32_t apart = static_cast<int32_t>((x.GetPhyAddr() - ring.GetPhyAddr()) / bank % RING_BLOCKS);
+    const int32_t repeats = count / LANES;
+    const int32_t tail = count % LANES;
+    for (int32_t odd = 0; odd < 2; ++odd) {
+        const Floats value = ring[(apart + (1 - odd) * BLOCKS_PER_REPEAT) % RING_BLOCKS * FLOATS_PER_BLOCK];
+        if (repeats > odd) {
+            RowsOperation<Operation>(dst[odd * LANES], x[odd * LANES], value, LANES, (repeats - odd + 1) / 2,
+                                     RING_BLOCKS, RING_BLOCKS, 0, 0);
+        }
+        if (tail && repeats % 2 == odd) {
+            const int32_t at = repeats * LANES;
+            RowsOperation<Operation>(dst[at], x[at], value, tail, 1, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT, 0, 0);
+        }
     }
 }
 

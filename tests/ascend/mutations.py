@@ -65,7 +65,7 @@ MUTATIONS = (
     Mutation(
         "too little reserved",
         TILING,
-        "kFixedBytes = 11776;",
+        "kFixedBytes = 12544;",
         "kFixedBytes = 1024;",
         ("test_tiling.py::test_residency_is_what_the_documents_say",),
     ),
@@ -100,16 +100,30 @@ MUTATIONS = (
     Mutation(
         "tail of a row dropped",
         VECTOR,
-        "    if (tail) {\n        Operation::Run(accumulator, accumulator, tailSource, tail);",
-        "    if (tail > 1) {\n        Operation::Run(accumulator, accumulator, tailSource, tail);",
+        "    if (tail) {\n        Reduction::Run(",
+        "    if (tail > 1) {\n        Reduction::Run(",
         both_ways("9x1025"),
+    ),
+    Mutation(
+        "every other repeat left out",
+        VECTOR,
+        "odd < 2; ++odd",
+        "odd < 1; ++odd",
+        both_ways("9x1025"),
+    ),
+    Mutation(
+        "values of a reduction over each other",
+        VECTOR,
+        "        room += (values.count + LANES - 1) / LANES * FLOATS_PER_BLOCK;\n",
+        "        room += values.count / LANES * FLOATS_PER_BLOCK;\n",
+        both_ways("10x4097 or 7x32000"),
     ),
     Mutation(
         "odd part of a half dropped",
         VECTOR,
         "if (repeats % 2) {",
         "if (repeats % 2 == 3) {",
-        both_ways("7x32000"),
+        together("7x32000 and smooth-weight"),
     ),
     Mutation(
         "tail of a tile dropped",
@@ -194,8 +208,8 @@ MUTATIONS = (
     Mutation(
         "maximum skipped",
         ONLINE,
-        "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n",
-        "",
+        "        RowsMaximum(tileMaximum_, values.at, values.count, 1, BLOCKS_PER_REPEAT);\n",
+        "        AscendC::Duplicate(tileMaximum_, 0.0f, values.count);\n",
         corner("test_large_logits"),
     ),
     Mutation(
@@ -418,8 +432,8 @@ MUTATIONS = (
     Mutation(
         "exponentials of what was clamped",
         ONLINE,
-        "            AddExponentials(at, work, elements, half);\n            AscendC::Maxs(work, work, LOWEST, elements);\n",
-        "            AscendC::Maxs(work, work, LOWEST, elements);\n            AddExponentials(at, work, elements, half);\n",
+        "            AddExponentials(at, work, elements, scratch);\n            AscendC::Maxs(work, work, LOWEST, elements);\n",
+        "            AscendC::Maxs(work, work, LOWEST, elements);\n            AddExponentials(at, work, elements, scratch);\n",
         chip("6x3000 and smoothed and True"),
     ),
     Mutation(
@@ -460,8 +474,8 @@ MUTATIONS = (
     Mutation(
         "one more instruction that waits",
         ONLINE,
-        "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n",
-        "        FoldLanes<MaxOperation>(newMaximum_, x, elements, half);\n        Copy64(newMaximum_, newMaximum_);\n",
+        "        BroadcastRows(otherChange_, newMaximum_, 1);  // and 64 times\n",
+        "        BroadcastRows(otherChange_, newMaximum_, 1);\n        Copy64(otherChange_, otherChange_);\n",
         costs("32000 and forward"),
     ),
     Mutation(
