@@ -175,16 +175,16 @@ _INPUTS = {
     "input": ("input", "logits"),
     "target": ("target", "labels"),
     "row_weight": ("row_weight",),
+    "total_weight": ("total_weight",),
 }
+_OPTIONAL = ("row_weight", "total_weight")
 
 
 @constexpr
 def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
-    """Each of a Cell's inputs once, under one of its names; row_weight may be missing."""
+    """Each of a Cell's inputs once, under one of its names; weights may be missing."""
     if by_position > len(_INPUTS):
-        raise TypeError(
-            f"{op}: the inputs are input, target and row_weight, got {by_position} by position"
-        )
+        raise TypeError(f"{op}: the inputs are {', '.join(_INPUTS)}, got {by_position} by position")
     known = [name for names in _INPUTS.values() for name in names]
     for name in by_name:
         if name not in known:
@@ -192,26 +192,30 @@ def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
     for position, (kind, names) in enumerate(_INPUTS.items()):
         given = ["the one by position"] if position < by_position else []
         given += [name for name in names if name in by_name]
-        if not given and kind != "row_weight":
+        if not given and kind not in _OPTIONAL:
             raise TypeError(f"{op}: {kind} is missing; it is also called {names[1]}")
         if len(given) > 1:
             raise TypeError(f"{op}: {kind} is given twice: {' and '.join(given)}")
 
 
 def inputs_of(op, tensors, names):
-    """(input, target, row_weight or None) of a Cell from its positional and its named inputs.
+    """(input, target, row_weight or None, total_weight or None) of a Cell from its positional and its named inputs.
 
     A Cell takes them as `*tensors, **names`: inside a compiled graph MindSpore differentiates no Cell that has inputs
     with defaults.
     """
     _check_inputs(op, len(tensors), tuple(names.keys()))
-    if len(tensors) == 3:
+    if len(tensors) == 4:
         return tensors
     # A graph has no dict.get.
+    total_weight = names["total_weight"] if "total_weight" in names else None  # noqa: SIM401
+    if len(tensors) == 3:
+        return tensors[0], tensors[1], tensors[2], total_weight
     row_weight = names["row_weight"] if "row_weight" in names else None  # noqa: SIM401
     if len(tensors) == 2:
-        return tensors[0], tensors[1], row_weight
+        return tensors[0], tensors[1], row_weight, total_weight
     target = names["labels"] if "labels" in names else names["target"]
     if len(tensors) == 1:
-        return tensors[0], target, row_weight
-    return names["logits"] if "logits" in names else names["input"], target, row_weight
+        return tensors[0], target, row_weight, total_weight
+    input = names["logits"] if "logits" in names else names["input"]
+    return input, target, row_weight, total_weight

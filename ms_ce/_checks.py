@@ -200,6 +200,28 @@ def check_row_weight(
 
 
 @constexpr
+def check_divides(op: str, reduction: str) -> None:
+    if reduction != "mean":
+        raise ValueError(
+            f"{op}: total_weight is the divisor of a mean, and reduction is {reduction!r}; leave one of them out"
+        )
+
+
+@constexpr
+def check_total_weight(op: str, dtype, shape: Shape) -> None:
+    """A mean's divisor that is a tensor; its value is the graph's or the device's."""
+    if dtype not in (*LABELS, *FLOATS):
+        raise TypeError(
+            f"{op}: total_weight must have dtype {_names((*LABELS, *FLOATS))}, got {str(dtype).lower()}"
+        )
+    if shape != ():
+        raise ValueError(
+            f"{op}: total_weight must be a number or have shape (), got {shape}; use total_weight.reshape(()) or the "
+            "sum of it"
+        )
+
+
+@constexpr
 def check_ignore_index(op: str, target, ignore_index: int) -> None:
     """Probabilities have no rows to ignore."""
     if target not in LABELS and ignore_index >= 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from ms_ce import _checks, _linear_checks
+from ms_ce import _checks, _divisor, _linear_checks
 from ms_ce.backend import linear_form, resolved
 from ms_ce.functional import constant
 from ms_ce.ops import precision
@@ -99,6 +99,7 @@ def linear_cross_entropy_on(
     linear_bias,
     weight,
     row_weight,
+    total_weight=None,
 ):
     """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy), as a plan says; `frozen` names
     what needs no gradient, constants and more."""
@@ -108,6 +109,11 @@ def linear_cross_entropy_on(
     )
     if with_stats:
         _linear_checks.check_matrix(plan.op, linear_weight.ndim)
+    divisor = None
+    if total_weight is not None:
+        divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
+        rows = (*input.shape[:-1], *linear_weight.shape[1:-1])
+        plan, row_weight = _divisor.of_sum(plan), _divisor.shared_out(divisor, row_weight, rows)
     input = precision.begin(input)
     input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
     form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)
@@ -117,7 +123,8 @@ def linear_cross_entropy_on(
     tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
     results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors, constant(row_weight))
     if not with_stats:
-        results = (results[0].astype(dtype),)
+        loss = results[0].astype(dtype)
+        results = (loss if divisor is None else _divisor.quotient(loss, divisor),)
     else:
         loss, total_weight, lse, z_part, correct, entropy = results
         loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)

@@ -9,7 +9,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from ms_ce import _arguments, _checks
+from ms_ce import _arguments, _checks, _divisor
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import resolved, serving
 from ms_ce.ops import eager
@@ -110,14 +110,21 @@ def cross_entropy_on(
     target: Tensor,
     weight: Tensor | None,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
 ) -> Tensor:
     """`cross_entropy` as a plan says, which a Cell holds."""
     plan = resolved(plan)
     kernels = serving(plan.op, plan.backend)
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, True)
+    divisor = None
+    if total_weight is not None:
+        divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
+        row_weight = _divisor.shared_out(divisor, row_weight, _rows(input.shape))
+        plan = _divisor.of_sum(plan)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
     tensors = (input, target, weight, constant(row_weight))
-    return kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
+    loss = kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
+    return loss if divisor is None else _divisor.quotient(loss, divisor)
 
 
 def nll_loss_on(
@@ -126,11 +133,18 @@ def nll_loss_on(
     target: Tensor,
     weight: Tensor | None,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(loss, total_weight) as a plan says."""
     kernels = serving(plan.op, plan.backend)
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
-    return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
+    if total_weight is None:
+        return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
+    divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
+    row_weight = _divisor.shared_out(divisor, row_weight, _rows(input.shape))
+    options = _divisor.of_sum(plan).options
+    loss = kernels.nll_loss(input, target, weight, row_weight, options)[0]
+    return _divisor.quotient(loss, divisor), total_weight
 
 
 def cross_entropy(
@@ -150,6 +164,7 @@ def cross_entropy(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
     gradient_in_forward: bool | str = "auto",
 ) -> Tensor:
     r"""Cross entropy between unnormalised logits and class indices or class probabilities.
@@ -161,7 +176,7 @@ def cross_entropy(
 
     and 0 where the class index is `ignore_index`. 'mean' divides the sum by Σ w[target] over the rows that count
     for class indices, by the number of rows for probabilities. With r a row's `row_weight`, its loss is r·l, and
-    'mean' divides by Σ r·w[target] or Σ r.
+    'mean' divides by Σ r·w[target] or Σ r. With `total_weight`, 'mean' divides by that instead.
 
     Args:
         input (Tensor): logits of shape (C), (N, C) or (N, C, d1…dK), K up to 5; float16, bfloat16, float32 or
@@ -185,6 +200,10 @@ def cross_entropy(
         logit_scale (float): multiplies the logits first. Default 1.
         row_weight (Tensor): a factor for each row, of the unreduced loss's shape, any float dtype; a constant without a
             gradient. A row of weight 0 counts as ignored, whatever its logits and target. Default: 1 each.
+        total_weight (number, Tensor): the mean's divisor from outside, such as the number of tokens of all batches
+            whose gradients are accumulated (`num_items_in_batch`): the batches' shares then add up to the mean over all
+            of them. A Tensor of shape (), which a graph follows without being compiled again; a constant. It divides
+            as it is: a negative one changes the sign, 0 gives nan or inf with gradient 0. Default: that above.
         gradient_in_forward (bool): make the gradient of input in the forward pass, while a row of logits is in the
             cache. It saves reading them again where the upstream gradient is 1, as of a loss that is minimised as it
             is. For any other (a loss scale, a weighted sum of losses) the gradient is made by the backward pass, and
@@ -216,7 +235,7 @@ def cross_entropy(
     plan = _arguments.planned(
         op, backend, positional, (size_average, reduce), values, gradient_in_forward
     )
-    return cross_entropy_on(plan, False, input, target, weight, row_weight)
+    return cross_entropy_on(plan, False, input, target, weight, row_weight, total_weight)
 
 
 def nll_loss(
@@ -233,6 +252,7 @@ def nll_loss(
     reduction: str = REDUCTION,
     label_smoothing: float = LABEL_SMOOTHING,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     r"""Negative log likelihood: -w[y]·input[y] for each row, with y the row's class index.
@@ -253,7 +273,7 @@ def nll_loss(
         reduction (str): 'none', 'mean' (divides by Σ w[target] over the rows that count) or 'sum'. Default 'mean'.
         label_smoothing (float): for the line of mindspore.ops.nll_loss, and must be 0: `cross_entropy` smooths, and
             takes log-probabilities as the logits that they are.
-        row_weight (Tensor): as in `cross_entropy`.
+        row_weight (Tensor), total_weight (number, Tensor): as in `cross_entropy`.
         backend (str): 'auto', or a name of `available_backends()`.
 
     Returns:
@@ -276,7 +296,7 @@ def nll_loss(
     target = _arguments.either(op, "target", target, "labels", labels)
     values = (ignore_index, reduction, label_smoothing)
     plan = _arguments.planned_nll(op, backend, positional, (size_average, reduce), values)
-    return nll_loss_on(plan, input, target, weight, row_weight)[0]
+    return nll_loss_on(plan, input, target, weight, row_weight, total_weight)[0]
 
 
 def cross_entropy_with_stats(
@@ -299,7 +319,7 @@ def cross_entropy_with_stats(
 ) -> LossStats:
     """`cross_entropy` with everything a trainer logs, from the same single read of the logits.
 
-    Arguments, dtypes and errors are those of `cross_entropy`.
+    Arguments, dtypes and errors are those of `cross_entropy`, without total_weight: divide sums instead.
 
     Returns:
         LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
@@ -353,7 +373,7 @@ def cross_entropy_value_and_grad(
 
     For a training loop that needs both and takes the rest of its gradients by hand, or by a vjp from `gradient`. The
     values are those of `cross_entropy` and of its gradient for upstream 1; nothing here is differentiable again.
-    Arguments, dtypes and errors are those of `cross_entropy`, with reduction 'mean' or 'sum'.
+    Arguments, dtypes and errors are those of `cross_entropy`, with reduction 'mean' or 'sum' and without total_weight.
 
     Returns:
         (Tensor, Tensor): the scalar loss and the gradient of input's shape, both in input's dtype.

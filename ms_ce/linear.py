@@ -31,6 +31,7 @@ def linear_cross_entropy(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
     shift: bool = False,
     chunk_bytes: int | None = None,
     gradient_in_forward: bool | str = "auto",
@@ -64,6 +65,7 @@ def linear_cross_entropy(
         z_loss (float), softcap (float), logit_scale (float): as in `cross_entropy`.
         row_weight (Tensor): a factor for each row, as there, of the class indices' shape, under `shift` too: that of
             position s stands at its target's, s + 1.
+        total_weight (number, Tensor): the mean's divisor from outside, as there.
         shift (bool): predict the next token: input of position s answers for target of position s + 1, along the
             last leading axis, without a copy. 'none' then gives one loss less for each sequence. Default False.
         chunk_bytes (int): what a chunk's logits may take, in float32 (float64 for float64). Default:
@@ -101,7 +103,7 @@ def linear_cross_entropy(
     plan = _linear_checks.planned(
         op, backend, values, chunk_bytes, shift, frozen, gradient_in_forward
     )
-    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight, total_weight)
     return _linear.linear_cross_entropy_on(plan, False, False, plan.frozen, *tensors)[0]
 
 
@@ -126,7 +128,8 @@ def linear_cross_entropy_with_stats(
 ) -> LossStats:
     """`linear_cross_entropy` with everything a trainer logs, from the same pass over the chunks.
 
-    Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions.
+    Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions and without
+    total_weight.
 
     Returns:
         LossStats, as `cross_entropy_with_stats`; lse has input's leading shape.
@@ -176,6 +179,7 @@ class LinearCrossEntropyLoss(LossCell):
         - **input** (Tensor): hidden states (…, in_features).
         - **target** (Tensor): class indices (…), or probabilities (…, num_classes).
         - **row_weight** (Tensor): optional, a factor for each row, as in `linear_cross_entropy`.
+        - **total_weight** (number, Tensor): optional, the mean's divisor, as there.
 
     Example:
         >>> import mindspore, ms_ce
@@ -237,15 +241,17 @@ class LinearCrossEntropyLoss(LossCell):
         self.weight_is_frozen = IsFrozen(self.linear_weight)
         self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
 
-    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
-        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
+    def construct(self, *tensors: float | Tensor | None, **names: float | Tensor | None) -> Tensor:
+        given = _arguments.inputs_of(self.plan.op, tensors, names)
+        input, target, row_weight, total_weight = given
         frozen = self.plan.frozen
         if self.weight_is_frozen():
             frozen = (*frozen, "linear_weight")
         if self.linear_bias is not None and self.bias_is_frozen():
             frozen = (*frozen, "linear_bias")
         input = self.in_precision(input)
-        given = (input, self.linear_weight, target, self.linear_bias, self.weight, row_weight)
+        given = (input, self.linear_weight, target, self.linear_bias, self.weight)
+        given = (*given, row_weight, total_weight)
         return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *given)[0]
 
     def extend_repr(self) -> str:

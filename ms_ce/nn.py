@@ -40,6 +40,7 @@ class CrossEntropyLoss(LossCell):
         - **target** (Tensor): class indices without the class axis, or probabilities of input's shape. As a keyword
           also labels.
         - **row_weight** (Tensor): optional, a factor for each row, as in `cross_entropy`.
+        - **total_weight** (number, Tensor): optional, the mean's divisor, as there.
 
     Example:
         >>> import mindspore, ms_ce
@@ -76,9 +77,10 @@ class CrossEntropyLoss(LossCell):
             gradient_in_forward,
         )
 
-    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
-        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
-        given = (self.in_precision(input), target, self.weight, row_weight)
+    def construct(self, *tensors: float | Tensor | None, **names: float | Tensor | None) -> Tensor:
+        given = _arguments.inputs_of(self.plan.op, tensors, names)
+        input, target, row_weight, total_weight = given
+        given = (self.in_precision(input), target, self.weight, row_weight, total_weight)
         return functional.cross_entropy_on(self.plan, self.training, *given)
 
     def extend_repr(self) -> str:
@@ -106,6 +108,7 @@ class NLLLoss(LossCell):
         - **input** (Tensor): log-probabilities (C), (N, C) or (N, C, d1…dK). As a keyword also logits.
         - **target** (Tensor): class indices without the class axis. As a keyword also labels.
         - **row_weight** (Tensor): optional, a factor for each row.
+        - **total_weight** (number, Tensor): optional, the mean's divisor.
 
     Example:
         >>> import mindspore, ms_ce
@@ -133,9 +136,10 @@ class NLLLoss(LossCell):
             op, requested(op, backend), positional, (size_average, reduce), values
         )
 
-    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
-        input, target, row_weight = _arguments.inputs_of(self.plan.op, tensors, names)
-        given = (self.in_precision(input), target, self.weight, row_weight)
+    def construct(self, *tensors: float | Tensor | None, **names: float | Tensor | None) -> Tensor:
+        given = _arguments.inputs_of(self.plan.op, tensors, names)
+        input, target, row_weight, total_weight = given
+        given = (self.in_precision(input), target, self.weight, row_weight, total_weight)
         return functional.nll_loss_on(self.plan, *given)[0]
 
     def extend_repr(self) -> str:

@@ -8,13 +8,13 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce import _checks, _linear, _linear_checks
+from ms_ce import _checks, _divisor, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import constant
+from ms_ce.ops import mean
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.linear import sweep as linear_sweep
-from ms_ce.ops.mean import total_weight
 from ms_ce.ops.options import Gradients
 from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight
@@ -112,6 +112,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         - **linear_bias** - (C_local,), this rank's block, input's dtype or as linear_weight's; or None.
         - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, of class indices' shape, the
           same on every rank of the group.
+        - **total_weight** - optional, the mean's divisor as there: one for all rows, those of the other ranks of
+          `row_group` too.
 
     Outputs:
         Scalar, or with 'none' of target's leading shape, in input's dtype; float32 for a mean over `row_group`.
@@ -187,6 +189,7 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         target: Tensor,
         linear_bias: Tensor | None = None,
         row_weight: Tensor | None = None,
+        total_weight: float | Tensor | None = None,
     ) -> Tensor:
         weight, row_weight = self.weight, constant(row_weight)
         if weight is not None:
@@ -194,6 +197,9 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         target = ops.stop_gradient(target)
         input = self.in_precision(input)
         self.check(input, linear_weight, target, linear_bias, row_weight)
+        from_outside = None
+        if total_weight is not None:
+            from_outside = _divisor.divisor_of(_OP, self.reduction, total_weight)
         input, linear_weight, linear_bias = _linear.constants(
             self.plan.frozen, input, linear_weight, linear_bias
         )
@@ -222,11 +228,13 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
             shape = target.shape if indices else target.shape[:-1]
             return ops.cast(ops.reshape(losses, shape), input.dtype)
         loss_sum = losses if gradients.in_forward else ops.ReduceSum()(losses)
+        if from_outside is not None:
+            return self.reduced.over(loss_sum, from_outside, input.dtype)
         divisor = None
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
             ignored, dtype = self.plan.options.ignore_index, loss_sum.dtype
-            divisor = total_weight(labels, rows, weight, row_weight, ignored, dtype)
+            divisor = mean.total_weight(labels, rows, weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
 
     def made_sweep(self, in_forward, wanted, rows=linear_sweep.ChunkedRows):

@@ -111,6 +111,13 @@ class RowReduction(UncastCell):
             loss_sum = self.divide(loss_sum, total_weight, loss_sum, total_weight)
         return ops.cast(loss_sum, dtype)
 
+    def over(self, loss_sum, divisor, dtype):
+        """The sum over a divisor from outside, which is that of all ranks."""
+        divisor = ops.stop_gradient(self.ones_like(loss_sum)) * divisor
+        if self.over_ranks is not None:
+            return self.over_ranks(loss_sum, None, divisor)
+        return ops.cast(self.divide(loss_sum, divisor, loss_sum, divisor), dtype)
+
 
 def global_mean(
     loss_sum: Tensor,

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import nn, ops
 from mindspore.ops import constexpr
 
-from ms_ce import _arguments, _checks
+from ms_ce import _arguments, _checks, _divisor
 from ms_ce._cell import LossCell
 from ms_ce.nn import CrossEntropyLoss
 from ms_ce.parallel.config import (
@@ -46,7 +46,7 @@ class ShardedCrossEntropyLoss(LossCell):
         class_weight = None
         if weight is not None:
             class_weight = tuple(np.asarray(weight.asnumpy(), np.float64).tolist())
-        self.loss, self.mean = loss, options.reduction == "mean"
+        self.loss, self.reduction = loss, options.reduction
         self.mesh_rows, self.mesh_classes = mesh
         self.softcap, self.logit_scale = options.softcap, options.logit_scale
         self.ignore_index = options.ignore_index
@@ -58,7 +58,7 @@ class ShardedCrossEntropyLoss(LossCell):
     def construct(self, *tensors, **names):
         if not is_partitioned_at_compile():
             return self.loss(*tensors, **names)
-        input, target, mask = _arguments.inputs_of(_OP, tensors, names)
+        input, target, mask, total_weight = _arguments.inputs_of(_OP, tensors, names)
         input = self.in_precision(input, self.cast)
         _check_rank(input.ndim)
         _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, None, True)
@@ -71,7 +71,11 @@ class ShardedCrossEntropyLoss(LossCell):
             sums = self.class_index_sums(logits, target, mask)
         else:
             sums = self.probability_sums(logits, target, mask)
-        loss = sums[0] / sums[1] if self.mean else sums[0]
+        loss = sums[0]
+        if total_weight is not None:
+            loss = loss / _divisor.divisor_of(_OP, self.reduction, total_weight)
+        elif self.reduction == "mean":
+            loss = loss / sums[1]
         return ops.cast(loss, input.dtype)
 
     def transformed(self, logits):
@@ -98,7 +102,8 @@ def shard(loss: CrossEntropyLoss, parallel_config: object = ParallelConfig()) ->
         parallel_config: `ParallelConfig`, or any object with data_parallel and model_parallel.
 
     Returns:
-        Cell, called as `loss` is. In a partitioned graph a class index out of range makes the result nan.
+        Cell, called as `loss` is; a total_weight is that of the rows of the whole mesh. In a partitioned graph a class
+        index out of range makes the result nan.
 
     Raises:
         TypeError: loss is another Cell.

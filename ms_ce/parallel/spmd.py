@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mindspore import Parameter, Tensor, ops
 from mindspore.ops import constexpr
 
-from ms_ce import _arguments, _checks
+from ms_ce import _arguments, _checks, _divisor
 from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import check_inputs, constant
@@ -67,6 +67,8 @@ class VocabParallelCrossEntropyLoss(LossCell):
           probabilities, of logits' shape, which get the gradient of that block.
         - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, the same on every rank of the
           group.
+        - **total_weight** - optional, the mean's divisor as there: one for all rows, those of the other ranks of
+          `row_group` too.
 
     Outputs:
         As `ms_ce.CrossEntropyLoss`, in logits' dtype; float32 for a mean over `row_group`.
@@ -119,11 +121,15 @@ class VocabParallelCrossEntropyLoss(LossCell):
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
-    def construct(self, *tensors: Tensor | None, **names: Tensor | None) -> Tensor:
-        logits, target, row_weight = _arguments.inputs_of(_OP, tensors, names)
+    def construct(self, *tensors: float | Tensor | None, **names: float | Tensor | None) -> Tensor:
+        given = _arguments.inputs_of(_OP, tensors, names)
+        logits, target, row_weight, total_weight = given
         logits = self.in_precision(logits)
         check_inputs(_OP, "logits", logits, target, None, row_weight, self.options, True)
         row_weight = constant(row_weight)
+        from_outside = None
+        if total_weight is not None:
+            from_outside = _divisor.divisor_of(_OP, self.reduction, total_weight)
         _check_split(logits.ndim)
         if self.weight is not None:
             check_weight(_OP, self.rows.location.block_of(logits.shape[1])[2], self.weight.shape)
@@ -133,8 +139,12 @@ class VocabParallelCrossEntropyLoss(LossCell):
         row_loss, _, _ = self.rows(logits, target, weight, row_weight)
         if self.reduction == "none":
             return ops.cast(row_loss, logits.dtype)
-        divisor = self.divisor(target, row_weight, row_loss) if self.reduction == "mean" else None
-        return self.reduced(ops.ReduceSum()(row_loss), divisor, logits.dtype)
+        loss_sum, divisor = ops.ReduceSum()(row_loss), None
+        if from_outside is not None:
+            return self.reduced.over(loss_sum, from_outside, logits.dtype)
+        if self.reduction == "mean":
+            divisor = self.divisor(target, row_weight, row_loss)
+        return self.reduced(loss_sum, divisor, logits.dtype)
 
     def divisor(self, target, row_weight, row_loss):
         """The mean's divisor over the rows of this rank, as a scalar."""

@@ -315,8 +315,8 @@ CELL_INPUTS = [
     (lambda loss, x, y: loss(x, y, labels=y), "target is given twice: the one by position and labels"),
     (lambda loss, x, y: loss(x), "target is missing; it is also called labels"),
     (lambda loss, x, y: loss(labels=y), "input is missing; it is also called logits"),
-    (lambda loss, x, y: loss(x, label=y), "the inputs are input, logits, target, labels, row_weight, got label"),
-    (lambda loss, x, y: loss(x, y, x, x), "the inputs are input, target and row_weight, got 4 by position"),
+    (lambda loss, x, y: loss(x, label=y), "the inputs are .*, target, labels, row_weight, total_weight, got label"),
+    (lambda loss, x, y: loss(x, y, x, x, x), "the inputs are input, target, .*, total_weight, got 5 by position"),
 ]  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class LinearCase:
     loss: dict = field(default_factory=dict)
     weight: bool = False
     row_weight: bool = False
+    total_weight: float | None = None  # beside bias and row_weight, as the sixth input
     bias: bool = True
     probabilities: bool = False
     class_blocks: tuple[int, ...] | None = None
@@ -112,6 +113,9 @@ def _two_ranks() -> list[LinearCase]:
             row_weight=True,
             **sequence,
         ),
+        LinearCase(
+            "divisor from outside, graph", mode=GRAPH, row_weight=True, total_weight=7.5, **two
+        ),
         LinearCase("none", loss={"reduction": "none"}, batch=2, **sequence),
         LinearCase("sum", loss={"reduction": "sum", **_in_forward(False)}, **two),
         LinearCase("sequence parallel, float16", dtype="float16", batch=2, **sequence),
@@ -134,6 +138,13 @@ def _two_ranks() -> list[LinearCase]:
         LinearCase("a rank without a row that counts", empty_row_ranks=(1,), **rows),
         LinearCase("sum over rows", loss={"reduction": "sum"}, weight=True, **rows),
         LinearCase("rows weighted, mean over rows", row_weight=True, **rows),
+        LinearCase(
+            "divisor from outside, gradients averaged",
+            row_weight=True,
+            total_weight=7.5,
+            gradients_mean=True,
+            **rows,
+        ),
     ]
 
 

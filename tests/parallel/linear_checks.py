@@ -76,6 +76,8 @@ def own_inputs(case: LinearCase, place, data: dict) -> list[Tensor]:
         inputs.append(block(data["linear_bias"]))
     if data["row_weight"] is not None:
         inputs.append(Tensor(data["row_weight"][place.rows]))
+    if case.total_weight is not None:
+        inputs.append(Tensor(case.total_weight, ms.float32))
     return inputs
 
 
@@ -83,11 +85,14 @@ def expected_results(case: LinearCase, place, data: dict) -> list[np.ndarray]:
     """Loss, and the gradients of this rank's rows of input, block of weight and block of bias."""
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
     options["row_weight"] = data["row_weight"]
-    weight, target = data["weight"], data["target"]
+    weight, target, upstream = data["weight"], data["target"], 1 / (case.total_weight or 1)
+    if case.total_weight is not None:
+        options["reduction"] = "sum"
     logits = data["input"] @ data["linear_weight"].T
     if case.bias:
         logits = logits + data["linear_bias"]
-    loss = reference.cross_entropy(logits, target, weight, **options).loss
+    loss = reference.cross_entropy(logits, target, weight, **options).loss * upstream
+    options["grad_loss"] = upstream
     if case.loss.get("reduction") == "none":
         loss = loss[place.rows]
     slope = reference.cross_entropy_grad(logits, target, weight, **options).logits[place.rows]

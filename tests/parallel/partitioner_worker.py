@@ -233,7 +233,18 @@ def run_wrong_label(backend: str) -> list[float]:
     return [float(_only_tensor(output)[0]) for output in outputs]
 
 
-def run_sharded_cell(reduction: str, backend: str) -> dict:
+class _Divided(nn.Cell):
+    """A loss with its divisor from outside."""
+
+    def __init__(self, loss: nn.Cell, total_weight: float):
+        super().__init__()
+        self.loss, self.total_weight = loss, total_weight
+
+    def construct(self, logits, target):
+        return self.loss(logits, target, total_weight=self.total_weight)
+
+
+def run_sharded_cell(reduction: str, backend: str, total_weight: float | None = None) -> dict:
     """The ordinary Cell with every option, split over a mesh."""
     case = Case()
     random = np.random.default_rng(8)
@@ -245,18 +256,23 @@ def run_sharded_cell(reduction: str, backend: str) -> dict:
     config = ParallelConfig(case.data_parallel, case.model_parallel)
     upstream = np.float32(1)
     inputs = [[logits, target, upstream]] * case.ranks
-    outputs, exchanges = compile_and_run(
-        case,
-        lambda: WithGivenUpstream(
-            shard(ms_ce.CrossEntropyLoss(Tensor(weight), backend=backend, **options), config)
-        ),
-        inputs,
-    )
+
+    def make_loss() -> nn.Cell:
+        loss = ms_ce.CrossEntropyLoss(Tensor(weight), backend=backend, **options)
+        sharded = shard(loss, config)
+        return sharded if total_weight is None else _Divided(sharded, total_weight)
+
+    outputs, exchanges = compile_and_run(case, lambda: WithGivenUpstream(make_loss()), inputs)
+    if total_weight is not None:
+        options["reduction"] = "sum"
     expected_loss = reference.cross_entropy(logits, target, weight, **options).loss
-    gradient = reference.cross_entropy_grad(logits, target, weight, **options).logits
+    share = 1 / (total_weight or 1)
+    gradient = reference.cross_entropy_grad(
+        logits, target, weight, **options, grad_loss=share
+    ).logits
     return {
         "losses": [float(np.ravel(one[0])[0]) for one in outputs],
-        "expected_loss": float(expected_loss),
+        "expected_loss": float(expected_loss) * share,
         "gradient_error": _error(whole_gradient(case, [one[1] for one in outputs]), gradient),
         "exchanges": [[asdict(exchange) for exchange in rank] for rank in exchanges],
     }
@@ -314,6 +330,7 @@ def run_choice() -> list[str]:
 EXTRAS = {
     "sharded cell, mean": lambda: run_sharded_cell("mean", "composed"),
     "sharded cell, sum": lambda: run_sharded_cell("sum", "composed"),
+    "sharded cell, divisor from outside": lambda: run_sharded_cell("mean", "composed", 7.5),
     "fused sharded cell, mean": lambda: run_sharded_cell("mean", "auto"),
     "weights, gradients summed": lambda: run_training(False, "composed"),
     "weights, gradients averaged": lambda: run_training(True, "composed"),

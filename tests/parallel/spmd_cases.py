@@ -23,6 +23,7 @@ class Case:
     weight: bool = False
     trains_weight: bool = False
     row_weight: bool = False
+    total_weight: float | None = None  # beside row_weight, as the fourth input
     probabilities: bool = False
     infinite_logits: bool = False
     positions: tuple[int, ...] = ()
@@ -154,6 +155,14 @@ def _global_means() -> list[Case]:
         Case("sum over rows", loss={"reduction": "sum"}, **two),
         Case("weighted mean over rows", weight=True, **two),
         Case("rows weighted, mean over rows", weight=True, row_weight=True, **two),
+        Case(
+            "divisor from outside, gradients averaged",
+            weight=True,
+            row_weight=True,
+            total_weight=7.5,
+            gradients_mean=True,
+            **two,
+        ),
         Case("weighted mean over rows, trained", weight=True, trains_weight=True, **two),
         Case(
             "weight trained, no row that counts",

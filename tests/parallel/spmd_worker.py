@@ -124,6 +124,8 @@ def run(case: Case) -> None:
     inputs, row_weight = [own_logits, Tensor(own_target)], row_weight_of(case)
     if row_weight is not None:
         inputs.append(Tensor(row_weight[place.rows]))
+    if case.total_weight is not None:
+        inputs.append(Tensor(case.total_weight, ms.float32))
     actual, gradients = value_and_gradients(case, loss, inputs)
     if "weight" in gradients and case.row_ranks > 1:
         rows_summed = ops.AllReduce(group=place.row_group)(Tensor(gradients["weight"], ms.float32))
@@ -140,10 +142,14 @@ def compare(case: Case, place: Place, logits, target, weight, actual, gradients)
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
     options["row_weight"] = row_weight_of(case)
     weight = None if weight is None else weight.astype(np.float32)
+    if case.total_weight is not None:
+        options["reduction"] = "sum"
     expected = reference.cross_entropy(logits, target, weight, **options).loss
     if case.loss.get("reduction") == "none":
         expected = expected[place.rows]
-    wanted = reference.cross_entropy_grad(logits, target, weight, **options)
+    upstream = 1 / (case.total_weight or 1)
+    wanted = reference.cross_entropy_grad(logits, target, weight, **options, grad_loss=upstream)
+    expected = expected * upstream
     backend = case.loss.get("backend", "cpu")
     # A mean over ranks that hold different rows is float32 whatever the logits are.
     loss_dtype = "float32" if case.row_ranks > 1 else case.dtype

@@ -19,7 +19,12 @@ LOSS_TOLERANCE = GRADIENT_TOLERANCE = 2e-6
 HALF_GRADIENT_TOLERANCE = 0.5 * 2**-11
 
 
-CELLS = ["sharded cell, mean", "sharded cell, sum", "fused sharded cell, mean"]
+CELLS = [
+    "sharded cell, mean",
+    "sharded cell, sum",
+    "sharded cell, divisor from outside",
+    "fused sharded cell, mean",
+]
 WEIGHTS = [
     "weights, gradients summed",
     "weights, gradients averaged",

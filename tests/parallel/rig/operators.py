@@ -26,7 +26,7 @@ BINARY = {
     "LessEqual": np.less_equal, "Greater": np.greater, "GreaterEqual": np.greater_equal,
     "LogicalAnd": np.logical_and, "LogicalOr": np.logical_or, "Maximum": np.maximum, "Minimum": np.minimum,
     "Muls": np.multiply, "LessScalar": np.less, "LessEqualScalar": np.less_equal, "GreaterScalar": np.greater,
-    "GreaterEqualScalar": np.greater_equal, "EqualScalar": np.equal, "NotEqualScalar": np.not_equal,
+    "Divs": np.divide, "GreaterEqualScalar": np.greater_equal, "EqualScalar": np.equal, "NotEqualScalar": np.not_equal,
 }  # fmt: skip
 PASS_THROUGH = ("Depend", "Load", "TensorMove", "Identity", "Return", "return", "_MirrorOperator", "_VirtualDiv",
                 "_VirtualDataset", "_VirtualOutput")  # fmt: skip

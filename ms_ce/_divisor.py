@@ -1,0 +1,83 @@
+"""A mean's divisor from outside, `total_weight=`: the rows' weights are divided by it, and the rows summed.
+
+So no sum is rounded to 16 bits before it is divided, what arrives at the sum is what arrives at the mean, and every
+backend serves. A divisor of 0 does what it does in `ops.mean`: the value is the division's, the gradient 0.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+
+from mindspore import Tensor, ops
+
+from ms_ce import _checks
+from ms_ce.ops import precision
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import compiling
+from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.precision import constexpr
+from ms_ce.ops.rows import on_cpu, statistics_dtype
+
+_statistics_dtype = constexpr(statistics_dtype)
+
+
+@constexpr
+def _known(op: str, value):
+    """A number as it is, but for 0."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"{op}: total_weight must be a number or a mindspore.Tensor of shape (), got {value!r} of type "
+            f"{type(value).__name__}"
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"{op}: total_weight must be finite, got {value}")
+    return float(value) if value else Tensor(0.0, statistics_dtype())
+
+
+def divisor_of(op, reduction, total_weight):
+    """`total_weight` as a constant: a float, which is not 0, or a scalar tensor."""
+    _checks.check_divides(op, reduction)
+    if not isinstance(total_weight, Tensor):
+        return _known(op, total_weight)
+    _checks.check_total_weight(op, total_weight.dtype, total_weight.shape)
+    if not compiling() and on_cpu():
+        return _known(op, total_weight.item())  # it costs less there than what it saves
+    return without_gradient(total_weight).astype(_statistics_dtype())
+
+
+@constexpr
+def of_sum(plan) -> Plan:
+    """The plan with 'sum' for its reduction. A graph hands named tuples over as plain ones."""
+    op, backend, options, *rest = tuple(plan)
+    return Plan(op, backend, Options(*options)._replace(reduction="sum"), *rest)
+
+
+def shared_out(divisor, row_weight, shape):
+    """The rows' weights, 1 each without any, over the divisor."""
+    if not compiling():
+        precision.off()
+    if isinstance(divisor, Tensor):
+        divisor = ops.where(divisor == 0, 1.0, divisor)
+    if row_weight is None:
+        weights = ops.ones(shape, _statistics_dtype()) / divisor
+    else:
+        weights = without_gradient(row_weight).astype(_statistics_dtype()) / divisor
+    if not compiling():
+        precision.on_again()
+    return weights
+
+
+def quotient(total, divisor):
+    """The loss, from the sum of rows whose weights were shared out."""
+    if not isinstance(divisor, Tensor):
+        return total
+    if not compiling():
+        precision.off()
+    exact = total.astype(exact_dtype(total.dtype))
+    by_zero = (without_gradient(exact) / divisor).astype(exact.dtype)
+    loss = ops.where(divisor == 0, by_zero, exact).astype(total.dtype)
+    if not compiling():
+        precision.on_again()
+    return loss
