@@ -1,7 +1,8 @@
 """Accumulate gradients over micro-batches that hold different numbers of tokens.
 
-Run ``python examples/gradient_accumulation.py``. The mean over a step's tokens is the sum of all their losses over the
-number of all of them. A mean of the micro-batches' means is another number: tokens of short answers count for more.
+Run ``python examples/gradient_accumulation.py``. The mean over a step's tokens divides the sum of all their losses by
+the number of all of them. `total_weight` gives each micro-batch that number, so that its loss is its share of the
+mean. A mean of the micro-batches' means is another number: tokens of short answers count for more.
 """
 
 from __future__ import annotations
@@ -27,16 +28,15 @@ def micro_batches(generator: np.random.Generator) -> list[tuple[Tensor, Tensor]]
 
 
 class LanguageModel(nn.Cell):
-    """Sum of the losses, so that whoever calls it chooses the divisor."""
-
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, WIDTH)
         self.layer = nn.Dense(WIDTH, WIDTH)
-        self.loss = ms_ce.LinearCrossEntropyLoss(WIDTH, VOCABULARY, reduction="sum")
+        self.loss = ms_ce.LinearCrossEntropyLoss(WIDTH, VOCABULARY)
 
-    def construct(self, tokens, labels, divisor):
-        return self.loss(self.layer(self.embedding(tokens)), labels) / divisor
+    def construct(self, tokens, labels, total_weight):
+        hidden = self.layer(self.embedding(tokens))
+        return self.loss(hidden, labels, total_weight=total_weight)
 
 
 def largest_difference(gradients, right) -> float:

@@ -116,6 +116,8 @@ def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
         file = here / target
         if Path(text).name != file.name or not file.is_file():
             return link[0]
+        if file.resolve() == ROOT / "README.md":
+            return f"[the start page]({target}{anchor})"
         title = re.search(r"^# (.+)", file.read_text(encoding="utf-8"), re.M)
         return f"[{title[1] if title else text}]({target}{anchor})"
 
