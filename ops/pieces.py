@@ -74,7 +74,7 @@ class _ByClass(nn.Cell):
         return x * self.reshape(weight, (1, -1) + (1,) * (x.ndim - 2))
 
     def bprop(self, x, weight, out, dout):
-        return by_class(dout, weight), _class_totals(x * dout)
+        return by_class(dout, weight), class_totals(x * dout)
 
 
 class _ClassTotals(nn.Cell):
@@ -169,7 +169,7 @@ class _Pick(DifferentiableCell):
         return self.gather(log_prob, 1, index.expand_dims(1)).squeeze(1)
 
     def bprop(self, log_prob, index, out, dout):
-        return _place(dout, index, log_prob), zeros_like(index)
+        return place(dout, index, log_prob), zeros_like(index)
 
 
 class _WeightOf(DifferentiableCell):
@@ -184,7 +184,7 @@ class _WeightOf(DifferentiableCell):
         return self.gather(weight, index.expand_dims(-1))
 
     def bprop(self, weight, index, out, dout):
-        return _weight_totals(dout, index, weight), zeros_like(index)
+        return weight_totals(dout, index, weight), zeros_like(index)
 
 
 class _WeightTotals(DifferentiableCell):
@@ -222,11 +222,11 @@ class _Faithful(nn.Cell):
 
 
 class_sum, total = plain_in_graphs(_ClassSum()), plain_in_graphs(_Total())
-by_class, _class_totals = plain_in_graphs(_ByClass()), plain_in_graphs(_ClassTotals())
+by_class, class_totals = plain_in_graphs(_ByClass()), plain_in_graphs(_ClassTotals())
 scaled_square = plain_in_graphs(_ScaledSquare())
 log_softmax, _softmax = differentiable(_LogSoftmax()), differentiable(_Softmax())
 _log_softmax_backward = differentiable(_LogSoftmaxBackward())
 log_sum_exp, faithful = differentiable(_LogSumExp()), differentiable(_Faithful())
-weight_of, _weight_totals = differentiable(_WeightOf()), differentiable(_WeightTotals())
+weight_of, weight_totals = differentiable(_WeightOf()), differentiable(_WeightTotals())
 # MindSpore has no derivative of GatherDGradV2 that it could leave out.
-pick, _place = differentiable(_Pick()), _Place()
+pick, place = differentiable(_Pick()), _Place()

@@ -11,6 +11,7 @@ from mindspore import dtype as mstype
 from mindspore import ops
 
 from ms_ce.ops import precision
+from ms_ce.ops.composed import recorded
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.mean import mean
@@ -178,34 +179,18 @@ def _rows(x, target, weight, row_weight, options):
     return rows, squares, total(divisors), lse, x, log_prob, keep
 
 
-def _like_input(logits, options, value):
-    """A result in logits' dtype; per row it loses the batch of one again."""
-    if logits.ndim == 1 and options.reduction == "none":
-        value = total(value)  # unlike squeeze it has derivatives of every order
-    return value.astype(logits.dtype)
+def _losses(x, target, weight, row_weight, options):
+    """(loss, total_weight, lse, log p, 0 or nan for each row): what the gradients are made of."""
+    rows, _, total_weight, lse, _, log_prob, _ = _rows(x, target, weight, row_weight, options)
+    spoiled = ops.where(rows == rows, 0.0, np.nan)
+    return _reduced(rows, total_weight, options), total_weight, lse, log_prob, spoiled
 
 
-def cross_entropy(logits, target, weight, row_weight, options: Options, gradient_in_forward=False):
-    """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
-    logits = precision.begin(logits)
-    x, target, weight = prepared(logits, target, weight)
-    row_weight = _row_factor(logits, row_weight)
-    rows = _rows(x, target, weight, row_weight, options)
-    loss = _reduced(rows[0], rows[2], options)
-    lse = rows[3].squeeze(0) if logits.ndim == 1 else rows[3]
-    loss = _like_input(logits, options, loss)
-    precision.end()
-    return loss, rows[2], lse
-
-
-def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
-    logits = precision.begin(logits)
-    x, target, weight = prepared(logits, target, weight)
-    row_weight = _row_factor(logits, row_weight)
-    rows = _rows(x, target, weight, row_weight, options)
-    losses, squares, total_weight, lse, x, log_prob, keep = rows
+def _statistics(x, target, weight, row_weight, options):
+    """The same, then (z-loss, num_correct, entropy)."""
     best = target if is_class_index(target.dtype) else target.argmax(axis=1)
+    found = _rows(x, target, weight, row_weight, options)
+    losses, squares, total_weight, lse, x, log_prob, keep = found
     correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
     fixed = without_gradient(log_prob)
     entropy = -class_sum(product(ops.exp(fixed), fixed))
@@ -214,25 +199,17 @@ def cross_entropy_with_stats(logits, target, weight, row_weight, options: Option
         correct = ops.logical_and(correct, keep)
         entropy = ops.where(keep, entropy, 0.0)
         count = total(keep.astype(x.dtype))
-    reduced = [
-        _like_input(logits, options, _reduced(value, divisor, options))
+    loss, z_loss, entropy = [
+        _reduced(value, divisor, options)
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
-    if logits.ndim == 1:
-        lse = lse.squeeze(0)
+    spoiled = ops.where(losses == losses, 0.0, np.nan)
     num_correct = total(correct.astype(mstype.int64))
-    # Gradients flow through loss and z-loss only.
-    logged = without_gradient(total_weight), without_gradient(lse)
-    precision.end()
-    return reduced[0], logged[0], logged[1], reduced[1], num_correct, reduced[2]
+    return loss, total_weight, lse, log_prob, spoiled, z_loss, num_correct, entropy
 
 
-def nll_loss(log_prob, target, weight, row_weight, options: Options):
-    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
-    log_prob = precision.begin(log_prob)
-    dtype = log_prob.dtype if weight is None else weight.dtype
-    x, target, weight = prepared(log_prob, target, weight)
-    row_weight = _row_factor(log_prob, row_weight)
+def _nll(x, target, weight, row_weight, options):
+    """(loss, total_weight)."""
     if row_weight is not None:
         x, target = without_rows(x, target, row_weight, options.ignore_index)
     x, index, keep = _class_rows(x, target, options)
@@ -240,8 +217,57 @@ def nll_loss(log_prob, target, weight, row_weight, options: Options):
     if row_weight is not None:
         rows, divisors = rows * row_weight, divisors * row_weight
     total_weight = total(divisors)
-    loss = _like_input(log_prob, options, _reduced(rows, total_weight, options))
-    total_weight = total_weight.astype(dtype)
+    return _reduced(rows, total_weight, options), total_weight
+
+
+def _like_input(logits, options, value):
+    """A result in logits' dtype; per row it loses the batch of one again."""
+    if logits.ndim == 1 and options.reduction == "none":
+        value = total(value)  # unlike squeeze it has derivatives of every order
+    return value.astype(logits.dtype)
+
+
+def _computed(formula, gradients, logits, target, weight, row_weight, options):
+    """`formula` of the inputs in the dtype computed in."""
+    x, target, weight = prepared(logits, target, weight)
+    row_weight = _row_factor(logits, row_weight)
+    if compiling():
+        return formula(x, target, weight, row_weight, options)
+    return recorded.call(formula, gradients, (x, target, weight, row_weight), options)
+
+
+def cross_entropy(logits, target, weight, row_weight, options: Options, gradient_in_forward=False):
+    """(loss, total_weight, lse): loss in logits' dtype, the others float32 (float64 for float64)."""
+    logits = precision.begin(logits)
+    gradients = recorded.cross_entropy
+    found = _computed(_losses, gradients, logits, target, weight, row_weight, options)
+    lse = found[2].squeeze(0) if logits.ndim == 1 else found[2]
+    loss = _like_input(logits, options, found[0])
+    precision.end()
+    return loss, found[1], lse
+
+
+def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
+    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+    logits = precision.begin(logits)
+    gradients = recorded.cross_entropy
+    found = _computed(_statistics, gradients, logits, target, weight, row_weight, options)
+    reduced = [_like_input(logits, options, value) for value in (found[0], found[5], found[7])]
+    lse = found[2].squeeze(0) if logits.ndim == 1 else found[2]
+    # Gradients flow through loss and z-loss only.
+    logged = without_gradient(found[1]), without_gradient(lse)
+    precision.end()
+    return reduced[0], logged[0], logged[1], reduced[1], found[6], reduced[2]
+
+
+def nll_loss(log_prob, target, weight, row_weight, options: Options):
+    """(loss, total_weight): loss in log_prob's dtype, total_weight in the weight's, or log_prob's without one."""
+    log_prob = precision.begin(log_prob)
+    dtype = log_prob.dtype if weight is None else weight.dtype
+    loss, total_weight = _computed(
+        _nll, recorded.nll, log_prob, target, weight, row_weight, options
+    )
+    loss, total_weight = _like_input(log_prob, options, loss), total_weight.astype(dtype)
     precision.end()
     return loss, total_weight
 
