@@ -106,9 +106,10 @@ def cross_entropy(x, target, weight, row_weight, outputs, upstreams, options):
     statistics the z-loss and what has no gradient."""
     total_weight, lse, log_prob, spoiled = outputs[1:5]
     at_loss = _at_rows(upstreams[0], total_weight, lse, options)
-    at_square, of_losses = at_loss, (0,)
+    at_square, of_losses = at_loss, [0]
     if len(outputs) > 5:
-        at_square, of_losses = at_loss + _at_rows(upstreams[5], total_weight, lse, options), (0, 5)
+        at_square = at_loss + _at_rows(upstreams[5], total_weight, lse, options)
+        of_losses.append(5)
     if row_weight is not None:
         at_loss, at_square = at_loss * row_weight, at_square * row_weight
         x, target = without_rows(x, target, row_weight, options.ignore_index)
@@ -206,5 +207,5 @@ def nll(log_prob, target, weight, row_weight, outputs, upstreams, options):
         chosen = ops.where(keep, _included(pick(log_prob, index), weight_of(weight, index)), 0.0)
         grad_weight = -weight_totals(at_loss * chosen, index, weight)
         more = (weight, row_weight, index, keep, outputs, upstreams, options)
-        grad_weight = grad_weight + _through_divisor((0,), *more)
+        grad_weight = grad_weight + _through_divisor([0], *more)
     return gradient, None, grad_weight, None
