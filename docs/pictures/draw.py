@@ -35,13 +35,16 @@ def _grid(rows: int, columns: int, text: str) -> list[str]:
     return parts
 
 
-def _picture(title: str, parts: list[str], foot: str, height: int = 270) -> str:
-    axes = [
-        _text(LEFT + 2 * CELL, TOP - 10, "classes (vocabulary)", 12),
-        f'<g transform="translate({LEFT - 14} {TOP + 1.5 * CELL}) rotate(-90)">'
-        + _text(0, 0, "rows (tokens)", 12)
-        + "</g>",
-    ]
+AXES = [
+    _text(LEFT + 2 * CELL, TOP - 10, "classes (vocabulary)", 12),
+    f'<g transform="translate({LEFT - 14} {TOP + 1.5 * CELL}) rotate(-90)">'
+    + _text(0, 0, "rows (tokens)", 12)
+    + "</g>",
+]
+
+
+def _picture(title: str, parts: list[str], foot: str, axes: list[str] = AXES) -> str:
+    height = 270
     body = [_text(WIDTH / 2, 22, title, 15), *axes, *parts, _text(WIDTH / 2, height - 14, foot, 12)]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
@@ -52,20 +55,19 @@ def _picture(title: str, parts: list[str], foot: str, height: int = 270) -> str:
 
 def _linear() -> str:
     """Hidden states that all ranks hold, times the blocks of the table."""
+    left = 24
     parts = [
-        f'<rect x="{LEFT - 6}" y="{TOP + 12}" width="70" height="156" rx="4" fill="#dddddd"/>',
-        _text(LEFT + 29, TOP + 86, "hidden"),
-        _text(LEFT + 29, TOP + 103, "every rank", 11),
-        _text(LEFT + 78, TOP + 94, "×", 18),
+        f'<rect x="{left}" y="{TOP}" width="64" height="168" rx="4" fill="#dddddd"/>',
+        _text(left + 32, TOP + 82, "hidden"),
+        _text(left + 32, TOP + 99, "every rank", 11),
+        _text(left + 76, TOP + 90, "×", 18),
     ]
     for rank in range(4):
-        parts += _block(LEFT + 94 + rank * 42, TOP + 50, 40, 80, rank, "table")
-    parts.append(_text(LEFT + 178, TOP + 160, "→ a chunk of logits, then gone", 12))
-    title = "VocabParallelLinearCrossEntropyLoss"
-    picture = _picture(title, parts, "crosses: 12 bytes a row forward, hidden's gradient back")
-    return picture.replace("rows (tokens)", "").replace(
-        "classes (vocabulary)", "each rank a block of the table"
-    )
+        parts += _block(left + 88 + rank * 54, TOP + 34, 52, 84, rank, "table")
+    parts.append(_text(left + 196, TOP + 146, "= a chunk of logits at a time", 12))
+    title = "Each rank a block of the table"
+    foot = "crosses: 12 bytes a row →, hidden's gradient ←"
+    return _picture(title, parts, foot, axes=[])
 
 
 PICTURES = {

@@ -138,6 +138,11 @@ def _times_as_fast(entries: list[Entry], ours: Entry) -> str:
     return ""
 
 
+def _shown(milliseconds: float) -> str:
+    """Three digits."""
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+
+
 def table(entries: list[Entry]) -> str:
     lines = [
         "| mode | pass | loss | ms | middle half | times as fast |",
@@ -148,7 +153,7 @@ def table(entries: list[Entry]) -> str:
         if entry.milliseconds:
             first, median, third = entry.quartiles
             factor = _times_as_fast(entries, entry)
-            lines.append(f"{where} {median:.3g} | {first:.3g}–{third:.3g} | {factor} |")
+            lines.append(f"{where} {_shown(median)} | {_shown(first)}–{_shown(third)} | {factor} |")
         else:
             lines.append(f"{where} {entry.problem} | | |")
     return "\n".join(lines)
@@ -177,7 +182,7 @@ def draw(path: Path, title: str, entries: list[Entry]) -> None:
             spread = [[median - first], [third - median]]
             colour = "C0" if entry.loss == "ms_ce" else "C7"
             axis.barh(place, median, xerr=spread, color=colour)
-            axis.text(median, place, f" {median:.3g}", va="bottom", fontsize=8)
+            axis.text(median, place, f" {_shown(median)}", va="bottom", fontsize=8)
         axis.set_yticks(range(len(shown)), [f"{e.loss}\n{e.mode}" for e in shown], fontsize=8)
         axis.invert_yaxis()
         axis.set(xlabel="ms", title=computation)

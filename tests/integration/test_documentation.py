@@ -125,6 +125,13 @@ def test_the_support_table_is_the_generated_one():
     assert shown.split("\n<!-- end -->")[0] == support_table()
 
 
+def test_pictures_are_those_that_are_drawn():
+    folder = ROOT / "docs" / "pictures"
+    drawn = runpy.run_path(str(folder / "draw.py"))["PICTURES"]
+    kept = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
+    assert kept == drawn
+
+
 def test_links_lead_somewhere():
     for document in [*DOCUMENTS, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
