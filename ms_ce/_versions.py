@@ -34,7 +34,8 @@ DIFFERENCES = (
     Difference(
         "<2.8",
         "a graph holds no loop in a bprop: the linear loss on 'composed' in several chunks makes its gradients in the "
-        "forward pass, and with reduction 'none' or statistics has none in a graph",
+        "forward pass, has none of a target or class weight in a graph, and none at all there with reduction 'none' or "
+        "statistics",
     ),
     Difference(
         "<2.8",

@@ -44,9 +44,11 @@ def linear_cross_entropy(
     gradients of input, weight and bias, so that no more than `chunk_bytes` of logits exist at once. Rows whose
     target is `ignore_index` are left out before the product. Formula and options: `cross_entropy`.
 
-    Gradients are those of input, linear_weight and linear_bias, once; target and weight are constants. With backend
-    'composed' and a chunk_bytes that holds all logits, they can be differentiated again. What is frozen costs neither
-    its product nor its memory: in PyNative whatever needs no gradient, in a compiled graph what `frozen` names.
+    Gradients are those of input, linear_weight and linear_bias, and of probability targets and weight, which make the
+    logits once more each. With backend 'composed' and a chunk_bytes that holds all logits, they can be differentiated
+    again. What is frozen costs neither its product nor its memory: in PyNative whatever needs no gradient, in a
+    compiled graph what `frozen` names. PyNative cannot see that of an argument of the function that is differentiated:
+    pass probabilities that nobody trains through `ops.stop_gradient`.
 
     Args:
         input (Tensor): hidden states (…, in_features) of any leading shape; float16, bfloat16, float32 or float64.

@@ -94,7 +94,14 @@ def _log_sum_exp(x: Array) -> tuple[Array, Array]:
         return top + np.log(total), shifted / total[:, None]
 
 
-def _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale) -> _Rows:
+def _prepare(
+    given,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    softcap=None,
+    logit_scale=1.0,
+) -> _Rows:
     """`given` are logits, target, weight and row_weight."""
     logits, target, weight, row_weight = given
     if ignore_index is None:
@@ -197,23 +204,11 @@ def _passes(r: _Rows) -> Array:
 
 
 def cross_entropy_grad(
-    logits,
-    target,
-    weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    *,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-    grad_loss=1.0,
+    logits, target, weight=None, *, z_loss=0.0, row_weight=None, grad_loss=1.0, **options
 ) -> Gradients:
-    """Derivatives of Σ grad_loss·loss with respect to logits, probability target and weight."""
+    """Derivatives of Σ grad_loss·loss with respect to logits, probability target and weight; options as there."""
     shape = np.shape(logits)
-    given = (logits, target, weight, row_weight)
-    r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
+    r = _prepare((logits, target, weight, row_weight), **options)
     g = _upstream(grad_loss, r)[:, None]
     factor = r.w * r.q
     with np.errstate(invalid="ignore"):
@@ -226,12 +221,13 @@ def cross_entropy_grad(
         distance = np.where(excluded, 0.0, r.lse[:, None] - r.x)
         grad_target = None
         if r.hard is None:
-            scale = (1 - label_smoothing) * g * r.w
+            scale = (1 - options.get("label_smoothing", 0.0)) * g * r.w
             grad_target = from_rows(np.where(scale == 0, 0.0, scale * distance), shape)
         grad_weight = None
         if weight is not None:
             grad_weight = _weighted_sum((g * r.q).T, distance.T)
-            if reduction == "mean" and r.hard is not None and r.divisor != 0:
+            of_divisor = options.get("reduction", "mean") == "mean" and r.divisor != 0
+            if of_divisor and r.hard is not None:
                 loss, squares = _row_losses(r, z_loss)
                 ratio = float(np.asarray(grad_loss)) * (loss + squares).sum() / r.divisor**2
                 grad_weight = grad_weight - ratio * np.bincount(
@@ -241,24 +237,11 @@ def cross_entropy_grad(
 
 
 def cross_entropy_hvp(
-    direction,
-    logits,
-    target,
-    weight=None,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    *,
-    z_loss=0.0,
-    softcap=None,
-    logit_scale=1.0,
-    row_weight=None,
-    grad_loss=1.0,
+    direction, logits, target, weight=None, *, z_loss=0.0, row_weight=None, grad_loss=1.0, **options
 ) -> Array:
     """Hessian with respect to logits of Σ grad_loss·loss, times `direction` (of the logits' shape)."""
     shape = np.shape(logits)
-    given = (logits, target, weight, row_weight)
-    r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
+    r = _prepare((logits, target, weight, row_weight), **options)
     g = _upstream(grad_loss, r)[:, None]
     d = to_rows(np.asarray(direction, np.float64))
     dx = d * r.slope
@@ -336,11 +319,13 @@ def nll_loss_grad(
 
 
 class LinearGradients(NamedTuple):
-    """Derivatives of the linear loss; `linear_bias` is None without one."""
+    """Derivatives of the linear loss; None without a bias, for class indices, without class weights."""
 
     input: Array
     linear_weight: Array
     linear_bias: Array | None
+    target: Array | None
+    weight: Array | None
 
 
 def _shifted(hidden: Array, target: Array) -> tuple[Array, Array]:
@@ -395,13 +380,20 @@ def linear_cross_entropy_grad(
     grad_loss=1.0,
     **options,
 ) -> LinearGradients:
-    """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g."""
+    """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g; target's and weight's are
+    cross_entropy's own."""
     tensors = (input, linear_weight, target, linear_bias, options.pop("row_weight", None))
     rows, logits, targets, row_weight, lead = _as_rows(*tensors, shift)
     options.update(row_weight=row_weight, grad_loss=grad_loss)
-    grad = cross_entropy_grad(logits, targets, weight, **options).logits
+    grad, grad_target, grad_weight = cross_entropy_grad(logits, targets, weight, **options)
     grad_rows = (grad @ np.asarray(linear_weight, np.float64)).reshape(*lead, -1)
+    if grad_target is not None:
+        grad_target = grad_target.reshape(*lead, -1)
     if shift:
-        grad_rows = np.concatenate([grad_rows, np.zeros_like(grad_rows[..., :1, :])], axis=-2)
+        first = np.zeros_like(grad_rows[..., :1, :])
+        grad_rows = np.concatenate([grad_rows, first], axis=-2)
+        if grad_target is not None:
+            first = np.zeros_like(grad_target[..., :1, :])
+            grad_target = np.concatenate([first, grad_target], axis=-2)
     grad_bias = None if linear_bias is None else grad.sum(0)
-    return LinearGradients(grad_rows, grad.T @ rows, grad_bias)
+    return LinearGradients(grad_rows, grad.T @ rows, grad_bias, grad_target, grad_weight)

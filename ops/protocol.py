@@ -99,8 +99,8 @@ class LinearForm(Protocol):
         row_weight,
     ) -> Any:
         """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy). What is per row has input's
-        leading shape, less one of each sequence under shift. row_weight has that of class indices. Target and weights
-        get no gradient. plan.backend is a name of KERNELS."""
+        leading shape, less one of each sequence under shift. row_weight has that of class indices. Probability targets
+        and weight have a gradient, whatever `gradients` says. plan.backend is a name of KERNELS."""
 
     def token_log_probs(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _divisor, _linear, _linear_checks
@@ -14,11 +14,12 @@ from ms_ce.backend import choose
 from ms_ce.functional import constant
 from ms_ce.ops import mean
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.linear import sweep as linear_sweep
+from ms_ce.ops.linear.losses import ChunkedRows, ChunkedSum, made_in_graph, rows_in_graph
+from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Gradients
 from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight
-from ms_ce.parallel.exchange import Group, world
+from ms_ce.parallel.exchange import Group, SumGradient, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
 from ms_ce.parallel.place import VocabularyBlocks
@@ -79,7 +80,9 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
     Args:
         group (str): name of the communication group whose ranks, in order, hold consecutive blocks of classes.
             Default: all ranks.
-        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A constant.
+        weight (Tensor): a factor for each class of the whole vocabulary, (C,), or None. A Parameter gets its whole
+            gradient on every rank of the group, at the price of one more product and of one more collective, of C
+            numbers, backward.
         ignore_index (int): class index that does not count; such rows are left out before the product. Default
             -100, also for None.
         reduction (str): 'none', 'mean' or 'sum'. Default 'mean'.
@@ -108,7 +111,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         - **linear_weight** - (C_local, in_features), this rank's block, input's dtype, or float32 beside an input of 16
           bits.
         - **target** - class indices of the whole vocabulary, of the leading shape of all hidden states, the same on
-          every rank of the group; or this rank's block of probabilities, with a last axis of C_local. A constant.
+          every rank of the group; or this rank's block of probabilities, with a last axis of C_local,
+          which get the gradient of that block.
         - **linear_bias** - (C_local,), this rank's block, input's dtype or as linear_weight's; or None.
         - **row_weight** - optional, a factor for each row as in `ms_ce.cross_entropy`, of class indices' shape, the
           same on every rank of the group.
@@ -170,13 +174,15 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         self.reduction = reduction
         self.weight = _checks.check_class_weight(_OP, weight)
         chosen = Group(_OP, world() if group is None else group)
+        # Only a Parameter is worth a gradient, which makes the logits once more.
+        self.shared_weight = SumGradient(chosen.name) if isinstance(weight, Parameter) else None
         self.location = VocabularyBlocks(
             _OP, "linear_weight", chosen, class_blocks, num_classes, sequence_parallel
         )
         self.kernels = KERNELS[name]
         wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
-        wanted = linear_sweep.made_in_graph((False, *wanted))[1:]
-        self.rows = self.made_sweep(False, wanted, linear_sweep.rows_in_graph())
+        wanted = made_in_graph((False, *wanted))[1:]
+        self.rows = self.made_sweep(False, wanted, rows_in_graph())
         self.sum = self.made_sweep(True, wanted)
         self.sweeps: dict[tuple, nn.Cell] = {}
         self.parts = chosen.size if sequence_parallel else 1
@@ -192,9 +198,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         total_weight: float | Tensor | None = None,
     ) -> Tensor:
         weight, row_weight = self.weight, constant(row_weight)
-        if weight is not None:
-            weight = ops.stop_gradient(weight)
-        target = ops.stop_gradient(target)
+        if self.shared_weight is not None:
+            weight = self.shared_weight(weight)
         input = self.in_precision(input)
         self.check(input, linear_weight, target, linear_bias, row_weight)
         from_outside = None
@@ -208,13 +213,13 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
             self.plan.gradient_in_forward, True, self.training, frozen, *parts
         )
         if compiling():
-            gradients = linear_sweep.made_in_graph(gradients)
+            gradients = made_in_graph(gradients)
         indices = holds_class_indices(target.dtype)
-        hidden = linear_sweep.readable(input)
+        hidden = readable(input)
         hidden = ops.reshape(hidden, (-1, input.shape[-1]))
         labels = ops.reshape(target, (-1,))
         if not indices:
-            labels = ops.reshape(linear_sweep.readable(target), (-1, target.shape[-1]))
+            labels = ops.reshape(readable(target), (-1, target.shape[-1]))
         if row_weight is not None:
             row_weight = ops.reshape(row_weight, (-1,))
         given = (hidden, linear_weight, labels, linear_bias, weight, row_weight)
@@ -234,11 +239,11 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         if self.reduction == "mean":
             rows = hidden.shape[0] * self.parts
             ignored, dtype = self.plan.options.ignore_index, loss_sum.dtype
-            divisor = mean.total_weight(labels, rows, weight, row_weight, ignored, dtype)
+            divisor = mean.total_weight(labels, rows, self.weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
 
-    def made_sweep(self, in_forward, wanted, rows=linear_sweep.ChunkedRows):
-        kind = linear_sweep.ChunkedSum if in_forward else rows
+    def made_sweep(self, in_forward, wanted, rows=ChunkedRows):
+        kind = ChunkedSum if in_forward else rows
         gradients = Gradients(in_forward, *wanted)
         return kind(
             self.kernels, self.location, self.plan.options, self.plan.chunk_bytes, gradients

@@ -96,7 +96,9 @@ class Expected:
         self.loss = total / counted
         self.rows = np.linspace(0, len(rows) - 1, min(JUDGED, len(rows))).astype(int)
         judged = rows[self.rows], flat[self.rows]
-        gradients = reference.cross_entropy_grad(*judged, None, -100, "sum", smoothing)
+        gradients = reference.cross_entropy_grad(
+            *judged, reduction="sum", label_smoothing=smoothing
+        )
         self.gradient = gradients.logits / counted
         self.limit = TOLERANCE[problem.dtype]
 

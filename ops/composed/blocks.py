@@ -12,13 +12,9 @@ from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.pieces import by_class, largest, log_softmax, log_sum_exp, number, rest
 
 
-def _block_factor(x, target, weight, options, block):
-    """(w·q' for the classes of the block, rows that count or None), like x and like its rows."""
-    all_classes = block.total or x.shape[1]
-    local_weight = None
-    if weight is not None:
-        local_weight = weight[block.offset : block.offset + x.shape[1]]
-    keep = None
+def _smoothed(x, target, options, block):
+    """(q' of the classes of the block, rows that count or None), like x and like its rows."""
+    all_classes, keep = block.total or x.shape[1], None
     if is_class_index(target.dtype):
         if not compiling():
             refuse_targets(target, all_classes, options.ignore_index)
@@ -27,25 +23,37 @@ def _block_factor(x, target, weight, options, block):
         bad = ops.logical_and(keep, ops.logical_or(wide < 0, wide >= all_classes))
         classes = ops.arange(block.offset, block.offset + x.shape[1])
         classes = classes.reshape((1, -1) + (1,) * (x.ndim - 2))
-        factor = (wide.expand_dims(1) == classes).astype(x.dtype)
-        factor = ops.where(bad.expand_dims(1), np.nan, factor)
+        q = (wide.expand_dims(1) == classes).astype(x.dtype)
+        q = ops.where(bad.expand_dims(1), np.nan, q)
     else:
-        factor = target
+        q = target
     if options.label_smoothing != 0.0:
         share = number(options.label_smoothing, x.dtype) / all_classes
-        factor = factor * rest(options.label_smoothing, x.dtype) + share
-    if local_weight is not None:
-        factor = by_class(factor, local_weight)
-    if keep is not None:
-        factor = ops.where(keep.expand_dims(1), factor, 0.0)
-    return factor, keep
+        q = q * rest(options.label_smoothing, x.dtype) + share
+    return q, keep
+
+
+# A graph loses a condition of a function that is called with None and with a tensor.
+
+
+def _weighted(q, weight, block):
+    """w·q' of the block."""
+    if weight is None:
+        return q
+    return by_class(q, weight[block.offset : block.offset + q.shape[1]])
+
+
+def _counted(values, keep):
+    """Those of the rows that count, and 0."""
+    return values if keep is None else ops.where(keep.expand_dims(1), values, 0.0)
 
 
 def partial(logits, target, weight, options: Options, block: ClassBlock):
     """(rows, 3) over the classes of `block`: lse, Σ w·q'·x and Σ w·q'; the row loss is mass·lse - dot."""
     x, target, weight = prepared(logits, target, weight)
     x = transformed(x, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
+    q, keep = _smoothed(x, target, options, block)
+    factor = _counted(_weighted(q, weight, block), keep)
     top = largest(x, 1)
     lse = ops.where(top == -np.inf, -np.inf, log_sum_exp(x, log_softmax(x)))
     if keep is not None:
@@ -60,7 +68,8 @@ def partial_backward(
     """Gradient of this block's logits: grad_rows·(mass·p - w·q') + grad_lse·p, with the whole row's lse and mass."""
     raw, target, weight = prepared(logits, target, weight)
     x = transformed(raw, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
+    q, keep = _smoothed(x, target, options, block)
+    factor = _counted(_weighted(q, weight, block), keep)
     g = grad_rows.astype(x.dtype).expand_dims(1)
     p = ops.exp(x - lse.astype(x.dtype).expand_dims(1))
     slope = g * mass.astype(x.dtype).expand_dims(1) + grad_lse.astype(x.dtype).expand_dims(1)
@@ -74,16 +83,15 @@ def partial_backward(
 
 
 def _class_distances(grad_rows, logits, target, weight, lse, options, block):
-    """(w·q' of the block, grad_rows·(lse - x) with 0 for classes left out and rows ignored)."""
+    """(q' in rows that count, grad_rows·(lse - x)) of the block, both 0 in rows that do not; the latter for classes
+    left out too."""
     raw, target, weight = prepared(logits, target, weight)
     x = transformed(raw, options)
-    factor, keep = _block_factor(x, target, weight, options, block)
-    distance = lse.astype(x.dtype).expand_dims(1) - x
-    excluded = ops.logical_and(factor == 0, x == -np.inf)
-    distance = ops.where(excluded, 0.0, distance)
-    if keep is not None:
-        distance = ops.where(keep.expand_dims(1), distance, 0.0)
-    return target, distance * grad_rows.astype(x.dtype).expand_dims(1)
+    q, keep = _smoothed(x, target, options, block)
+    excluded = ops.logical_and(_weighted(q, weight, block) == 0, x == -np.inf)
+    distance = ops.where(excluded, 0.0, lse.astype(x.dtype).expand_dims(1) - x)
+    upstream = grad_rows.astype(x.dtype).expand_dims(1)
+    return _counted(q, keep), _counted(distance, keep) * upstream
 
 
 def partial_target_grad(
@@ -102,9 +110,8 @@ def partial_weight_grad(
     grad_rows, logits, target, weight, lse, options: Options, block: ClassBlock
 ):
     """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
-    wide, slope = _class_distances(grad_rows, logits, target, weight, lse, options, block)
-    factor, _ = _block_factor(slope, wide, None, options, block)
-    own = (factor * slope).swapaxes(0, 1).reshape((logits.shape[1], -1)).sum(axis=1)
+    q, slope = _class_distances(grad_rows, logits, target, weight, lse, options, block)
+    own = (q * slope).swapaxes(0, 1).reshape((logits.shape[1], -1)).sum(axis=1)
     after = weight.shape[0] - block.offset - logits.shape[1]
     if block.offset > 0:
         own = ops.concat((ops.zeros((block.offset,), own.dtype), own))

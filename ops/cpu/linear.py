@@ -13,8 +13,8 @@ from mindspore import nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import per_row
+from ms_ce.ops.cpu.linear_data import ONCE, data_gradients
 from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
@@ -29,9 +29,6 @@ from ms_ce.ops.graph import compiling, known_one, nan_if_any
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _depend = P.Depend()
-
-
-_ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
 
 
 def _backward_bprop(
@@ -51,7 +48,7 @@ def _backward_bprop(
     dout,
 ):
     if not compiling():
-        raise NotImplementedError(_ONCE)
+        raise NotImplementedError(ONCE)
     nothing = nan_if_any(dout[0]) + nan_if_any(dout[1]) + nan_if_any(dout[2])
     return (
         grad_loss * nothing.astype(grad_loss.dtype),
@@ -85,7 +82,7 @@ class _Once(nn.Cell):
 
     def bprop(self, gradient, out, dout):
         if not compiling():
-            raise NotImplementedError(_ONCE)
+            raise NotImplementedError(ONCE)
         return (gradient * nan_if_any(dout).astype(gradient.dtype),)
 
 
@@ -93,12 +90,10 @@ _once = _Once()
 
 
 def _returned(grads, arguments, plan):
-    """What a bprop returns. Target and weights are constants."""
-    target, weight, row_weight, options = arguments[4], arguments[6], arguments[7], arguments[10]
-    grad_target = zeros_like(target) if wanted(2) else target
-    grad_class_weight = zeros_like(weight) if wanted(4) else weight
-    constants = (grad_class_weight, row_weight, options, plan)
-    return grads[0], grads[1], grad_target, grads[2], *constants
+    """What a bprop returns."""
+    grad_target, grad_class_weight = data_gradients(arguments, plan)
+    row_weight, options = arguments[7], arguments[10]
+    return grads[0], grads[1], grad_target, grads[2], grad_class_weight, row_weight, options, plan
 
 
 def _two_sweeps_bprop(gradients: Gradients, second: int):
@@ -111,7 +106,9 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
     ):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[second], *tensors, out[2], out[1], options)
-        grads = completed(backward(*arguments, plan), arguments, plan)
+        grads = (hidden, linear_weight, linear_bias)
+        if wanted(0) or wanted(1) or wanted(3):
+            grads = completed(backward(*arguments, plan), arguments, plan)
         return _returned(grads, arguments, plan)
 
     return bprop

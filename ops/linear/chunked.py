@@ -15,7 +15,8 @@ from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row, rows_of_chu
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, known_shape
 from ms_ce.ops.linear import plain as linear_plain
-from ms_ce.ops.linear.sweep import ChunkedRows, ChunkedSum, made_in_graph, readable, rows_in_graph
+from ms_ce.ops.linear.losses import ChunkedRows, ChunkedSum, made_in_graph, rows_in_graph
+from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.row_weights import without_rows
@@ -92,7 +93,6 @@ def token_log_probs(
     tensors = (input, linear_weight, target, linear_bias)
     if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
         return linear_plain.token_log_probs(plan, gradients, entropy, *tensors)
-    target = without_gradient(target)
     if not compiling():
         ignored = plan.options.ignore_index
         KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
@@ -120,9 +120,6 @@ def linear_cross_entropy(
     if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
         tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
         return linear_plain.linear_cross_entropy(plan, gradients, with_stats, *tensors)
-    target = without_gradient(target)
-    if weight is not None:
-        weight = without_gradient(weight)
     indices = is_class_index(target.dtype)
     if row_weight is not None:
         row_weight = without_gradient(row_weight)

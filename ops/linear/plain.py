@@ -6,7 +6,6 @@ from mindspore import ops
 from mindspore.ops import operations as P
 
 from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row
-from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import Gradients, Plan
 from ms_ce.ops.table import KERNELS
@@ -81,9 +80,7 @@ def linear_cross_entropy(
     row_weight,
 ):
     """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
-    kernels, target = KERNELS[plan.backend], without_gradient(target)
-    if weight is not None:
-        weight = without_gradient(weight)
+    kernels = KERNELS[plan.backend]
     tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     logits, labels, factors, row_weight = _logits(plan, *tensors)
     if with_stats:

@@ -11,6 +11,7 @@ from ms_ce import reference
 from tests.integration.conftest import to_tensor
 from tests.support.cases import round_to
 
+TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
 ROW_BYTES = 4  # of one float32 logit: chunk_bytes below are so many rows of so many classes
 
 
@@ -103,16 +104,13 @@ COMPILED = ("plain", "none", "ignored", "everything", "everything probabilities"
 
 
 def tensors_of(data, dtype):
-    names = ("input", "linear_weight", "target", "linear_bias", "weight", "grad_loss")
-    return [to_tensor(data[name], dtype) for name in names]
+    return [to_tensor(data[name], dtype) for name in (*TENSORS, "grad_loss")]
 
 
 def reference_of(case, data):
-    arguments = [
-        data[name] for name in ("input", "linear_weight", "target", "linear_bias", "weight")
-    ]
+    arguments = [data[name] for name in TENSORS]
     loss = reference.linear_cross_entropy(*arguments, shift=case.shift, **case.options).loss
     gradients = reference.linear_cross_entropy_grad(
         *arguments, shift=case.shift, **case.options, grad_loss=data["grad_loss"]
     )
-    return [loss, *gradients]
+    return [loss, *(getattr(gradients, name) for name in TENSORS)]

@@ -10,7 +10,7 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import DTYPES, MODES, times, to_numpy
-from tests.integration.linear_cases import CASES, COMPILED, reference_of, tensors_of
+from tests.integration.linear_cases import CASES, COMPILED, TENSORS, reference_of, tensors_of
 from tests.support.linear_tolerances import check_linear
 
 
@@ -56,12 +56,14 @@ def run_case(case, dtype, backend, run, gradient_in_forward="auto"):
     actual = run(function, *arguments, composed_loop=loop)
     assert actual.dtype == getattr(ms, dtype)
     check(actual, expected[0], case, backend, dtype, "loss")
-    positions = (1, 2, 4) if case.bias else (1, 2)
+    given = [name for name, tensor in zip(TENSORS, tensors, strict=True) if tensor is not None]
+    wanted = {
+        name: value for name, value in zip(TENSORS, expected[1:], strict=True) if value is not None
+    }
+    positions = tuple(1 + given.index(name) for name in wanted)
     gradients = run(ms.grad(scaled, positions), upstream, *arguments, composed_loop=loop)
-    names = ("gradient of input", "gradient of linear_weight", "gradient of linear_bias")
-    wanted = [value for value in expected[1:] if value is not None]
-    for name, gradient, value in zip(names[: len(positions)], gradients, wanted, strict=True):
-        check(gradient, value, case, backend, dtype, name)
+    for (name, value), gradient in zip(wanted.items(), gradients, strict=True):
+        check(gradient, value, case, backend, dtype, f"gradient of {name}")
 
 
 # Compiled in `make test` with backend composed too, whose loop takes seconds: least and most in one graph.
@@ -151,5 +153,31 @@ def test_gradients_of_stats_flow_through_loss_and_z_loss(backend, run):
     both = reference.linear_cross_entropy_grad(*arguments, **case.options)
     loop = backend == "composed"
     computed = run(ms.grad(combined, (0, 1, 3)), *tensors[:4], composed_loop=loop)
-    for actual, of_loss, of_both in zip(computed, plain, both, strict=True):
+    for actual, of_loss, of_both in zip(computed, plain[:3], both[:3], strict=True):
         check(actual, 5 * of_both - 3 * of_loss, case, backend, "float32", "gradient")
+
+
+@pytest.mark.parametrize("name", ("everything", "everything probabilities"))
+def test_gradients_of_stats_by_target_and_weight(name, backend, run):
+    """A mean's z-loss depends on the weights by its divisor."""
+    case = next(case for case in CASES if case.name == name)
+    data = case.inputs("float32")
+    tensors = tensors_of(data, "float32")[:5]
+    options = {**case.extras(), "backend": backend}
+
+    def combined(input, linear_weight, target, linear_bias, weight):
+        stats = ms_ce.linear_cross_entropy_with_stats(
+            input, linear_weight, target, linear_bias, weight, **options
+        )
+        return 2 * stats[0] + 3 * stats[3]
+
+    arguments = [data[name] for name in TENSORS]
+    settings = {**case.options, "shift": case.shift}
+    both = reference.linear_cross_entropy_grad(*arguments, **settings)
+    plain = reference.linear_cross_entropy_grad(*arguments, **{**settings, "z_loss": 0.0})
+    names = ("target", "weight") if case.probabilities else ("weight",)
+    positions = tuple(TENSORS.index(name) for name in names)
+    computed = run(ms.grad(combined, positions), *tensors, composed_loop=backend == "composed")
+    for name, actual in zip(names, computed, strict=True):
+        expected = 5 * getattr(both, name) - 3 * getattr(plain, name)
+        check(actual, expected, case, backend, "float32", f"gradient of {name}")

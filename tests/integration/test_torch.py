@@ -24,7 +24,7 @@ from tests.support import cases
 WORKER = Path(__file__).with_name("torch_worker.py")
 IN_TORCH = {"ignore_index", "reduction", "label_smoothing"}
 RELATIVE = 1e-5  # float32, of the largest element
-LINEAR_NAMES = ("input", "linear_weight", "linear_bias")
+DIFFERENTIATED = ("logits", "input", "linear_weight", "linear_bias")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -84,7 +84,8 @@ def ours(call: Call, data: dict) -> dict[str, np.ndarray]:
     tensors = {name: to_tensor(data[name], call.dtype) for name in names}
     options = call.case.extras() if call.linear else call.case.options
     function = ms_ce.linear_cross_entropy if call.linear else ms_ce.cross_entropy
-    wanted = [name for name in ("logits", *LINEAR_NAMES) if tensors.get(name) is not None]
+    wanted = [name for name in DIFFERENTIATED if tensors.get(name) is not None]
+    wanted += ["target"] * call.case.probabilities
 
     def loss(*differentiated):
         values = tensors | dict(zip(wanted, differentiated, strict=True))
@@ -103,12 +104,12 @@ def ours(call: Call, data: dict) -> dict[str, np.ndarray]:
 def in_float64(call: Call, data: dict) -> dict[str, np.ndarray]:
     if call.linear:
         loss, *gradients = linear_cases.reference_of(call.case, data)
-        return {"loss": loss, **dict(zip(LINEAR_NAMES, gradients, strict=False))}
+        return {"loss": loss, **dict(zip(linear_cases.TENSORS, gradients, strict=True))}
     arguments = (data["logits"], data["target"], data["weight"])
     options = call.case.options
     gradients = reference.cross_entropy_grad(*arguments, **options, grad_loss=data["grad_loss"])
     loss = reference.cross_entropy(*arguments, **options).loss
-    return {"loss": loss, "logits": gradients.logits}
+    return {"loss": loss, "logits": gradients.logits, "target": gradients.target}
 
 
 def root_mean_square(values: np.ndarray) -> float:

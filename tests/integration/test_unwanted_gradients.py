@@ -8,7 +8,7 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 import ms_ce
-from ms_ce.ops.linear import sweep as linear_sweep
+from ms_ce.ops.linear import gradients as sweep_gradients
 from tests.integration.frozen_networks import (
     CHUNK_ROWS,
     CLASSES,
@@ -91,10 +91,10 @@ class CountedProducts:
     def __init__(self, monkeypatch):
         self.counts = {"input": 0, "linear_weight": 0}
         for name, attribute in (("input", "_product"), ("linear_weight", "_product_of_transpose")):
-            monkeypatch.setattr(linear_sweep, attribute, self.counted(name, attribute))
+            monkeypatch.setattr(sweep_gradients, attribute, self.counted(name, attribute))
 
     def counted(self, name, attribute):
-        product = getattr(linear_sweep, attribute)
+        product = getattr(sweep_gradients, attribute)
 
         def count(*arguments):
             self.counts[name] += 1

@@ -22,6 +22,9 @@ def compute(arrays: dict, dtype: str, options: dict) -> dict[str, np.ndarray]:
     for name in ("logits", "input", "linear_weight", "linear_bias"):
         if name in tensors:
             tensors[name].requires_grad_()
+    # torch has no derivative by the weight beside class indices.
+    if tensors["target"].is_floating_point():
+        tensors["target"].requires_grad_()
     upstream, target = tensors.pop("grad_loss"), tensors.pop("target")
     if "logits" in tensors:
         loss = torch.nn.functional.cross_entropy(
@@ -34,6 +37,7 @@ def compute(arrays: dict, dtype: str, options: dict) -> dict[str, np.ndarray]:
         )
         tensors |= {"input": first, "linear_weight": linear_weight}
     loss.backward(upstream)
+    tensors["target"] = target
     results = {"loss": loss.detach()}
     results |= {name: value.grad for name, value in tensors.items() if value.requires_grad}
     return {name: value.double().numpy() for name, value in results.items()}

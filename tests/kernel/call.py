@@ -116,7 +116,7 @@ class Call:
             return Tolerance(0, 0, 0)
         if self.linear:
             largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-3)
-            return Tolerance(0, RELATIVE[self.dtype] * largest, 0)
+            return Tolerance(0, max(RELATIVE[self.dtype], RELATIVE[dtype]) * largest, 0)
         # total_weight in float64 is a sum of weights; other float64 results are as near as the logits' dtype.
         wide = dtype if name == "total_weight" or dtype != "float64" else self.dtype
         bound = tolerance("cpu", wide)

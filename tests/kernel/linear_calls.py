@@ -72,6 +72,10 @@ _OPTIONS = (
     LinearCase((6, 5), 19, 37, 4, "none", shift=True, options=_SMOOTH, row_weight=True),
     LinearCase((30,), 19, 37, 4, "sum", probabilities=True, options=_ALL, row_weight=True),
     LinearCase((6, 5), 19, 37, 4, shift=True, probabilities=True, row_weight=True),
+    LinearCase((9,), 19, 37, 4, probabilities=True, weight=True, options=_ALL, row_weight=True),
+    LinearCase((30,), 19, 37, 7, "sum", weight=True, options=_ALL),
+    LinearCase((6, 5), 19, 1300, 4, weight=True, shift=True, other="float32", grad_z=True),
+    LinearCase((5,), 19, 1300, 2, "none", weight=True, probabilities=True, options=_TRANSFORMED),
 )
 # Rows of the weight's gradient that are whole cache lines, and begin anywhere behind one: where they do follows from
 # the call's number (tests/kernel/replay_test.cc).
@@ -156,7 +160,10 @@ class LinearProblem:
         upstream_z = self._reference_rows(self.upstream_z)
         whole = self.unit_gradients(upstream_z)
         rest = self.unit_gradients(upstream_z, z_loss=0.0)
-        return {name: grads[name] + whole[name] - rest[name] for name in grads}
+        return {
+            name: value if value is None else value + whole[name] - rest[name]
+            for name, value in grads.items()
+        }
 
     def given(self) -> dict[str, np.ndarray]:
         """Inputs of every operation by name."""
@@ -260,12 +267,16 @@ def linear_calls(case: LinearCase, dtype: str) -> list[Call]:
         if case.reduction != "none":
             whole = {**results, **made, "applied": np.nan, **zeros}
             add("ValueAndGrad", form, given, whole)
+    for stem, wanted in (("TargetGrad", case.probabilities), ("WeightGrad", case.weight)):
+        if wanted:
+            calls.append(Call("LinearCrossEntropy" + stem, dtype, given, of_upstream, linear=True))
     no_bias = {"grad_linear_bias": np.zeros_like(of_upstream["grad_linear_bias"])}
     calls.append(
         Call("LinearCrossEntropyBackward", dtype, frozen, {**of_upstream, **no_bias}, linear=True)
     )
     if case.reduction != "none":
-        rounded = {name: cast(value, dtype) for name, value in made.items()}
+        names = ("grad_input", "grad_linear_weight", "grad_linear_bias")
+        rounded = {name: cast(made[name], dtype) for name in names}
         factor = to_float64(problem.upstream)
         scaled = {name: factor * to_float64(value) for name, value in rounded.items()}
         add("Rescale", "", {**given, **rounded}, {**scaled, "done": factor, "applied": factor})

@@ -53,6 +53,13 @@ EXPECTED = {
         "options:I:options plan:I:plan",
         "grad_input:F:input grad_linear_weight:F:linear_weight grad_linear_bias:F:linear_bias",
     ),
+    "LinearCrossEntropyTargetGrad": (
+        "either",
+        "grad_loss:F:loss grad_z_loss:F:loss input:F:input linear_weight:F:linear_weight target:P:target "
+        "linear_bias:F:linear_bias weight:W:weight row_weight:R:rows lse:D:rows total_weight:D:scalar "
+        "options:I:options plan:I:plan",
+        "grad_target:P:target",
+    ),
 }
 
 

@@ -52,6 +52,8 @@ REDUCTIONS = {
     "LinearCrossEntropyBackwardInput": BOTH,
     "LinearCrossEntropyBackwardWeight": BOTH,
     "LinearCrossEntropyBackwardBias": BOTH,
+    "LinearCrossEntropyTargetGrad": BOTH,
+    "LinearCrossEntropyWeightGrad": BOTH,
     "LinearTokenLogProbs": ("none",),
     "LinearTokenLogProbsBackward": ("none",),
     "LinearTokenLogProbsBackwardInput": ("none",),

@@ -90,6 +90,8 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(LinearCrossEntropyBackwardInput)      \
   X(LinearCrossEntropyBackwardWeight)     \
   X(LinearCrossEntropyBackwardBias)       \
+  X(LinearCrossEntropyTargetGrad)         \
+  X(LinearCrossEntropyWeightGrad)         \
   X(LinearTokenLogProbs)                  \
   X(LinearTokenLogProbsBackward)          \
   X(LinearTokenLogProbsBackwardInput)     \

@@ -96,6 +96,16 @@ void RunLinearBackward(Call* call) {
   RunLinear(call->linear, LinearTask::kBackward);
 }
 
+void RunLinearTargetGrad(Call* call) { RunLinear(call->linear, LinearTask::kDataGrad); }
+
+void RunLinearWeightGradient(Call* call) {
+  LinearTotalWeight(call->linear);  // checks the target
+  WeightGradient gradient(call->problem());
+  call->linear.weight_gradient = &gradient;
+  RunLinear(call->linear, LinearTask::kDataGrad);
+  gradient.Store((*call)[kGradWeight]);
+}
+
 // In place: a copy would double the largest of the gradients.
 void RunLinearRescale(Call* call) {
   const double upstream = SelectKernels(true).load(call->problem().grad_loss, 0);

@@ -76,7 +76,10 @@ void RunWeightGradient(Call* call) {
     own.data =
         static_cast<char*>(own.data) + static_cast<size_t>(problem.class_offset) * ElementSize(own.dtype);
   }
-  RunWeightGrad(problem, call->subject(), own);
+  RunRows(problem, KernelsFor(problem).count_weight, call->subject());
+  WeightGradient gradient(problem);
+  gradient.Add(problem);
+  gradient.Store(own);
 }
 
 void RunValueAndGrad(Call* call) {

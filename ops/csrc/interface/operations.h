@@ -221,6 +221,16 @@ inline constexpr Operation kOperations[] = {
       kSavedTotalWeight, kOptions, kPlan},
      {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
 
+    // As CrossEntropyTargetGrad and CrossEntropyWeightGrad; each makes the logits again.
+    {"LinearCrossEntropyTargetGrad", Form::kEither,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kProbabilityTarget, kLinearBias, kWeight, kRowWeight,
+      kSavedLse, kSavedTotalWeight, kOptions, kPlan},
+     {kGradTarget}, RunLinearTargetGrad},
+    {"LinearCrossEntropyWeightGrad", Form::kEither,
+     {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,
+      kSavedTotalWeight, kOptions, kPlan},
+     {kGradWeight}, RunLinearWeightGradient},
+
     // As TokenLogProbs.
     {"LinearTokenLogProbs", Form::kPerRow,
      {kHidden, kLinearWeight, kClassTarget, kLinearBias, kOptions, kPlan},

@@ -20,6 +20,8 @@ void RunNllBackward(Call* call);
 void RunLinearForward(Call* call);  // with statistics where the operation returns them
 void RunLinearBackward(Call* call);
 void RunLinearValueAndGrad(Call* call);
+void RunLinearTargetGrad(Call* call);
+void RunLinearWeightGradient(Call* call);
 void RunLinearRescale(Call* call);
 void RunLinearTokenLogProbs(Call* call);
 

@@ -19,6 +19,12 @@ void ZeroRows(const Array& array, int64_t rows) {
   if (array.data != nullptr) std::memset(array.data, 0, Bytes(array, rows));
 }
 
+void ZeroTarget(const LinearProblem& problem) {
+  const Problem& loss = problem.loss;
+  if (loss.grad_target.data == nullptr) return;
+  FillZeros(loss.grad_target.data, Bytes(loss.grad_target, loss.rows * loss.classes));
+}
+
 void ZeroGradients(const LinearProblem& problem) {
   const int64_t classes = problem.loss.classes;
   if (problem.grad_linear_weight.data != nullptr) {
@@ -26,6 +32,7 @@ void ZeroGradients(const LinearProblem& problem) {
               Bytes(problem.grad_linear_weight, classes * problem.features));
   }
   ZeroRows(problem.grad_linear_bias, classes);
+  ZeroTarget(problem);
 }
 
 template <class T>
@@ -62,11 +69,12 @@ class ChunkLoop {
   }
 
   UnitSums Run() {
-    const bool gradients = task_ != LinearTask::kForward;
+    const bool gradients = task_ == LinearTask::kBackward || task_ == LinearTask::kValueAndGrad;
     if (rows_.empty()) {
-      if (gradients) ZeroGradients(problem_);
+      if (task_ != LinearTask::kForward) ZeroGradients(problem_);
       return {};
     }
+    if (Count(rows_) < problem_.loss.rows) ZeroTarget(problem_);
     const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
     matrices_.emplace(problem_, most, gradients);
     for (auto* values : {&lse_, &row_weight_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_,
@@ -78,7 +86,11 @@ class ChunkLoop {
       count_ = std::min(most, Count(rows_) - first_);
       matrices_->Select(&rows_[static_cast<size_t>(first_)], count_);
       matrices_->MakeLogits();
-      Add(LossOfChunk(), &totals);
+      if (task_ == LinearTask::kDataGrad) {
+        DataGradientsOfChunk();
+      } else {
+        Add(LossOfChunk(), &totals);
+      }
       if (gradients) matrices_->AddGradients();
     }
     if (gradients) matrices_->Finish();
@@ -100,17 +112,23 @@ class ChunkLoop {
     }
   }
 
-  // The loss of the chunk's rows, and their gradient in place of their logits where one is wanted.
-  UnitSums LossOfChunk() {
-    const Problem& whole = problem_.loss;
-    Problem chunk = whole;
+  // Its logits, target and row weights.
+  Problem ChunkInputs() {
+    Problem chunk = problem_.loss;
     chunk.outer = chunk.rows = count_;
     chunk.logits = {matrices_->logits(), kComputeDtype<A>};
     ChunkTarget(&chunk);
-    if (whole.row_weight.data != nullptr) {
-      Gather(whole.row_weight, &row_weight_);
+    if (chunk.row_weight.data != nullptr) {
+      Gather(problem_.loss.row_weight, &row_weight_);
       chunk.row_weight = Rows(&row_weight_);
     }
+    return chunk;
+  }
+
+  // The loss of the chunk's rows, and their gradient in place of their logits where one is wanted.
+  UnitSums LossOfChunk() {
+    const Problem& whole = problem_.loss;
+    Problem chunk = ChunkInputs();
     chunk.lse_out = lse_.data();
     if (whole.loss_rows.data != nullptr) chunk.loss_rows = Rows(&loss_rows_);
     if (whole.z_loss_rows.data != nullptr) chunk.z_loss_rows = Rows(&z_loss_rows_);
@@ -138,18 +156,42 @@ class ChunkLoop {
       chunk->target = {chunk_targets_.data(), Dtype::kInt64};
       return;
     }
-    const size_t row_bytes = Bytes(chunk->target, chunk->classes);
-    auto* base = static_cast<char*>(chunk->target.data);
-    if (AreConsecutive(&rows_[static_cast<size_t>(first_)], count_)) {
-      chunk->target.data = base + static_cast<size_t>(Row(0)) * row_bytes;
+    const Array& whole = problem_.loss.target;
+    if (IsConsecutive()) {
+      chunk->target.data = Probabilities(whole, 0);
       return;
     }
+    const size_t row_bytes = Bytes(whole, chunk->classes);
     probabilities_.resize(static_cast<size_t>(count_) * row_bytes);
-    for (int64_t i = 0; i < count_; ++i) {
-      std::memcpy(probabilities_.data() + static_cast<size_t>(i) * row_bytes,
-                  base + static_cast<size_t>(Row(i)) * row_bytes, row_bytes);
-    }
     chunk->target.data = probabilities_.data();
+    for (int64_t i = 0; i < count_; ++i) {
+      std::memcpy(&probabilities_[static_cast<size_t>(i) * row_bytes], Probabilities(whole, i), row_bytes);
+    }
+  }
+
+  bool IsConsecutive() const { return AreConsecutive(&rows_[static_cast<size_t>(first_)], count_); }
+
+  // Where the chunk's row i lies in an array like the target.
+  char* Probabilities(const Array& array, int64_t i) const {
+    return static_cast<char*>(array.data) + Bytes(array, Row(i) * problem_.loss.classes);
+  }
+
+  // Of the target and the class weights, as far as they are wanted.
+  void DataGradientsOfChunk() {
+    Problem chunk = ChunkInputs();
+    UpstreamOfChunk(&chunk);
+    if (problem_.weight_gradient != nullptr) problem_.weight_gradient->Add(chunk);
+    const Array& whole = problem_.loss.grad_target;
+    if (whole.data == nullptr) return;
+    // Where rows are copied, the gradient takes the place of the copy: each part of a row is read before it
+    // is written.
+    chunk.grad_target.data = IsConsecutive() ? Probabilities(whole, 0) : chunk.target.data;
+    RunRows(chunk, kernels_.target_grad, problem_.position_shape);
+    if (IsConsecutive()) return;
+    const size_t row_bytes = Bytes(whole, chunk.classes);
+    for (int64_t i = 0; i < count_; ++i) {
+      std::memcpy(Probabilities(whole, i), &probabilities_[static_cast<size_t>(i) * row_bytes], row_bytes);
+    }
   }
 
   void UpstreamOfChunk(Problem* chunk) {
@@ -199,7 +241,7 @@ UnitSums RunLinear(const LinearProblem& problem, LinearTask task) {
       FillZeros(problem.grad_hidden.data, Bytes(problem.grad_hidden, loss.rows * problem.features));
     }
     if (vanishes) ZeroGradients(problem);
-    if (vanishes && task == LinearTask::kBackward) return {};
+    if (vanishes && task != LinearTask::kValueAndGrad) return {};
     if (vanishes) task = LinearTask::kForward;
   }
   if (loss.logits.dtype == Dtype::kFloat64) return ChunkLoop<double>(problem, task).Run();

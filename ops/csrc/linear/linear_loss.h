@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "loss/problem.h"
+#include "loss/run.h"
 #include "platform/tensor.h"
 
 namespace ms_ce {
@@ -25,6 +26,7 @@ struct LinearProblem {
 
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.
   Array grad_hidden, grad_linear_weight, grad_linear_bias;
+  WeightGradient* weight_gradient = nullptr;
 };
 
 // By default a chunk, the copies of its hidden states and what a call needs besides stay within a twentieth
@@ -32,12 +34,14 @@ struct LinearProblem {
 constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
 constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kHiddenCopies = 2;
 
-enum class LinearTask { kForward, kBackward, kValueAndGrad };
+// kBackward makes the gradients of input, weight and bias; kDataGrad those of target and class weights.
+enum class LinearTask { kForward, kBackward, kValueAndGrad, kDataGrad };
 
 // Checks every target and sums the weights of those that count.
 double LinearTotalWeight(const LinearProblem& problem);
 
-// loss.total_weight must hold LinearTotalWeight(); kBackward also reads loss.lse and loss.grad_loss.
+// loss.total_weight must hold LinearTotalWeight(); kBackward and kDataGrad also read loss.lse and
+// loss.grad_loss.
 UnitSums RunLinear(const LinearProblem& problem, LinearTask task);
 
 }  // namespace ms_ce

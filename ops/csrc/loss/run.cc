@@ -30,7 +30,8 @@ int64_t RowsPerUnit(const Problem& problem) {
   return (rows + block - 1) / block * block;
 }
 
-// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0.
+// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0. What arrives
+// at the z-losses beside the loss reaches the weights by the divisor alone.
 void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
   const Kernels& kernels = KernelsFor(problem);
   double loss = 0.0, squares = 0.0;
@@ -42,7 +43,9 @@ void DivideByWeights(const Problem& problem, const std::vector<double>& hits, st
     const bool weighted = problem.row_weight.data != nullptr;
     squares += (weighted ? kernels.load(problem.row_weight, row) : 1.0) * lse * lse;
   }
-  loss += kernels.load(problem.grad_loss, 0) * problem.z_loss * squares;
+  double upstream = kernels.load(problem.grad_loss, 0);
+  if (problem.grad_z_loss.data != nullptr) upstream += kernels.load(problem.grad_z_loss, 0);
+  loss += upstream * problem.z_loss * squares;
   const double mean = loss / problem.total_weight;
   for (size_t c = 0; c < grad->size(); ++c)
     (*grad)[c] = ((*grad)[c] - mean * hits[c]) / problem.total_weight;
@@ -104,25 +107,31 @@ UnitSums RunRows(const Problem& problem, Kernels::RowRange kernel, const Tensor&
   return totals;
 }
 
-void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out) {
-  const Kernels& kernels = KernelsFor(problem);
-  RunRows(problem, kernels.count_weight, logits);
-  // The mean of class targets divides by the weights' own sum T: with L the sum of the row losses, its
-  // gradient is (dL/dw_c - L/T hits_c) / T, and zero where T is.
-  const bool divided = !problem.probability && problem.reduction == Reduction::kMean;
-  const bool vanishes = problem.reduction == Reduction::kMean && problem.total_weight == 0.0;
-  Problem undivided = problem;
-  if (divided) undivided.total_weight = 1.0;
-  const auto classes = static_cast<size_t>(problem.classes);
-  std::vector<double> grad(classes, 0.0), hits(classes, 0.0);
-  const int64_t units = vanishes ? 0 : (problem.classes + kWeightGradClasses - 1) / kWeightGradClasses;
-  ParallelFor(units, problem.rows * problem.classes, [&](int64_t unit) {
+// The mean of class targets divides by the weights' own sum T: with L the sum of the row losses, its
+// gradient is (dL/dw_c - L/T hits_c) / T, and zero where T is.
+WeightGradient::WeightGradient(const Problem& whole)
+    : whole_(whole),
+      vanishes_(whole.reduction == Reduction::kMean && whole.total_weight == 0.0),
+      divided_(whole.reduction == Reduction::kMean && !whole.probability),
+      grad_(static_cast<size_t>(whole.classes), 0.0),
+      hits_(static_cast<size_t>(whole.classes), 0.0) {}
+
+void WeightGradient::Add(const Problem& rows) {
+  if (vanishes_) return;
+  Problem undivided = rows;
+  if (divided_) undivided.total_weight = 1.0;
+  const Kernels& kernels = KernelsFor(rows);
+  const int64_t units = (rows.classes + kWeightGradClasses - 1) / kWeightGradClasses;
+  ParallelFor(units, rows.rows * rows.classes, [&](int64_t unit) {
     const int64_t first = unit * kWeightGradClasses;
-    const int64_t count = std::min(kWeightGradClasses, problem.classes - first);
-    kernels.weight_grad(undivided, first, count, grad.data(), hits.data());
+    const int64_t count = std::min(kWeightGradClasses, rows.classes - first);
+    kernels.weight_grad(undivided, first, count, grad_.data(), hits_.data());
   });
-  if (divided && !vanishes) DivideByWeights(problem, hits, &grad);
-  for (size_t c = 0; c < classes; ++c) StoreDouble(grad[c], out, static_cast<int64_t>(c));
+}
+
+void WeightGradient::Store(const Tensor& out) {
+  if (divided_ && !vanishes_) DivideByWeights(whole_, hits_, &grad_);
+  for (size_t c = 0; c < grad_.size(); ++c) StoreDouble(grad_[c], out, static_cast<int64_t>(c));
 }
 
 void FillZeros(void* data, size_t bytes) {

@@ -2,6 +2,8 @@
 #ifndef MS_CE_RUN_H_
 #define MS_CE_RUN_H_
 
+#include <vector>
+
 #include "loss/problem.h"
 #include "platform/kernels.h"
 #include "platform/tensor.h"
@@ -15,8 +17,21 @@ void Add(const UnitSums& unit, UnitSums* totals);
 
 const Kernels& KernelsFor(const Problem& problem);
 
-// d loss / d weight, summed over the rows, into `out`.
-void RunWeightGrad(const Problem& problem, const Tensor& logits, const Tensor& out);
+// d loss / d weight, summed over rows that come all at once or in chunks.
+class WeightGradient {
+ public:
+  // What reduces the loss of all rows, and their lse; it must outlive this.
+  explicit WeightGradient(const Problem& whole);
+
+  void Add(const Problem& rows);
+  // Of all rows that were added.
+  void Store(const Tensor& out);
+
+ private:
+  const Problem& whole_;
+  const bool vanishes_, divided_;
+  std::vector<double> grad_, hits_;  // of each class
+};
 
 void FillZeros(void* data, size_t bytes);
 

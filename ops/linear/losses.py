@@ -1,0 +1,195 @@
+"""The linear loss of rows whose logits are made a chunk at a time.
+
+A chunk's logits are reduced to statistics by the backend (`partial`), completed by the other holders of classes where
+there are any, and turned into gradients: in a sweep of their own (`ChunkedRows`), or in the same one (`ChunkedSum`).
+"""
+
+from __future__ import annotations
+
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.ops import constexpr
+from mindspore.ops import operations as P
+
+from ms_ce import _versions
+from ms_ce._versions import zeros_like
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.composed.losses import product, transformed
+from ms_ce.ops.eager import DifferentiableCell, wanted
+from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.linear.gradients import SweepGradients
+from ms_ce.ops.linear.sweep import over_chunks, write_rows
+from ms_ce.ops.options import Gradients, Options
+from ms_ce.ops.pieces import ones_like
+
+_sum = P.ReduceSum()
+
+
+@constexpr
+def made_in_graph(gradients) -> Gradients:
+    """Which gradients to make and where, in a graph: all in the forward pass where a bprop can hold no loop."""
+    return Gradients(*gradients) if _versions.loops_in_bprops else Gradients(in_forward=True)
+
+
+class ChunkedRows(SweepGradients, DifferentiableCell):
+    """Row losses, and in the backward pass the gradients, from logits that are made again there.
+
+    Inputs: those of Sweep.
+    Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
+    frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
+    Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight, whether a row is right
+    and its entropy; all (N,). The last two are made for `stats` only, and entropies have a gradient with
+    `entropy_gradient`.
+    """
+
+    def __init__(
+        self,
+        kernels,
+        place,
+        options: Options,
+        chunk_bytes: int,
+        gradients: Gradients,
+        stats: bool = False,
+        entropy_gradient: bool = False,
+        alone: bool = False,
+    ):
+        super().__init__(kernels, place, options, chunk_bytes, gradients)
+        made = gradients[1:]
+        self.partly = not alone and not all(made)
+        if self.partly:
+            others = Gradients(gradients.in_forward, *(not one for one in made))
+            self.others = type(self)(
+                kernels, place, options, chunk_bytes, others, stats, entropy_gradient, True
+            )
+        self.stats, self.entropy_gradient = stats, entropy_gradient
+
+    def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        sweep, position = self.prepared(*tensors)
+        width = 5 if self.stats else 3
+        state = (ops.zeros((position.shape[0] + sweep[-1], width), self.wide),)
+        state = over_chunks(self.add_statistics, sweep, (), state)
+        return self.finished(ops.gather(state[0], position, 0), target, row_weight)
+
+    def add_statistics(self, sweep, saved, first, state):
+        where, given = self.chunk(sweep, first)
+        rows = self.statistics_of(sweep, given)
+        if self.stats:
+            rows = ops.concat((rows, self.logged(given, rows[:, 0]).astype(self.wide)), 1)
+        return (write_rows(state[0], where[0].expand_dims(1), rows),)
+
+    def logged(self, given, lse):
+        """(rows, 2): whether the largest logit is the target's, and the entropy."""
+        _, target, logits = given
+        x = transformed(logits, self.options)
+        best = target if is_class_index(target.dtype) else target.argmax(axis=1)
+        correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
+        log_prob = x - lse.astype(x.dtype).expand_dims(1)
+        entropy = -product(ops.exp(log_prob), log_prob).sum(axis=1)
+        return ops.stack((correct.astype(x.dtype), entropy), 1)
+
+    def finished(self, rows, target, row_weight):
+        """The outputs, from the statistics of all rows; 0 in those that do not count."""
+        keep = self.kept(target, row_weight)
+        (lse, dot), mass = self.counted(keep, rows[:, 0], rows[:, 1]), rows[:, 2]
+        correct, entropy = zeros_like(lse), zeros_like(lse)
+        if self.stats:
+            correct, entropy = self.counted(keep, rows[:, 3], rows[:, 4])
+        squares = self.squares(lse)
+        losses, squares = self.weighted(row_weight, mass * lse - dot + squares, squares)
+        return losses, lse, mass, squares, correct, entropy
+
+    def add_chunk_gradients(self, sweep, saved, first, sums):
+        """The logits again, and from them the gradients."""
+        chunk = self.chunk(sweep, first)
+        (_, index, _), (hidden, _, _) = chunk
+        lse, mass, grad_loss, grad_squares, entropy, grad_entropy = saved
+        own_lse, own_mass = ops.gather(lse, index, 0), ops.gather(mass, index, 0)
+        upstream = ops.gather(grad_loss, index, 0)
+        of_lse = self.of_squares(own_lse, upstream + ops.gather(grad_squares, index, 0))
+        rows = (own_lse, own_mass, upstream.astype(hidden.dtype), of_lse.astype(hidden.dtype))
+        entropies = None
+        if self.entropy_gradient:
+            entropies = (ops.gather(entropy, index, 0), ops.gather(grad_entropy, index, 0))
+        return self.add_gradients(sweep, chunk, rows, entropies, sums)
+
+    def gradients_of(self, tensors, out, dout):
+        """The gradients that this Cell makes, those of all rows, from its inputs."""
+        sweep, position = self.prepared(*tensors)
+        saved = (out[1], out[2], dout[0], dout[3], out[5], dout[5])
+        sums = over_chunks(self.add_chunk_gradients, sweep, saved, self.no_gradients(sweep))
+        return self.unordered(sums, position, tensors[1])
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        grads = (hidden, linear_weight, linear_bias)
+        if wanted(0) or wanted(1) or wanted(3):
+            grads = self.gradients_of(tensors, out, dout)
+        if self.partly and compiling():
+            grads = self.completed(grads, self.others.gradients_of(tensors, out, dout))
+        return self.returned(grads, None, tensors, self.data_gradients(tensors, out[1], dout[0]))
+
+
+@constexpr
+def _refuse_loop_in_bprop():
+    raise NotImplementedError(
+        f"ms_ce: MindSpore {_versions.MINDSPORE} compiles no gradient of the linear loss in several chunks with "
+        "reduction 'none', statistics or log-probabilities; take a chunk_bytes that holds all logits, backend='cpu', "
+        "PyNative, or MindSpore 2.8"
+    )
+
+
+class UndifferentiatedRows(ChunkedRows):
+    """ChunkedRows in a graph where a bprop can hold no loop: MindSpore would say that a pointer is null."""
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        _refuse_loop_in_bprop()
+        return hidden, linear_weight, target, linear_bias, weight, row_weight
+
+
+def rows_in_graph() -> type[ChunkedRows]:
+    """The Cell of row losses for a graph."""
+    return ChunkedRows if _versions.loops_in_bprops else UndifferentiatedRows
+
+
+class ChunkedSum(ChunkedRows):
+    """The sum of the row losses, with gradients from the same sweep.
+
+    Inputs: those of Sweep. Outputs: the sum (), the sums of gradients for an upstream gradient of 1, and lse (N,).
+    """
+
+    def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        sweep, position = self.prepared(*tensors)
+        lse = ops.zeros((position.shape[0] + sweep[-1], 1), self.wide)
+        state = (ops.zeros((1,), self.wide), lse, *self.no_gradients(sweep))
+        state = over_chunks(self.add_both, sweep, (), state)
+        grads = self.unordered(state[2:], position, linear_weight)
+        lse = ops.gather(state[1], position, 0).reshape((-1,))
+        return state[0].reshape(()), grads[0], grads[1], grads[2], lse
+
+    def add_both(self, sweep, saved, first, state):
+        """Loss and gradients of a chunk, from its logits."""
+        chunk = self.chunk(sweep, first)
+        (place, index, valid), given = chunk
+        rows, exact = self.statistics_of(sweep, given), given[0].dtype
+        lse, dot, mass = rows[:, 0], rows[:, 1], rows[:, 2]
+        losses = mass * lse - dot + self.squares(lse)
+        if sweep[0][5] is not None:
+            losses = self.weighted(ops.gather(sweep[0][5], index, 0), losses)[0]
+        losses = ops.select(valid, losses, zeros_like(losses))
+        one = ones_like(lse)
+        rows = (lse, mass, one.astype(exact), self.of_squares(lse, one).astype(exact))
+        sums = self.add_gradients(sweep, chunk, rows, None, state[2:])
+        all_lse = write_rows(state[1], place.expand_dims(1), lse.expand_dims(1))
+        return state[0] + _sum(losses), all_lse, sums[0], sums[1], sums[2]
+
+    def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
+        tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+        factor = dout[0].astype(exact_dtype(hidden.dtype))
+        grads = (out[1], out[2], out[3])
+        if self.partly and compiling():
+            others = self.others.construct(*tensors)
+            grads = self.completed(grads, others[1:4])
+        upstream = ones_like(out[4]) * dout[0].astype(self.wide)
+        return self.returned(grads, factor, tensors, self.data_gradients(tensors, out[4], upstream))
