@@ -23,6 +23,7 @@ class LinearCase:
     dtype: str = "float32"
     loss: dict = field(default_factory=dict)
     weight: bool = False
+    trains_weight: bool = False  # it is a Parameter
     row_weight: bool = False
     total_weight: float | None = None  # beside bias and row_weight, as the sixth input
     bias: bool = True
@@ -93,6 +94,7 @@ def _two_ranks() -> list[LinearCase]:
             mode=GRAPH,
             loss={**every, **_in_forward(True)},
             weight=True,
+            trains_weight=True,
             **padded,
             **two,
         ),
@@ -100,11 +102,14 @@ def _two_ranks() -> list[LinearCase]:
             "probabilities, every option",
             loss={**EVERY_OPTION, **_in_forward(False)},
             weight=True,
+            trains_weight=True,
             probabilities=True,
             **padded,
             **two,
         ),
-        LinearCase("rows weighted", loss=every, weight=True, row_weight=True, **two),
+        LinearCase(
+            "rows weighted", loss=every, weight=True, trains_weight=True, row_weight=True, **two
+        ),
         LinearCase(
             "rows weighted, graph, probabilities",
             mode=GRAPH,

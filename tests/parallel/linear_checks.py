@@ -7,7 +7,7 @@ from collections.abc import Callable
 import mindspore as ms
 import numpy as np
 from linear_cases import FEATURES, LINEAR_PROGRAMS, ROWS_PER_RANK, LinearCase, draw, linear_cases
-from mindspore import Tensor, nn
+from mindspore import Parameter, Tensor, nn
 from spmd_cases import GRAPH, JIT, PYNATIVE
 from spmd_programs import CountedCalls, message_of, raised
 
@@ -26,7 +26,7 @@ REFERENCE_OPTIONS = (
 )
 
 
-GRADIENTS = ("input", "linear_weight", "linear_bias")
+INPUTS = ("input", "linear_weight", "target", "linear_bias")
 
 
 class Network(nn.Cell):
@@ -81,8 +81,9 @@ def own_inputs(case: LinearCase, place, data: dict) -> list[Tensor]:
     return inputs
 
 
-def expected_results(case: LinearCase, place, data: dict) -> list[np.ndarray]:
-    """Loss, and the gradients of this rank's rows of input, block of weight and block of bias."""
+def expected_results(case: LinearCase, place, data: dict) -> dict[str, np.ndarray]:
+    """Loss, and the gradients of this rank's rows of input, its blocks of weight, bias and target, and of all class
+    weights."""
     options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
     options["row_weight"] = data["row_weight"]
     weight, target, upstream = data["weight"], data["target"], 1 / (case.total_weight or 1)
@@ -95,28 +96,41 @@ def expected_results(case: LinearCase, place, data: dict) -> list[np.ndarray]:
     options["grad_loss"] = upstream
     if case.loss.get("reduction") == "none":
         loss = loss[place.rows]
-    slope = reference.cross_entropy_grad(logits, target, weight, **options).logits[place.rows]
+    grads = reference.cross_entropy_grad(logits, target, weight, **options)
+    slope = grads.logits[place.rows]
     if case.gradients_mean:
         slope = slope * case.row_ranks
     padding = sum(case.blocks) - case.classes
     grad_input = slope @ data["linear_weight"]
     if case.sequence_parallel:
         grad_input = np.split(grad_input, case.class_ranks)[place.class_rank]
-    slope = np.pad(slope, ((0, 0), (0, padding)))[:, place.classes]
+    own = ((0, 0), (0, padding))
+    slope = np.pad(slope, own)[:, place.classes]
+    expected = {"weight": grads.weight}
+    if case.probabilities:
+        expected["target"] = np.pad(grads.target[place.rows], own)[:, place.classes]
     if case.batch is not None:
         grad_input = grad_input.reshape(-1, case.batch, FEATURES)
         loss = loss.reshape(-1, case.batch) if loss.ndim else loss
-    return [loss, grad_input, slope.T @ data["input"][place.rows], slope.sum(0)]
+    return {
+        **expected,
+        "loss": loss,
+        "input": grad_input,
+        "linear_weight": slope.T @ data["input"][place.rows],
+        "linear_bias": slope.sum(0),
+    }
 
 
 def run(case: LinearCase, place_of: Callable) -> None:
     """Raises AssertionError where this rank's loss or gradients are not those of the whole."""
     place = place_of(case, ROWS_PER_RANK)
     data = rounded(draw(case), case.dtype)
-    weight = data["weight"]
+    weight = None if data["weight"] is None else Tensor(data["weight"])
+    if case.trains_weight:
+        weight = Parameter(weight, name="weight")
     loss = VocabParallelLinearCrossEntropyLoss(
         place.class_group,
-        weight=None if weight is None else Tensor(weight),
+        weight=weight,
         class_blocks=case.class_blocks,
         num_classes=case.num_classes,
         sequence_parallel=case.sequence_parallel,
@@ -128,23 +142,28 @@ def run(case: LinearCase, place_of: Callable) -> None:
     inputs = own_inputs(case, place, data)
     ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
     network = Network(loss)
-    positions = (0, 1, 3) if case.bias else (0, 1)
-    function = ms.value_and_grad(network, positions)
+    given = [True, True, case.probabilities, case.bias]
+    names = [name for name, wanted in zip(INPUTS, given, strict=True) if wanted]
+    positions = tuple(INPUTS.index(name) for name in names)
+    trained = [loss.weight] if case.trains_weight else None
+    function = ms.value_and_grad(network, positions, weights=trained)
     if case.mode == JIT:
         function = ms.jit(function)
     value, gradients = function(*inputs)
+    if case.trains_weight:
+        gradients, names = (*gradients[0], *gradients[1]), [*names, "weight"]
     expected = expected_results(case, place, data)
     backend = case.loss.get("backend", "cpu")
     # A mean over ranks that hold different rows is float32 whatever the input is.
     loss_dtype = "float32" if case.row_ranks > 1 else case.dtype
     if case.mode == PYNATIVE:  # where it is not one more compilation
-        check_linear(to_numpy(loss(*inputs)), expected[0], backend, loss_dtype, "loss")
-    check_linear(to_numpy(value) / 2, expected[0].sum(), backend, loss_dtype, "loss in training")
-    frozen, count = case.loss.get("frozen", ()), len(positions)
-    for name, gradient, wanted in zip(
-        GRADIENTS[:count], gradients, expected[1 : count + 1], strict=True
-    ):
-        of = wanted * (name not in frozen)
+        check_linear(to_numpy(loss(*inputs)), expected["loss"], backend, loss_dtype, "loss")
+    check_linear(
+        to_numpy(value) / 2, expected["loss"].sum(), backend, loss_dtype, "loss in training"
+    )
+    frozen = case.loss.get("frozen", ())
+    for name, gradient in zip(names, gradients, strict=True):
+        of = expected[name] * (name not in frozen)
         check_linear(to_numpy(gradient) / 2, of, backend, case.dtype, f"gradient of {name}")
 
 
