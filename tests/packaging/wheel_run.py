@@ -66,6 +66,18 @@ def test_command_line_of_the_installed_wheel(environment):
     assert "kernel: x86-64-v" in output
 
 
+def test_what_the_documents_show_runs_without_the_repository(environment, tmp_path):
+    """Every block, example, notebook and tool, with what the extra `demo` installs."""
+    demo = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "matplotlib", "tqdm"]
+    archives.run(environment / "bin/python", *demo, env=archives.CLEAN)
+    for name in archives.tracked("README.md", "docs", "examples"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((archives.ROOT / name).read_bytes())
+    program = PROGRAM.with_name("outside_program.py")
+    settings = {**archives.CLEAN, "GLOG_v": "3"}
+    archives.run(environment / "bin/python", program, cwd=tmp_path, env=settings)
+
+
 def test_environment_with_a_wheel_without_a_kernel(environment, tmp_path):
     """Made last: it takes the place of the other wheel."""
     copy = archives.copy_repository(tmp_path / "sources")
