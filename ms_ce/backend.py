@@ -95,6 +95,10 @@ def _reason(row: Backend) -> str | None:
 def available_backends() -> tuple[Availability, ...]:
     """The table of backends in order of preference, each with the reason why it is not usable here.
 
+    Returns:
+        tuple of Availability: name, device, dtypes, description, reason (None where it can be used), partitioned (what
+        ms_ce.parallel computes with in a graph that MindSpore's partitioner splits).
+
     Example:
         >>> import ms_ce
         >>> [row.name for row in ms_ce.available_backends()][-1]

@@ -87,6 +87,16 @@ class SumGradient(UncastCell):
     Args:
         group (str): name of the communication group. Default: all ranks.
 
+    Inputs:
+        - **value** (Tensor): the same on every rank, of any float dtype; gradients are summed in float32.
+
+    Outputs:
+        Tensor, value itself.
+
+    Raises:
+        TypeError: group is not a name.
+        ValueError: the group does not exist.
+
     Example:
         >>> import mindspore, ms_ce.parallel
         >>> from mindspore.communication import get_group_size, init

@@ -129,6 +129,18 @@ def global_mean(
 ) -> Tensor:
     """`GlobalMean(group, gradients_mean)(loss_sum, total_weight, step_weight)`, for code outside of Cells.
 
+    Args:
+        loss_sum (Tensor), total_weight (Tensor), group (str): as there.
+
+    Keyword Args:
+        gradients_mean (bool), step_weight (Tensor): as there.
+
+    Returns:
+        Tensor, float32 scalar, the same on all ranks.
+
+    Raises:
+        TypeError, ValueError: as `GlobalMean`.
+
     Example:
         >>> import mindspore, ms_ce.parallel
         >>> from mindspore.communication import init
@@ -145,6 +157,12 @@ def global_weight(total_weight: Tensor | None, group: str | None = None) -> Tens
     Args:
         total_weight (Tensor): scalar, the sum of the weights of this rank's rows, over all micro-batches of a step.
         group (str): name of the communication group. Default: all ranks.
+
+    Returns:
+        Tensor, float32 scalar, the same on all ranks.
+
+    Raises:
+        TypeError, ValueError: as `GlobalMean`.
 
     Example:
         >>> import mindspore, ms_ce.parallel

@@ -17,6 +17,9 @@ def register_with_mindformers() -> str:
 
     `import ms_ce.parallel` does this by itself when mindformers was imported before.
 
+    Returns:
+        str, the name.
+
     Raises:
         ImportError: mindformers is not installed.
 

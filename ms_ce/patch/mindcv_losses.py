@@ -22,6 +22,10 @@ def mindcv(*, cross_entropy: bool = True, force: bool = False) -> Patch:
     Returns:
         Patch, as `patch.mindspore`.
 
+    Raises:
+        ImportError: the library is not installed.
+        RuntimeError: as `patch.mindspore`.
+
     Example:
         >>> import ms_ce
         >>> with ms_ce.patch.mindcv() as patched:

@@ -89,6 +89,10 @@ def mindnlp(
     Returns:
         Patch, as `patch.mindspore`.
 
+    Raises:
+        ImportError: the library is not installed.
+        RuntimeError: as `patch.mindspore`.
+
     Example:
         >>> import ms_ce
         >>> with ms_ce.patch.mindnlp(nll_loss=False) as patched:

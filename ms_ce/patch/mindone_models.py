@@ -60,6 +60,10 @@ def mindone(*, cross_entropy: bool = True, linear: bool = False, force: bool = F
     Returns:
         Patch, as `patch.mindspore`.
 
+    Raises:
+        ImportError: the library is not installed.
+        RuntimeError: as `patch.mindspore`.
+
     Example:
         >>> import ms_ce
         >>> with ms_ce.patch.mindone(linear=True) as patched:

@@ -79,6 +79,28 @@ def test_everything_public_has_an_example(item):
     assert f"{item.__module__}.{item.__name__}" in docstrings.EXAMPLES or item is ms_ce.LossStats
 
 
+# What holds values, and so takes and refuses nothing; ms_ce.patch makes Patch.
+HOLDERS = (ms_ce.LossStats, ms_ce.patch.Patch)
+TAKES_NOTHING = (ms_ce.available_backends, ms_ce.parallel.register_with_mindformers)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [item for item in PUBLIC if item not in HOLDERS],
+    ids=lambda item: f"{item.__module__}.{item.__name__}",
+)
+def test_everything_public_says_what_it_takes_returns_and_refuses(item):
+    """In sections of its own, or by the name of the function whose they are."""
+    text = inspect.getdoc(item) or ""
+    if item not in TAKES_NOTHING:
+        assert "Args:" in text or "Arguments" in text
+    assert (
+        re.search(r"^(Returns|Outputs|Inputs):", text, re.M)
+        or item is ms_ce.parallel.ParallelConfig
+    )
+    assert "Raises:" in text or "errors" in text or item is ms_ce.available_backends
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=_name)
 def test_python_blocks_run(document, tmp_path):
     """Each ```python block runs by itself, `>>>` lines give what they show; ```py marks a fragment.
