@@ -52,7 +52,7 @@ DIFFERENCES = (
     Difference("<2.8", "a Cell has a method named place, which no attribute may be called"),
     Difference(
         "<2.9",
-        "CPU operators for zeros and products do not take bfloat16; ms_ce makes its zeros in float32",
+        "CPU operators for zeros and products do not take bfloat16; ms_ce makes both in float32",
     ),
     Difference(
         ">=2.9",
@@ -115,16 +115,29 @@ _dtype = importlib.import_module("mindspore.common.dtype")
 
 
 def _zeros_like_of_old(x):
-    if x.dtype == _dtype.bfloat16:
-        return _zeros_like(x.astype(_dtype.float32)).astype(_dtype.bfloat16)
-    return _zeros_like(x)
+    """Without a branch: MindSpore 2.7 loses the graph of one inside a loop."""
+    return _zeros_like(x.astype(_dtype.float32)).astype(x.dtype)
 
 
 # The function ops.zeros_like breaks a second derivative in graph mode.
 zeros_like = _zeros_like_of_old if Version("2.9") > MINDSPORE else _zeros_like
 
+
+def _multiply(x, y):
+    return x * y
+
+
+def _multiply_of_old(x, y):
+    if x.dtype == _dtype.bfloat16:
+        return (x.astype(_dtype.float32) * y.astype(_dtype.float32)).astype(_dtype.bfloat16)
+    return x * y
+
+
+# Of a tensor that may be bfloat16.
+multiply = _multiply_of_old if Version("2.9") > MINDSPORE else _multiply
+
 # Whether a Cell's bprop in a graph may hold a loop over the same functions as its construct.
-loops_in_bprops = Version("2.9") <= MINDSPORE
+loops_in_bprops = Version("2.8") <= MINDSPORE
 
 
 def may_require_grad(tensor: Any) -> bool:

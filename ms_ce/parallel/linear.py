@@ -14,7 +14,13 @@ from ms_ce.backend import choose
 from ms_ce.functional import constant
 from ms_ce.ops import mean
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.linear.losses import ChunkedRows, ChunkedSum, made_in_graph, rows_in_graph
+from ms_ce.ops.linear.losses import (
+    ChunkedRows,
+    ChunkedSum,
+    made_in_graph,
+    rows_in_graph,
+    sum_in_graph,
+)
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Gradients
 from ms_ce.ops.table import KERNELS
@@ -182,8 +188,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         self.kernels = KERNELS[name]
         wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
         wanted = made_in_graph((False, *wanted))[1:]
-        self.rows = self.made_sweep(False, wanted, rows_in_graph())
-        self.sum = self.made_sweep(True, wanted)
+        self.rows = self.made_sweep(rows_in_graph(), False, wanted)
+        self.sum = self.made_sweep(sum_in_graph(), True, wanted)
         self.sweeps: dict[tuple, nn.Cell] = {}
         self.parts = chosen.size if sequence_parallel else 1
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
@@ -242,8 +248,7 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
             divisor = mean.total_weight(labels, rows, self.weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
 
-    def made_sweep(self, in_forward, wanted, rows=ChunkedRows):
-        kind = ChunkedSum if in_forward else rows
+    def made_sweep(self, kind, in_forward, wanted):
         gradients = Gradients(in_forward, *wanted)
         return kind(
             self.kernels, self.location, self.plan.options, self.plan.chunk_bytes, gradients
@@ -254,7 +259,8 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         in_forward = gradients.in_forward and self.reduction != "none"
         key = (in_forward, *gradients[1:])
         if key not in self.sweeps:
-            self.sweeps[key] = self.made_sweep(in_forward, gradients[1:])
+            kind = ChunkedSum if in_forward else ChunkedRows
+            self.sweeps[key] = self.made_sweep(kind, in_forward, gradients[1:])
         return self.sweeps[key]
 
     def check(self, input, linear_weight, target, linear_bias, row_weight):

@@ -13,6 +13,7 @@ from mindspore import nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
+from ms_ce._versions import multiply
 from ms_ce.ops.chunks import per_row
 from ms_ce.ops.cpu.linear_data import ONCE, data_gradients
 from ms_ce.ops.cpu.linear_operators import (
@@ -125,7 +126,7 @@ def _one_sweep_bprop(gradients: Gradients):
             done = _rescale(dout[0], out[3], out[4], out[5], out[6])
             made = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
         elif not known_one(dout[0]):
-            made = (out[3] * dout[0], out[4] * dout[0], out[5] * dout[0])
+            made = tuple([multiply(each, dout[0]) for each in made])
         made = (_once(made[0]), _once(made[1]), _once(made[2]))
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)

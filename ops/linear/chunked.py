@@ -15,7 +15,13 @@ from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row, rows_of_chu
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, known_shape
 from ms_ce.ops.linear import plain as linear_plain
-from ms_ce.ops.linear.losses import ChunkedRows, ChunkedSum, made_in_graph, rows_in_graph
+from ms_ce.ops.linear.losses import (
+    ChunkedRows,
+    ChunkedSum,
+    made_in_graph,
+    rows_in_graph,
+    sum_in_graph,
+)
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
@@ -39,7 +45,8 @@ def _cell(backend, options, chunk_bytes, class_indices, kind, gradients, in_grap
     if not class_indices and not kernels.BLOCKS_OF_PROBABILITIES:
         kernels = composed
     if kind == "sum":
-        return ChunkedSum(kernels, OneDevice(), options, chunk_bytes, gradients)
+        sums = sum_in_graph() if in_graph else ChunkedSum
+        return sums(kernels, OneDevice(), options, chunk_bytes, gradients)
     stats, tokens = kind in ("stats", "tokens"), kind == "tokens"
     rows = rows_in_graph() if in_graph else ChunkedRows
     return rows(kernels, OneDevice(), options, chunk_bytes, gradients, stats, tokens)

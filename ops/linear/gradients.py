@@ -7,7 +7,6 @@ from mindspore import dtype as mstype
 from mindspore import nn, ops
 from mindspore.ops import operations as P
 
-from ms_ce import _versions
 from ms_ce._versions import zeros_like
 from ms_ce.ops.composed.losses import entropy_backward
 from ms_ce.ops.eager import wanted
@@ -39,7 +38,7 @@ class _Once(nn.Cell):
 _once = _Once()
 
 
-def _not_made(values):
+def not_made(values):
     """nan, which whoever asks for the gradient of `values` gets, and nobody else: a graph drops it."""
     if values is None or is_class_index(values.dtype):
         return values
@@ -166,8 +165,6 @@ class SweepGradients(Sweep):
         """(of the target, of the class weight), as far as they are wanted."""
         target, weight = tensors[2], tensors[4]
         grad_target, grad_weight = target, weight
-        if compiling() and not _versions.loops_in_bprops:
-            return _not_made(target), _not_made(weight)
         if is_class_index(target.dtype):
             grad_target = zeros_like(target)
         elif wanted(2):

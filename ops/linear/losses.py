@@ -7,7 +7,7 @@ there are any, and turned into gradients: in a sweep of their own (`ChunkedRows`
 from __future__ import annotations
 
 from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore import nn, ops
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
@@ -17,7 +17,7 @@ from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.composed.losses import product, transformed
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import compiling, is_class_index
-from ms_ce.ops.linear.gradients import SweepGradients
+from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
 from ms_ce.ops.options import Gradients, Options
 from ms_ce.ops.pieces import ones_like
@@ -152,6 +152,20 @@ def rows_in_graph() -> type[ChunkedRows]:
     return ChunkedRows if _versions.loops_in_bprops else UndifferentiatedRows
 
 
+class _FunctionOf(nn.Cell):
+    """A gradient as a function of the inputs, in PyNative. That of MindSpore 2.7 takes `out` of a bprop for a constant,
+    and nobody would hear of a second derivative."""
+
+    def construct(self, gradient, hidden, linear_weight, linear_bias):
+        return gradient
+
+    def bprop(self, gradient, hidden, linear_weight, linear_bias, out, dout):
+        return dout, zeros_like(hidden), zeros_like(linear_weight), zeros_like(linear_bias)
+
+
+_function_of = _FunctionOf()
+
+
 class ChunkedSum(ChunkedRows):
     """The sum of the row losses, with gradients from the same sweep.
 
@@ -188,8 +202,23 @@ class ChunkedSum(ChunkedRows):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         factor = dout[0].astype(exact_dtype(hidden.dtype))
         grads = (out[1], out[2], out[3])
+        if not compiling():
+            bias = linear_weight if linear_bias is None else linear_bias
+            grads = tuple([_function_of(each, hidden, linear_weight, bias) for each in grads])
         if self.partly and compiling():
             others = self.others.construct(*tensors)
             grads = self.completed(grads, others[1:4])
         upstream = ones_like(out[4]) * dout[0].astype(self.wide)
         return self.returned(grads, factor, tensors, self.data_gradients(tensors, out[4], upstream))
+
+
+class SumWithoutDataGradients(ChunkedSum):
+    """ChunkedSum in a graph where a bprop can hold no loop, not even one that is left out."""
+
+    def data_gradients(self, tensors, lse, upstream):
+        return not_made(tensors[2]), not_made(tensors[4])
+
+
+def sum_in_graph() -> type[ChunkedSum]:
+    """The Cell of summed losses for a graph."""
+    return ChunkedSum if _versions.loops_in_bprops else SumWithoutDataGradients

@@ -6,6 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from ms_ce import reference
 from tests.integration.conftest import to_tensor
@@ -13,6 +14,15 @@ from tests.support.cases import round_to
 
 TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
 ROW_BYTES = 4  # of one float32 logit: chunk_bytes below are so many rows of so many classes
+
+
+def loop_in_a_bprop(**only: Any) -> pytest.MarkDecorator:
+    """The mark of a test that needs the gradient of several chunks in a graph and not from the forward pass."""
+    return pytest.mark.mindspore(
+        ">=2.8",
+        reason="a graph holds no loop over chunks in a bprop",
+        only={"backend": "composed", **only},
+    )
 
 
 class Case(NamedTuple):

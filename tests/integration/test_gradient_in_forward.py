@@ -11,6 +11,7 @@ from mindspore.ops import constexpr
 import ms_ce
 from ms_ce import reference
 from ms_ce.ops import cpu
+from ms_ce.ops.cpu import losses
 from tests.integration.conftest import DTYPES, times, to_numpy, to_tensor
 from tests.support.cases import CASES
 from tests.support.tolerances import check_close, tolerance
@@ -147,7 +148,7 @@ def _in_float32(loss):
 @pytest.mark.parametrize("place", (_alone, _beside_another, _in_float32))
 def test_made_once(dtype, place, monkeypatch):
     """A loss that is minimised as it is needs no backward operation."""
-    monkeypatch.setattr(cpu, "_backward", None)
+    monkeypatch.setattr(losses, "_backward", None)
     logits, target = _tensors(SMALL)
     loss = place(ms_ce.CrossEntropyLoss(backend="cpu", gradient_in_forward=True))
     gradient = ms.jit(ms.value_and_grad(loss))(to_tensor(logits.asnumpy(), dtype), target)[1]

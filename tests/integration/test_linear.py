@@ -10,7 +10,14 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import DTYPES, MODES, times, to_numpy
-from tests.integration.linear_cases import CASES, COMPILED, TENSORS, reference_of, tensors_of
+from tests.integration.linear_cases import (
+    CASES,
+    COMPILED,
+    TENSORS,
+    loop_in_a_bprop,
+    reference_of,
+    tensors_of,
+)
 from tests.support.linear_tolerances import check_linear
 
 
@@ -136,6 +143,8 @@ def test_stats(name, backend, run):
         check(actual, getattr(expected, field), case, backend, "float32", field)
 
 
+@loop_in_a_bprop(run="jit")
+@loop_in_a_bprop(run="graph")
 def test_gradients_of_stats_flow_through_loss_and_z_loss(backend, run):
     case = next(case for case in CASES if case.name == "z-loss")
     data = case.inputs("float32")

@@ -13,15 +13,13 @@ from ms_ce import reference
 from ms_ce.ops.linear import gradients as sweep_gradients
 from ms_ce.ops.linear import sweep as linear_sweep
 from tests.integration.frozen_networks import nodes_of
+from tests.integration.linear_cases import loop_in_a_bprop
 from tests.support.linear_tolerances import check_linear
 
 ROWS, FEATURES, CLASSES, CHUNK_ROWS = 11, 4, 19, 4
 CHUNKS = {"chunk_bytes": CHUNK_ROWS * CLASSES * 4}
 PLAIN = {"chunk_bytes": ROWS * CLASSES * 4}
 NAMES = ("input", "linear_weight", "target", "linear_bias", "weight")
-NOT_TOLD = pytest.mark.mindspore(
-    ">=2.8", reason="PyNative does not tell which tensors need a gradient"
-)
 
 
 def draw(probabilities: bool = True) -> list[np.ndarray]:
@@ -92,6 +90,8 @@ def test_a_mean_that_divides_by_0_has_none(vanishing, backend):
         assert not gradient.asnumpy().any()
 
 
+@loop_in_a_bprop(run="jit")
+@loop_in_a_bprop(run="graph")
 def test_a_weight_that_is_a_parameter_is_trained(backend, run):
     hidden, table, target, _, weight = draw(probabilities=False)
     loss = ms_ce.LinearCrossEntropyLoss(
@@ -138,7 +138,7 @@ def _loss(backend, names, **options):
     return loss, [constants[name] for name in names]
 
 
-@NOT_TOLD
+@pytest.mark.mindspore(">=2.8", reason="PyNative does not tell which tensors need a gradient")
 def test_pynative_makes_what_is_wanted_and_nothing_else(monkeypatch):
     called = Called(monkeypatch)
     operators = {"target": "TargetGrad", "weight": "WeightGrad"}
@@ -152,7 +152,6 @@ def test_pynative_makes_what_is_wanted_and_nothing_else(monkeypatch):
         assert called.backward() == [f"LinearCrossEntropy{made}Input"]
 
 
-@NOT_TOLD
 @pytest.mark.parametrize("gradient_in_forward", (True, False))
 def test_stop_gradient_spares_a_target_that_is_an_argument(gradient_in_forward, monkeypatch):
     called = Called(monkeypatch)
@@ -163,7 +162,6 @@ def test_stop_gradient_spares_a_target_that_is_an_argument(gradient_in_forward, 
     assert "LinearCrossEntropyTargetGrad" not in called.backward()
 
 
-@NOT_TOLD
 @pytest.mark.parametrize(
     ("name", "expected"), (("target", (2, 0)), ("weight", (2, 0)), ("input", (2, 1)))
 )

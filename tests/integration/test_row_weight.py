@@ -11,7 +11,8 @@ from mindspore import Tensor, nn
 
 import ms_ce
 from ms_ce import reference
-from tests.integration.conftest import DTYPES, to_numpy, to_tensor
+from tests.integration.conftest import DTYPES, times, to_numpy, to_tensor
+from tests.integration.linear_cases import loop_in_a_bprop
 from tests.support.cases import CASES, NLL_CASES, Case
 from tests.support.linear_tolerances import check_linear
 from tests.support.tolerances import check_close, tolerance
@@ -85,7 +86,7 @@ def _check(function, formula, gradient_formula, case: Case, dtype: str, backend:
             return function(logits, target, weight, row_weight)
 
         def loss(logits, target, weight, row_weight, upstream):
-            return function(logits, target, weight, row_weight) * upstream
+            return times(function(logits, target, weight, row_weight), upstream)
 
     else:
 
@@ -93,7 +94,7 @@ def _check(function, formula, gradient_formula, case: Case, dtype: str, backend:
             return function(logits, target, None, row_weight)
 
         def loss(logits, target, row_weight, upstream):
-            return function(logits, target, None, row_weight) * upstream
+            return times(function(logits, target, None, row_weight), upstream)
 
     bound = tolerance(backend, dtype, "softcap" in case.options)
     check_close(to_numpy(run(value, *tensors[:-1])), expected, dtype, bound, "loss")
@@ -270,6 +271,7 @@ def test_linear(shift, probabilities, reduction, chunk_bytes, dtype, backend):
     _check_linear(shift, probabilities, reduction, chunk_bytes, dtype, backend, lambda f, *x: f(*x))
 
 
+@loop_in_a_bprop(reduction="none")
 @pytest.mark.parametrize("run", ("jit",), indirect=True)
 @pytest.mark.parametrize(
     ("shift", "probabilities", "reduction"), [(True, False, "mean"), (False, True, "none")]

@@ -10,6 +10,7 @@ from mindspore import Tensor
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import DTYPES, to_numpy, to_tensor
+from tests.integration.linear_cases import loop_in_a_bprop
 from tests.support.linear_tolerances import check_linear
 from tests.support.tolerances import check_close, tolerance
 
@@ -118,6 +119,7 @@ def test_without_entropy(dtype, backend):
     check_close(actual, exact, dtype, tolerance(backend, dtype), "gradient")
 
 
+@loop_in_a_bprop(run="jit", chunk_bytes=3 * 31 * 4)
 @pytest.mark.parametrize("run", ("pynative", "jit"), indirect=True)
 @pytest.mark.parametrize("chunk_bytes", (3 * 31 * 4, None))
 @pytest.mark.parametrize("shift", (False, True))
@@ -171,6 +173,7 @@ def test_of_hidden_states(dtype, shift, chunk_bytes, entropy, backend, run):
         check_linear(to_numpy(got), value, backend, dtype, "gradient")
 
 
+@loop_in_a_bprop(run="jit")
 @pytest.mark.parametrize("run", ("pynative", "jit"), indirect=True)
 @pytest.mark.parametrize("frozen", (("linear_weight",), ("input",), ("input", "linear_weight")))
 def test_frozen(frozen, backend, run):
