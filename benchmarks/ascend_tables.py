@@ -70,9 +70,9 @@ INSTRUCTIONS = {
     "WholeReduceSum": "VCADD",
     "BlockReduceMax": "VCGMAX",
     "BlockReduceSum": "VCGADD",
-    "CompareScalar": "CMPV_EQ",
     "Compare": "CMPV_EQ",
     "Select": "VSEL",
+    "GatherMask": "VREDUCEV2",
 }
 
 

@@ -35,7 +35,8 @@ inline float Exponential(float x) {
 }
 
 // Whether a maximum of NaN and a number is NaN is not documented; a launch says which it is.
-inline float Larger(float a, float b, bool dropsNotANumber) {
+template <typename T>
+T Larger(T a, T b, bool dropsNotANumber) {
     if (a != a) return dropsNotANumber ? b : a;
     if (b != b) return dropsNotANumber ? a : b;
     return b > a ? b : a;
@@ -107,6 +108,7 @@ MS_CE_MODEL_BINARY(Max, host_model::Larger(a, b, drops))
 MS_CE_MODEL_BINARY_SCALAR(Adds, a + b)
 MS_CE_MODEL_BINARY_SCALAR(Muls, a* b)
 MS_CE_MODEL_BINARY_SCALAR(Maxs, host_model::Larger(a, b, drops))
+MS_CE_MODEL_BINARY_SCALAR(Mins, (b < a ? b : a))
 #undef MS_CE_MODEL_BINARY_SCALAR
 
 // Bit mask form, one repeat: only lanes whose bit is set are read and written.
@@ -176,7 +178,7 @@ void Duplicate(const LocalTensor<T>& dst, const T& scalarValue, const int32_t& c
 // Widening takes CAST_NONE; narrowing from fp32 rounds to nearest even with CAST_RINT.
 template <typename T, typename U>
 void Cast(const LocalTensor<T>& dst, const LocalTensor<U>& src, const RoundMode& roundMode, const uint32_t count) {
-    constexpr bool kWidens = sizeof(T) > sizeof(U);
+    constexpr bool kWidens = sizeof(T) > sizeof(U) || std::is_same_v<U, int32_t>;
     static_assert(kWidens ? std::is_same_v<T, float> : std::is_same_v<U, float>,
                   "a cast the vector unit does not have");
     if ((roundMode == RoundMode::CAST_NONE) != kWidens)

@@ -4,7 +4,7 @@
 #define MS_CE_HOST_MODEL_KERNEL_OPERATOR_H
 
 #include "copy.h"
-#include "instructions.h"
+#include "select.h"
 #include "synchronise.h"
 
 #define REGISTER_TILING_DEFAULT(tiling_struct) static_assert(sizeof(tiling_struct) > 0, "tiling data")

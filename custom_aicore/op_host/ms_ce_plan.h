@@ -6,9 +6,9 @@
 
 namespace ms_ce {
 
-constexpr int64_t kShortCols = 1024;    // up to here rows are handled as a matrix
-constexpr int64_t kCopyBytes = 16384;   // below this a copy does not reach the bandwidth of global memory
-constexpr int64_t kMaxCopyRows = 4095;  // blocks of one DataCopyPad
+constexpr int64_t kShortCols = 1024;   // up to here rows are handled as a matrix
+constexpr int64_t kCopyBytes = 16384;  // below this a copy does not reach the bandwidth of global memory
+constexpr int64_t kFewRows = 16;       // of a tile of short rows
 constexpr int64_t kLookupRowsPerCore = 16;
 constexpr int64_t kLookupRows = 1024;      // rows of a group where only one element of each is read
 constexpr int64_t kFixedBytes = 12544;     // accumulators, every block's record, lane counts, constants
@@ -36,10 +36,13 @@ inline int64_t BytesPerElement(const MsCeProblem& p, int32_t dot, int64_t ring, 
 
 // Bytes a row needs beside its elements. A row value takes 4 bytes, broadcast to a block it takes 32.
 inline int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums, bool lookups) {
-    int64_t bytes = 48;                // two sets of targets, weights, validity, class logits
+    int64_t bytes = 65;                // two sets of targets and four values of each, words to compare, bits
     if (lookups) bytes += 2 * kBlock;  // class logits as they are fetched
     if (TakesStatistics(p.kind)) bytes += 6 * 4 + kBlock + 6 * 4;  // row statistics and results on their way out
-    if (WritesGradient(p.kind)) bytes += 7 * 4 + 3 * kBlock;       // coefficients
+    if (WritesGradient(p.kind)) bytes += 8 * 4 + 3 * kBlock;       // coefficients
+    // A row by its class, 64 columns at most, the class in a block, and bits of all columns.
+    if (!lookups && UsesOneHot(p))
+        bytes += Min(RoundUp(p.cols, kBlock / p.logitsBytes), kLanes) * 4 + kBlock + CeilDiv(p.cols, kLanes) * 8;
     int64_t lanes = 0;
     if (TakesStatistics(p.kind) && laneSums) lanes += 2;
     if (TakesStatistics(p.kind) && dot != MS_CE_DOT_NONE) lanes += 3;
@@ -52,14 +55,30 @@ inline int64_t KeptBytes(const MsCeTiling& t) {
     return t.keepsWeights ? RoundUp(t.sliceCols, kLanes) * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
+// What is reserved beside tiles and rows. Values of rows are kept for 64 rows at least: one set of them, or two where the next
+// rows are loaded while these are at work. Short rows have numbers of their columns beside that.
+inline int64_t FixedBytes(const MsCeTiling& t, bool isShort) {
+    if (isShort) return kFixedBytes + 5376;
+    const bool twoSets = t.path == MS_CE_SPLIT || t.problem.kind == MS_CE_FORWARD_GRAD;
+    return kFixedBytes + (twoSets ? 3776 : 1152);
+}
+
+// Short rows in one tile, with `outputs` gradient tiles.
+inline int64_t ShortRowsOf(const MsCeTiling& t, int64_t pitch, int64_t outputs) {
+    const MsCeProblem& p = t.problem;
+    const int64_t perRow =
+        pitch * BytesPerElement(p, t.dot, 2, outputs, false, true) + BytesPerRow(p, t.dot, p.cols > kLanes, false);
+    return Min((p.ubBytes - FixedBytes(t, true) - KeptBytes(t)) / perRow, kMaxCopyRows) / 8 * 8;
+}
+
 // Rows as a matrix; false where fewer than 8 fit.
 inline bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
     const int64_t pitch = RoundUp(p.cols, kBlock / p.logitsBytes);
     t.keepsWeights = UsesWeights(p, t.dot);
-    const int64_t perRow =
-        pitch * BytesPerElement(p, t.dot, 2, 2, false, true) + BytesPerRow(p, t.dot, p.cols > kLanes, false);
-    const int64_t fit = Min((p.ubBytes - kFixedBytes - KeptBytes(t)) / perRow, kMaxCopyRows) / 8 * 8;
+    // A second gradient tile is worth less than twice the rows in one, between whose steps the vector pipe waits.
+    t.outputTiles = ShortRowsOf(t, pitch, 2) < kFewRows && ShortRowsOf(t, pitch, 1) >= kFewRows ? 1 : 2;
+    const int64_t fit = ShortRowsOf(t, pitch, t.outputTiles);
     if (p.cols > kShortCols || fit < 8) return false;
     t.path = MS_CE_SHORT;
     t.tileRows = static_cast<int32_t>(RoundUp(CeilDiv(rowsPerCore, CeilDiv(rowsPerCore, fit)), 8));
@@ -68,7 +87,6 @@ inline bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     t.tilePitch = static_cast<int32_t>(pitch);
     t.tilesPerRow = 1;
     t.ringTiles = 2;
-    t.outputTiles = 2;
     t.resident = 1;
     return true;
 }
@@ -77,7 +95,7 @@ inline bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
 inline int64_t LargestTile(const MsCeTiling& t, int64_t group, int64_t ring, int64_t outputs) {
     const MsCeProblem& p = t.problem;
     const int64_t space =
-        p.ubBytes - kFixedBytes - KeptBytes(t) - RoundUp(group, 8) * BytesPerRow(p, t.dot, true, true);
+        p.ubBytes - FixedBytes(t, false) - KeptBytes(t) - RoundUp(group, 8) * BytesPerRow(p, t.dot, true, true);
     return Max(0, space) / BytesPerElement(p, t.dot, ring, outputs, true, t.keepsWeights != 0) / kLanes * kLanes;
 }
 

@@ -31,6 +31,7 @@ public:
         weightLanes = lossLanes[LANES];
         // Whole blocks of row values are broadcast, so what lies behind the last row must be defined.
         AscendC::Duplicate(maximum_, 0.0f, 6 * padded_);
+        AscendC::Duplicate(blocks, 0.0f, padded_ * FLOATS_PER_BLOCK);
         AscendC::Duplicate(lossLanes, 0.0f, LANES);
         AscendC::Duplicate(weightLanes, 0.0f, LANES);
         pipe.InitBuffer(results_, 2, 3 * bytes);
@@ -39,7 +40,7 @@ public:
     // Row maximum, log of the sum, and where needed the sum and mass of the weighted logits.
     __aicore__ inline void Reduce(int32_t rows, const StatisticsView& view, Lanes& lanes) {
         AscendC::Duplicate(maximum_, 0.0f, padded_);
-        RowsMaximum(maximum_, view.maximum, view.lanes, rows, view.stride);
+        RowsReduce<BlockMaximum>(maximum_, view.maximum, view.lanes, rows, view.stride, blocks);
         AscendC::Maxs(maximum_, maximum_, LOWEST, rows);
         BroadcastRows(blocks, maximum_, rows);
         RowsOperation<SubOperation>(view.maximum, view.maximum, blocks, view.lanes, rows, view.stride, view.stride, 1,
@@ -52,7 +53,7 @@ public:
             RowsOperation<MulOperation>(view.maximum, view.maximum, lanes.sum, view.lanes, rows, view.stride,
                                         view.stride, BLOCKS_PER_REPEAT, 1);
         }
-        RowsSum(logSum, view.maximum, view.lanes, rows, view.stride);
+        RowsReduce<BlockSum>(logSum, view.maximum, view.lanes, rows, view.stride, blocks);
         if (Clamps()) {
             AscendC::Axpy(dot_, logSum, 0.0f, rows);  // NaN, which the clamps may have dropped
         }

@@ -14,11 +14,12 @@ public:
         output_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(output));
         const int32_t padded = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
         const int32_t bytes = padded * static_cast<int32_t>(sizeof(float));
-        pipe.InitBuffer(rowBuffer_, 3 * bytes);
+        pipe.InitBuffer(rowBuffer_, 4 * bytes);
         pipe.InitBuffer(blockBuffer_, 3 * bytes * FLOATS_PER_BLOCK);
         scale_ = rowBuffer_.template Get<float>();
         smooth_ = scale_[padded];
         negated_ = scale_[2 * padded];
+        amount_ = scale_[3 * padded];
         lseBlocks_ = blockBuffer_.template Get<float>();
         scaleBlocks_ = lseBlocks_[padded * FLOATS_PER_BLOCK];
         smoothBlocks_ = lseBlocks_[2 * padded * FLOATS_PER_BLOCK];
@@ -27,7 +28,7 @@ public:
         if (tiling.dot == MS_CE_DOT_WEIGHTED && tiling.path == MS_CE_SHORT) {
             pipe.InitBuffer(laneBuffer_, padded * static_cast<int32_t>(kLaneBytes));
         }
-        AscendC::Duplicate(scale_, 0.0f, padded * 3);
+        AscendC::Duplicate(scale_, 0.0f, padded * 4);
     }
 
     // Coefficients of a group's rows from the upstream gradient (already divided by the mean's denominator), the
@@ -35,6 +36,13 @@ public:
     __aicore__ inline void SetRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& lse,
                                    const Floats& mass) {
         const MsCeProblem& p = tiling_.problem;
+        // What the gradient of the row's class has less. The scalar pipe may still read that of other rows.
+        Synchronise<HardEvent::S_V>();
+        AscendC::Mul(amount_, upstream, state.classWeight, rows);
+        if (p.kind == MS_CE_NLL_BACKWARD) {
+            return;
+        }
+        AscendC::Muls(amount_, amount_, 1.0f - p.labelSmoothing, rows);
         const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
         if (HasProbabilities(p.kind)) {
             AscendC::Mul(scale_, mass, upstream, rows);
@@ -58,11 +66,10 @@ public:
         BroadcastRows(smoothBlocks_, smooth_, rows);
     }
 
-    // Gradient of a tile of long rows, written out. `upstream` gives each row's value on the scalar pipe. For NLLLoss there
-    // are no logits: x is ignored and only the class of each row is not zero.
-    template <typename Upstream>
+    // Gradient of a tile of long rows, written out. For NLLLoss there are no logits: x is ignored and only the class of each
+    // row is not zero.
     __aicore__ inline void LongTile(Tiles<T>& tiles, const Rows<T>& state, int64_t groupRow, const Tile& tile,
-                                    const Floats& x, const Upstream& upstream) {
+                                    const Floats& x) {
         const int32_t pitch = tiles.Pitch(tile.cols);
         LocalTensor<T> out = outputQueue_.template AllocTensor<T>();
         const Floats g = InFloat(tiles, out);
@@ -81,16 +88,13 @@ public:
                 tiles.DropWeights(v);
             }
         }
-        for (int32_t r = 0; r < tile.rows; ++r) {
-            SubtractClass(state, tile.row + r, tile.begin, tile.cols, g[r * pitch], upstream);
-        }
+        SubtractClasses(state, tile.row, tile.rows, tile.begin, tile.cols, g, pitch);
         Write(groupRow + tile.row, tile, g, out, tile.rows * pitch);
     }
 
     // The same for a tile of short rows. `x` and `g` have the tile's pitch.
-    template <typename Upstream>
-    __aicore__ inline void ShortTile(Tiles<T>& tiles, const ShortRows<T>& shape, const Rows<T>& state, int64_t row,
-                                     int32_t rows, const Floats& x, const Upstream& upstream) {
+    __aicore__ inline void ShortTile(Tiles<T>& tiles, ShortRows<T>& shape, const Rows<T>& state, int64_t row,
+                                     int32_t rows, const Floats& x) {
         const int32_t pitch = tiling_.tilePitch;
         const int32_t stride = pitch / FLOATS_PER_BLOCK;
         const int32_t cols = tiling_.tileCols;
@@ -102,16 +106,31 @@ public:
             }
         } else {
             const Floats v = tiling_.dot == MS_CE_DOT_PROB ? tiles.WeightedProbabilities(Tile{0, rows, 0, 0, cols}) : x;
+            // One instruction after another on all columns: nothing waits for the one before.
             for (int32_t at = 0; at < cols; at += LANES) {
-                const int32_t mask = shape.Mask(at / LANES);
-                RowsOperation<SubOperation>(g[at], x[at], lseBlocks_, mask, rows, stride, stride, 1, 0);
-                RowsExp(g[at], mask, rows, stride);
-                RowsOperation<MulOperation>(g[at], g[at], scaleBlocks_, mask, rows, stride, stride, 1, 0);
-                ShortSmoothing(tiles, v, at, mask, rows, stride, g[at]);
+                RowsOperation<SubOperation>(g[at], x[at], lseBlocks_, shape.Mask(at / LANES), rows, stride, stride, 1,
+                                            0);
+            }
+            for (int32_t at = 0; at < cols; at += LANES) {
+                RowsExp(g[at], shape.Mask(at / LANES), rows, stride);
+            }
+            for (int32_t at = 0; at < cols; at += LANES) {
+                RowsOperation<MulOperation>(g[at], g[at], scaleBlocks_, shape.Mask(at / LANES), rows, stride, stride, 1,
+                                            0);
+            }
+            for (int32_t at = 0; at < cols; at += LANES) {
+                ShortSmoothing(tiles, v, at, shape.Mask(at / LANES), rows, stride, g[at]);
             }
         }
-        for (int32_t r = 0; r < rows; ++r) {
-            SubtractClass(state, r, 0, cols, g[r * pitch], upstream);
+        if (shape.usesOneHot) {
+            // The log-sum-exp of the rows is not needed any more.
+            BroadcastRows(lseBlocks_, amount_, rows);
+            if (tiling_.problem.kind != MS_CE_FORWARD_GRAD) {
+                shape.MarkClasses(state, rows);  // there the loss has done so
+            }
+            shape.SubtractAtClasses(g, lseBlocks_, rows);
+        } else {
+            SubtractClasses(state, 0, rows, 0, cols, g, pitch);
         }
         const Tile whole{0, rows, 0, 0, cols};
         Write(row, whole, g, out, rows * pitch);
@@ -184,25 +203,27 @@ private:
         }
     }
 
-    // g[y] -= upstream·(1-ε)·w[y], one lane of one block, on the vector pipe: no wait between the pipes.
-    template <typename Upstream>
-    __aicore__ inline void SubtractClass(const Rows<T>& state, int32_t row, int64_t begin, int32_t cols,
-                                         const Floats& g, const Upstream& upstream) {
-        if (!state.Owns(row)) {
+    // g[y] -= upstream·(1-ε)·w[y], one lane of one block for each row, on the vector pipe.
+    __aicore__ inline void SubtractClasses(const Rows<T>& state, int32_t row, int32_t rows, int64_t begin, int32_t cols,
+                                           const Floats& g, int32_t pitch) {
+        if (HasProbabilities(tiling_.problem.kind)) {
             return;
         }
-        const int64_t column = state.LocalClass(row) - begin;
-        if (column < 0 || column >= cols) {
-            return;
+        Synchronise<HardEvent::V_S>();
+        for (int32_t r = 0; r < rows; ++r) {
+            if (!state.Owns(row + r)) {
+                continue;
+            }
+            const int64_t column = state.LocalClass(row + r) - begin;
+            if (column < 0 || column >= cols) {
+                continue;
+            }
+            const float amount = amount_.GetValue(row + r);
+            const int32_t block = static_cast<int32_t>(column) / FLOATS_PER_BLOCK * FLOATS_PER_BLOCK;
+            uint64_t mask[2] = {1ull << (column - block), 0};
+            const Floats at = g[r * pitch + block];
+            AscendC::Adds(at, at, -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
         }
-        const float amount = upstream.Of(row) * state.classWeight.GetValue(row) * (1.0f - Smoothing());
-        const int32_t block = static_cast<int32_t>(column) / FLOATS_PER_BLOCK * FLOATS_PER_BLOCK;
-        uint64_t mask[2] = {1ull << (column - block), 0};
-        AscendC::Adds(g[block], g[block], -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
-    }
-
-    __aicore__ inline float Smoothing() const {
-        return tiling_.problem.kind == MS_CE_NLL_BACKWARD ? 0.0f : tiling_.problem.labelSmoothing;
     }
 
     __aicore__ inline void Write(int64_t row, const Tile& tile, const Floats& g, LocalTensor<T>& out,
@@ -234,7 +255,7 @@ private:
     MsCeTiling tiling_;
     GlobalTensor<T> output_;
     LocalTensor<T> borrowed_;
-    Floats scale_, smooth_, negated_, lseBlocks_, scaleBlocks_, smoothBlocks_;
+    Floats scale_, smooth_, negated_, amount_, lseBlocks_, scaleBlocks_, smoothBlocks_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> outputQueue_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> rowBuffer_, blockBuffer_, laneBuffer_;
 };

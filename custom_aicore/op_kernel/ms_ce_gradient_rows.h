@@ -21,19 +21,6 @@ struct BackwardAddresses {
     GM_ADDR workspace;
 };
 
-// The upstream gradient of a row on the scalar pipe: one for all rows, or one each.
-class RowUpstream {
-public:
-    __aicore__ inline RowUpstream(bool perRow, float common, const Floats& values)
-        : perRow_(perRow), common_(common), values_(values) {}
-    __aicore__ inline float Of(int32_t row) const { return perRow_ ? values_.GetValue(row) : common_; }
-
-private:
-    bool perRow_;
-    float common_;
-    Floats values_;
-};
-
 template <typename T>
 class GradientRows {
 public:
@@ -45,10 +32,12 @@ public:
         lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.lse));
         mass_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.mass));
         rows_[0].Init(pipe, tiling, gm.target, gm.weight, nullptr);
-        rows_[1].Init(pipe, tiling, gm.target, gm.weight, nullptr);
+        if (tiling.path == MS_CE_SHORT) {
+            rows_[1].Init(pipe, tiling, gm.target, gm.weight, nullptr);
+        }
         tiles_.Init(pipe, tiling, gm.logits, gm.weight, gm.target);
         gradient_.Init(pipe, tiling, gm.gradLogits);
-        short_.Init(tiling);
+        short_.Init(pipe, tiling);
         padded_ = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
         pipe.InitBuffer(rowBuffer_, 3 * padded_ * static_cast<int32_t>(sizeof(float)));
         upstream_ = rowBuffer_.template Get<float>();
@@ -123,7 +112,7 @@ private:
     }
 
     // Loads the rows' upstream gradient, log-sum-exp and mass, and turns them into coefficients.
-    __aicore__ inline RowUpstream LoadRows(int64_t row, int32_t count, const Rows<T>& state) {
+    __aicore__ inline void LoadRows(int64_t row, int32_t count, const Rows<T>& state) {
         const MsCeProblem& p = tiling_.problem;
         const bool perRow = p.reduction == MS_CE_NONE;
         Synchronise<HardEvent::V_MTE2>();
@@ -138,17 +127,13 @@ private:
             CopyIn(rowMass_, mass_[row], 1, count, count);
         }
         Synchronise<HardEvent::MTE2_V>();
-        Synchronise<HardEvent::MTE2_S>();
-        if (hasLogits_) {
-            gradient_.SetRows(count, state, upstream_, rowLse_, rowMass_);
-        }
-        return RowUpstream(perRow, common_, upstream_);
+        gradient_.SetRows(count, state, upstream_, rowLse_, rowMass_);
     }
 
     __aicore__ inline void Long(int64_t row, int32_t count, int64_t begin, int64_t end) {
         Rows<T>& state = rows_[0];
         state.Load(row, count);
-        const RowUpstream upstream = LoadRows(row, count, state);
+        LoadRows(row, count, state);
         FillRows(row, count, state, begin, end);
         TileWalk<T> ahead(tiling_, state, count, begin, end);
         TileWalk<T> now(tiling_, state, count, begin, end);
@@ -159,12 +144,12 @@ private:
                 ++inFlight;
             }
             if (!hasLogits_) {
-                gradient_.LongTile(tiles_, state, row, now.tile, upstream_, upstream);
+                gradient_.LongTile(tiles_, state, row, now.tile, upstream_);
                 continue;
             }
             LocalTensor<T> logits = tiles_.Take();
             const Floats x = tiles_.InFloat(logits, now.tile.rows * tiles_.Pitch(now.tile.cols));
-            gradient_.LongTile(tiles_, state, row, now.tile, x, upstream);
+            gradient_.LongTile(tiles_, state, row, now.tile, x);
             tiles_.Release(logits);
             --inFlight;
         }
@@ -206,15 +191,15 @@ private:
     }
 
     __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state) {
-        const RowUpstream upstream = LoadRows(row, count, state);
+        LoadRows(row, count, state);
         if (!hasLogits_) {
-            gradient_.ShortTile(tiles_, short_, state, row, count, upstream_, upstream);
+            gradient_.ShortTile(tiles_, short_, state, row, count, upstream_);
             return;
         }
         LocalTensor<T> tile = tiles_.Take();
         short_.FillGaps(tile, state, count);
         const Floats x = tiles_.InFloat(tile, count * tiling_.tilePitch);
-        gradient_.ShortTile(tiles_, short_, state, row, count, x, upstream);
+        gradient_.ShortTile(tiles_, short_, state, row, count, x);
         tiles_.Release(tile);
     }
 

@@ -11,12 +11,60 @@ namespace ms_ce {
 template <typename T>
 class ShortRows {
 public:
-    __aicore__ inline void Init(const MsCeTiling& tiling) {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling) {
         dot_ = tiling.dot;
+        hasWeight_ = tiling.problem.hasWeight != 0;
         cols_ = static_cast<int32_t>(tiling.problem.cols);
         pitch_ = tiling.tilePitch;
         stride_ = pitch_ / FLOATS_PER_BLOCK;
         chunks_ = static_cast<int32_t>(CeilDiv(cols_, LANES));
+        usesOneHot = tiling.path == MS_CE_SHORT && UsesOneHot(tiling.problem);
+        if (usesOneHot) {
+            padded_ = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
+            pipe.InitBuffer(columnBuffer_, chunks_ * static_cast<int32_t>(kLaneBytes));
+            pipe.InitBuffer(classBuffer_, padded_ * static_cast<int32_t>(kBlock));
+            pipe.InitBuffer(bitBuffer_, chunks_ * padded_ * BLOCKS_PER_REPEAT);
+            markStride_ = static_cast<int32_t>(Min(stride_, BLOCKS_PER_REPEAT));
+            pipe.InitBuffer(laneBuffer_, padded_ * markStride_ * static_cast<int32_t>(kBlock));
+            NumberColumns();
+        }
+    }
+
+    // Finds the columns of the rows' classes. A class of no row that counts may equal a column: its logits are 0.
+    __aicore__ inline void MarkClasses(const Rows<T>& state, int32_t rows) {
+        const Floats classes = classBuffer_.template Get<float>();
+        BroadcastRows(classes, state.classId, rows);
+        for (int32_t k = 0; k < chunks_; ++k) {
+            RowsEqual(Marks(k), columnBuffer_.template Get<float>()[k * LANES], classes, rows);
+        }
+    }
+
+    // The logit of each row's class from the tile; `scratch` takes a block per row.
+    __aicore__ inline void TakeClassLogits(Rows<T>& state, const Floats& x, int32_t rows, const Floats& scratch) {
+        if (!usesOneHot) {
+            state.FetchClassLogits(x, pitch_);
+            return;
+        }
+        const Floats marked = laneBuffer_.template Get<float>();
+        MarkClasses(state, rows);
+        RowsSelect(marked, Marks(0), x, Mask(0), rows, markStride_, stride_, 1);
+        for (int32_t k = 1; k < chunks_; ++k) {
+            RowsReplace(marked, Marks(k), x[k * LANES], Mask(k), rows, stride_);
+        }
+        RowsReduce<BlockSum>(state.classLogit, marked, Mask(0), rows, markStride_, scratch);
+        if (hasWeight_) {
+            state.DropWeightless();
+        }
+    }
+
+    // g -= amount at each row's class, which MarkClasses has found; `amounts` holds a block per row.
+    __aicore__ inline void SubtractAtClasses(const Floats& g, const Floats& amounts, int32_t rows) {
+        const Floats marked = laneBuffer_.template Get<float>();
+        for (int32_t k = 0; k < chunks_; ++k) {
+            RowsSelect(marked, Marks(k), amounts, Mask(k), rows, markStride_, 1, 0);
+            RowsOperation<SubOperation>(g[k * LANES], g[k * LANES], marked, Mask(k), rows, stride_, stride_,
+                                        markStride_, 1);
+        }
     }
 
     // Fetches a tile; where a run of rows does not count its place stays empty.
@@ -94,7 +142,7 @@ public:
         for (int32_t k = 0; k < chunks_; ++k) {
             RowsExp(into[k * LANES], Mask(k), rows, stride_);
         }
-        FoldRows<AddOperation>(lanes.sum, into, rows);
+        SumRows(lanes.sum, into, rows);
         return view;
     }
 
@@ -102,7 +150,26 @@ public:
         return static_cast<int32_t>(Min(LANES, cols_ - chunk * LANES));
     }
 
+    bool usesOneHot = false;
+
 private:
+    __aicore__ inline LocalTensor<uint8_t> Marks(int32_t chunk) {
+        return bitBuffer_.template Get<uint8_t>()[chunk * padded_ * BLOCKS_PER_REPEAT];
+    }
+
+    // 0, 1, 2 and so on: eight by the scalar pipe, each step doubles them.
+    __aicore__ inline void NumberColumns() {
+        const Floats columns = columnBuffer_.template Get<float>();
+        for (int32_t i = 0; i < FLOATS_PER_BLOCK; ++i) {
+            columns.SetValue(i, static_cast<float>(i));
+        }
+        Synchronise<HardEvent::S_V>();
+        for (int32_t count = FLOATS_PER_BLOCK; count < chunks_ * LANES; count *= 2) {
+            const int32_t more = count < chunks_ * LANES - count ? count : chunks_ * LANES - count;
+            AscendC::Adds(columns[count], columns, static_cast<float>(count), more);
+        }
+    }
+
     // dst[r][l] = operation over x[r][64·k + l].
     template <typename Operation>
     __aicore__ inline void FoldRows(const Floats& dst, const Floats& x, int32_t rows) {
@@ -111,6 +178,19 @@ private:
             RowsOperation<Operation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT,
                                      stride_, 1);
         }
+    }
+
+    // The same sums by halves, so that few instructions wait for others; x is destroyed.
+    __aicore__ inline void SumRows(const Floats& dst, const Floats& x, int32_t rows) {
+        for (int32_t chunks = chunks_; chunks > 1;) {
+            const int32_t half = (chunks + 1) / 2;
+            for (int32_t k = half; k < chunks; ++k) {
+                const Floats at = x[(k - half) * LANES];
+                RowsOperation<AddOperation>(at, at, x[k * LANES], Mask(k), rows, stride_, stride_, stride_, 1);
+            }
+            chunks = half;
+        }
+        RowsAdds(dst, x, 0.0f, LANES, rows, BLOCKS_PER_REPEAT, stride_);
     }
 
     __aicore__ inline void SumDots(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& v, int32_t rows) {
@@ -133,7 +213,11 @@ private:
         }
     }
 
+    bool hasWeight_ = false;
     int32_t dot_, cols_, pitch_, stride_, chunks_;
+    int32_t padded_ = 0;
+    int32_t markStride_ = 0;  // blocks from row to row of what is selected by class
+    AscendC::TBuf<AscendC::TPosition::VECCALC> columnBuffer_, classBuffer_, bitBuffer_, laneBuffer_;
 };
 
 }  // namespace ms_ce

@@ -37,12 +37,14 @@ public:
         rows_[0].Init(pipe, tiling, gm.target, gm.weight, &errors_);
         // The second set takes the next tile's rows while the first is at work; with SPLIT it serves the pass over slices,
         // whose targets are checked again by the pass that writes results.
-        rows_[1].Init(pipe, tiling, gm.target, gm.weight, tiling.path == MS_CE_SPLIT ? nullptr : &errors_);
+        if (tiling.path != MS_CE_LONG) {
+            rows_[1].Init(pipe, tiling, gm.target, gm.weight, tiling.path == MS_CE_SPLIT ? nullptr : &errors_);
+        }
         tiles_.Init(pipe, tiling, gm.logits, gm.weight, gm.target);
         lanes_.Init(pipe, tiling.groupRows, tiling.dot, tiling.path != MS_CE_SHORT || tiling.problem.cols > LANES);
         finisher_.Init(pipe, tiling);
         totals_.Init(pipe, tiling, gm.workspace);
-        short_.Init(tiling);
+        short_.Init(pipe, tiling);
         if (tiling.path == MS_CE_SPLIT) {
             pipe.InitBuffer(othersBuffer_, 4 * static_cast<int32_t>(kLaneBytes));
         }
@@ -110,7 +112,7 @@ private:
         LocalTensor<T> tile = tiles_.Take();
         short_.FillGaps(tile, state, count);
         const Floats x = tiles_.InFloat(tile, count * tiling_.tilePitch);
-        state.FetchClassLogits(x, tiling_.tilePitch);
+        short_.TakeClassLogits(state, x, count, finisher_.blocks);
         const StatisticsView view = short_.Statistics(tiles_, lanes_, x, x, count);
         finisher_.Reduce(count, view, lanes_);
         tiles_.Release(tile);

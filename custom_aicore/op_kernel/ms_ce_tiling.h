@@ -77,7 +77,8 @@ constexpr int64_t kMaxRing = 6;  // of 8 event ids, two stay free for the tiles 
 constexpr int64_t kLaneBytes = kLanes * 4;
 constexpr int64_t kRecordBytes = 128;  // what a block leaves for a reduction over blocks
 constexpr int64_t kMaxCores = 64;
-constexpr int64_t kReductions = 2;  // total weight before the gradient, then the loss
+constexpr int64_t kMaxCopyRows = 4095;  // blocks of one DataCopyPad
+constexpr int64_t kReductions = 2;      // total weight before the gradient, then the loss
 
 MS_CE_BOTH_SIDES int64_t Min(int64_t a, int64_t b) { return a < b ? a : b; }
 MS_CE_BOTH_SIDES int64_t Max(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -97,6 +98,13 @@ MS_CE_BOTH_SIDES bool TakesStatistics(int32_t kind) {
 // Whether a tile of weights goes with a tile of logits.
 MS_CE_BOTH_SIDES bool UsesWeights(const MsCeProblem& p, int32_t dot) {
     return dot == MS_CE_DOT_WEIGHTED || (dot == MS_CE_DOT_PROB && p.hasWeight);
+}
+
+// Whether the class of each row is found by comparing it with the numbers of all columns, 64 at a time, and not looked up
+// by the scalar pipe: of short rows with few columns.
+constexpr int64_t kOneHotCols = 256;
+MS_CE_BOTH_SIDES bool UsesOneHot(const MsCeProblem& p) {
+    return p.cols <= kOneHotCols && !HasProbabilities(p.kind) && p.kind != MS_CE_NLL_FORWARD;
 }
 
 // Bytes of scratch for the statistics of a tile of long rows: an eighth of its elements and a 64th as floats, in whole

@@ -21,12 +21,6 @@ struct ForwardGradAddresses {
     GM_ADDR workspace;
 };
 
-// The upstream gradient of every row on the scalar pipe.
-struct CommonUpstream {
-    float value;
-    __aicore__ inline float Of(int32_t) const { return value; }
-};
-
 template <typename T>
 class ValueAndGrad {
 public:
@@ -44,7 +38,7 @@ public:
         finisher_.Init(pipe, tiling);
         totals_.Init(pipe, tiling, gm.workspace);
         gradient_.Init(pipe, tiling, gm.gradLogits);
-        short_.Init(tiling);
+        short_.Init(pipe, tiling);
         const int32_t padded = static_cast<int32_t>(RoundUp(tiling.groupRows, FLOATS_PER_BLOCK));
         pipe.InitBuffer(upstreamBuffer_, padded * static_cast<int32_t>(sizeof(float)));
         upstreamRows_ = upstreamBuffer_.template Get<float>();
@@ -80,13 +74,14 @@ public:
 private:
     // The mean divides by the total weight, which must be known before the first gradient is written.
     __aicore__ inline void FindUpstream(int64_t first, int64_t last) {
-        upstream_.value = 1.0f;
+        upstream_ = 1.0f;
         if (tiling_.problem.reduction == MS_CE_MEAN) {
-            for (int64_t row = first; row < last; row += tiling_.groupRows) {
-                const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+            const int32_t step = rows_[0].Capacity();
+            const Floats weights = rows_[0].classWeight;
+            for (int64_t row = first; row < last; row += step) {
+                const int32_t count = static_cast<int32_t>(Min(step, last - row));
                 rows_[0].Load(row, count);
-                AscendC::Adds(upstreamRows_, rows_[0].classWeight, 0.0f, count);
-                FoldLanes<AddOperation>(finisher_.lossLanes, upstreamRows_, count, upstreamRows_);
+                FoldLanes<AddOperation>(finisher_.lossLanes, weights, count, weights);
             }
             errors_ = RowErrors();
             totals_.Publish(0, finisher_.lossLanes, finisher_.weightLanes, errors_);
@@ -94,11 +89,11 @@ private:
             Synchronise<HardEvent::V_S>();
             const float total = totals_.sums.GetValue(0);
             // Every row ignored: the mean is NaN and its gradient 0.
-            upstream_.value = total == 0.0f ? 0.0f : 1.0f / total;
+            upstream_ = total == 0.0f ? 0.0f : 1.0f / total;
             Synchronise<HardEvent::S_V>();
             AscendC::Duplicate(finisher_.lossLanes, 0.0f, LANES);
         }
-        AscendC::Duplicate(upstreamRows_, upstream_.value, padded_);
+        AscendC::Duplicate(upstreamRows_, upstream_, padded_);
     }
 
     // Whole rows in a tile: the next tile is on its way while this one is at work.
@@ -130,7 +125,7 @@ private:
         LocalTensor<T> tile = tiles_.Take();
         short_.FillGaps(tile, state, count);
         Floats x = tiles_.InFloat(tile, count * pitch);
-        state.FetchClassLogits(x, pitch);
+        short_.TakeClassLogits(state, x, count, finisher_.blocks);
         const Floats scratch = gradient_.Borrow(tiles_);
         if (isShort) {
             finisher_.Reduce(count, short_.Statistics(tiles_, lanes_, x, scratch, count), lanes_);
@@ -144,9 +139,9 @@ private:
         gradient_.SetRows(count, state, upstreamRows_, finisher_.lse, finisher_.mass);
         x = tiles_.InFloat(tile, count * pitch);
         if (isShort) {
-            gradient_.ShortTile(tiles_, short_, state, row, count, x, upstream_);
+            gradient_.ShortTile(tiles_, short_, state, row, count, x);
         } else {
-            gradient_.LongTile(tiles_, state, row, whole, x, upstream_);
+            gradient_.LongTile(tiles_, state, row, whole, x);
         }
         tiles_.Release(tile);
     }
@@ -229,7 +224,7 @@ private:
             tiles_.FetchFactors(row, tile);
             LocalTensor<T> logits = tiling_.resident ? held_[index] : tiles_.Take();
             const Floats x = tiles_.InFloat(logits, tiles_.Pitch(tile.cols));
-            gradient_.LongTile(tiles_, state, row, tile, x, upstream_);
+            gradient_.LongTile(tiles_, state, row, tile, x);
             tiles_.Release(logits);
             if (tiling_.resident && next >= 0 && fetched_ < tiling_.tilesPerRow) {
                 tiles_.FetchLogits(next, TileOf(fetched_++));
@@ -238,7 +233,7 @@ private:
     }
 
     MsCeTiling tiling_;
-    CommonUpstream upstream_{1.0f};
+    float upstream_ = 1.0f;
     int32_t fetched_ = 0;
     int32_t padded_ = 0;
     RowErrors errors_;

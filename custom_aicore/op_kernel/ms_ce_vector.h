@@ -300,6 +300,61 @@ __aicore__ inline void RowsSum(const Floats& dst, const Floats& x, int32_t mask,
     }
 }
 
+// dst[r] = reduction of `mask` elements of every row. Whole repeats take two steps of eight to one, which cost two sevenths of
+// one step of 64 to one; `scratch` takes a block per row, and is defined for whole groups of 8 rows, as dst is then.
+template <typename Reduction>
+__aicore__ inline void RowsReduce(const Floats& dst, const Floats& x, int32_t mask, int32_t rows, int32_t stride,
+                                  const Floats& scratch) {
+    if (mask == LANES) {
+        for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+            const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+            Reduction::Run(scratch[first * FLOATS_PER_BLOCK], x[first * FLOATS_PER_BLOCK * stride], chunk, LANES, 1, 1,
+                           stride);
+        }
+        ReduceBlocks<Reduction>(dst, scratch, (rows + 7) / 8 * LANES);
+    } else if constexpr (std::is_same<Reduction, BlockSum>::value) {
+        RowsSum(dst, x, mask, rows, stride);
+    } else {
+        RowsMaximum(dst, x, mask, rows, stride);
+    }
+}
+
+// Bits of the lanes of `lanes` that equal the row's value, which fills a block; eight bytes a row.
+__aicore__ inline void RowsEqual(const LocalTensor<uint8_t>& bits, const Floats& lanes, const Floats& values,
+                                 int32_t rows) {
+    const AscendC::BinaryRepeatParams params(1, 1, 0, 8, 0, 1);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        AscendC::Compare(bits[first * BLOCKS_PER_REPEAT], lanes, values[first * FLOATS_PER_BLOCK], AscendC::CMPMODE::EQ,
+                         static_cast<uint64_t>(LANES), chunk, params);
+    }
+}
+
+// dst = the bit is set ? x : 0 for `mask` elements of each row; a block stride of 0 takes one value per row.
+__aicore__ inline void RowsSelect(const Floats& dst, const LocalTensor<uint8_t>& bits, const Floats& x, int32_t mask,
+                                  int32_t rows, int32_t dstStride, int32_t xStride, int32_t xBlockStride) {
+    const AscendC::BinaryRepeatParams params(1, xBlockStride, 1, dstStride, xStride, dstStride);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const int32_t at = first * FLOATS_PER_BLOCK;
+        AscendC::Select(dst[at * dstStride], bits[at], x[at * xStride], 0.0f, AscendC::SELMODE::VSEL_TENSOR_SCALAR_MODE,
+                        static_cast<uint64_t>(mask), chunk, params);
+    }
+}
+
+// dst = the bit is set ? x : dst.
+__aicore__ inline void RowsReplace(const Floats& dst, const LocalTensor<uint8_t>& bits, const Floats& x, int32_t mask,
+                                   int32_t rows, int32_t xStride) {
+    const AscendC::BinaryRepeatParams params(1, 1, 1, BLOCKS_PER_REPEAT, xStride, BLOCKS_PER_REPEAT);
+    for (int32_t first = 0; first < rows; first += CHUNK_ROWS) {
+        const int32_t chunk = rows - first < CHUNK_ROWS ? rows - first : CHUNK_ROWS;
+        const int32_t at = first * FLOATS_PER_BLOCK;
+        const Floats to = dst[at * BLOCKS_PER_REPEAT];
+        AscendC::Select(to, bits[at], x[at * xStride], to, AscendC::SELMODE::VSEL_TENSOR_TENSOR_MODE,
+                        static_cast<uint64_t>(mask), chunk, params);
+    }
+}
+
 // One block per row, filled with the row's value. Reads whole blocks of `values`: they are padded to 8 rows.
 __aicore__ inline void BroadcastRows(const Floats& dst, const Floats& values, int32_t rows) {
     const AscendC::BrcbRepeatParams params(1, BLOCKS_PER_REPEAT);

