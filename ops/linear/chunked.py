@@ -153,11 +153,13 @@ def _of_rows(
     if kind == "rows" and gradients.in_forward and options.reduction != "none":
         kind = "sum"
     cell = _cell(plan.backend, options, plan.chunk_bytes, indices, kind, gradients, compiling())
+    exact = exact_dtype(hidden.dtype)
+    if weight is not None:  # its gradient has two parts, which no graph on CPU adds in bfloat16
+        weight = weight.astype(exact)
     out = cell(hidden, linear_weight, target, linear_bias, weight, row_weight)
     if not with_stats and options.reduction == "none":
         return (out[0],)
     count, ignored = hidden.shape[0], options.ignore_index
-    exact = exact_dtype(hidden.dtype)
     divisor = total_weight(target, count, weight, row_weight, ignored, exact)
     loss_sum = out[0] if kind == "sum" else _sum(out[0])
     if not with_stats:

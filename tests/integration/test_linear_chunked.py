@@ -178,28 +178,6 @@ def test_second_derivative_in_chunks_raises():
         ms.grad(slope)(*map(Tensor, draw())).asnumpy()
 
 
-@pytest.mark.parametrize("chunk_bytes", (None, OPTIONS["chunk_bytes"]))
-def test_target_and_weight_are_constants(chunk_bytes):
-    """In one chunk as in several."""
-    hidden, linear_weight, _ = map(Tensor, draw())
-    random = np.random.default_rng(1)
-    target = Tensor(random.dirichlet(np.ones(CLASSES), ROWS).astype(np.float32))
-    weight = Tensor(random.random(CLASSES).astype(np.float32))
-
-    def loss(target, weight):
-        return ms_ce.linear_cross_entropy(
-            hidden,
-            linear_weight,
-            target,
-            weight=weight,
-            backend="composed",
-            chunk_bytes=chunk_bytes,
-        )
-
-    for gradient in ms.grad(loss, (0, 1))(target, weight):
-        assert not gradient.asnumpy().any()
-
-
 @pytest.mark.parametrize(
     ("shift", "position"), [(False, r"\(3, 2\)"), (True, r"\(3, 2\)")], ids=("plain", "shift")
 )
