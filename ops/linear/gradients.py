@@ -39,10 +39,11 @@ _once = _Once()
 
 
 def not_made(values):
-    """nan, which whoever asks for the gradient of `values` gets, and nobody else: a graph drops it."""
+    """nan, which whoever asks for the gradient of `values` gets, and nobody else: a graph drops it. A product, since
+    MindSpore 2.7 makes 0 of zeros and nan."""
     if values is None or is_class_index(values.dtype):
         return values
-    return (zeros_like(values).astype(mstype.float32) + np.nan).astype(values.dtype)
+    return (values.astype(mstype.float32) * np.nan).astype(values.dtype)
 
 
 def _scaled(gradient, factor):
