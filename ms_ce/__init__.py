@@ -8,6 +8,7 @@ from ms_ce import ops, primitives
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
 from ms_ce.deployment import relocate_mindir
+from ms_ce.distillation import linear_distillation_loss
 from ms_ce.functional import (
     LossStats,
     cross_entropy,
@@ -37,6 +38,7 @@ __all__ = [
     "cross_entropy_with_stats",
     "linear_cross_entropy",
     "linear_cross_entropy_with_stats",
+    "linear_distillation_loss",
     "linear_token_log_probs",
     "nll_loss",
     "ops",

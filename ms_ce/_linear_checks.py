@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from numbers import Integral
+from typing import Any
 
 from mindspore import Parameter
 from mindspore import dtype as mstype
 
 from ms_ce import _checks
-from ms_ce.ops.options import Plan, make_options
+from ms_ce.ops.options import Plan, make_options, positive, softcap_of
 from ms_ce.ops.precision import constexpr
 
 _HALVES = (mstype.float16, mstype.bfloat16)
@@ -49,6 +50,21 @@ def make_plan(
     chunk_bytes = 0 if chunk_bytes is None else int(chunk_bytes)
     frozen = check_frozen(op, frozen)
     return Plan(op, backend, options, gradient_in_forward, chunk_bytes, shift, frozen)
+
+
+def tempered(
+    op: str,
+    temperature: float,
+    ignore_index: int | None,
+    softcap: float | None,
+    logit_scale: float,
+) -> tuple[Any, ...]:
+    """The options' values in the order of the table: softmax of the capped logits over the temperature."""
+    temperature = positive(op, "temperature", temperature)
+    cap: float | None = softcap_of(op, "softcap", softcap)
+    scale = make_options(op, logit_scale=logit_scale).logit_scale
+    cap = cap / temperature if cap else None
+    return ignore_index, "none", 0.0, 0.0, cap, scale / temperature
 
 
 planned = constexpr(make_plan)

@@ -13,34 +13,19 @@ from ms_ce.backend import resolved, serving
 from ms_ce.functional import check_inputs
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.linear.sweep import readable
-from ms_ce.ops.options import Plan, make_options, positive, softcap_of
-
-
-def _options(
-    op: str,
-    temperature: float,
-    ignore_index: int | None,
-    softcap: float | None,
-    logit_scale: float,
-) -> tuple[Any, ...]:
-    """The options' values in the order of the table: softmax of the capped logits over the temperature."""
-    temperature = positive(op, "temperature", temperature)
-    cap: float | None = softcap_of(op, "softcap", softcap)
-    scale = make_options(op, logit_scale=logit_scale).logit_scale
-    cap = cap / temperature if cap else None
-    return ignore_index, "none", 0.0, 0.0, cap, scale / temperature
+from ms_ce.ops.options import Plan, make_options
 
 
 @constexpr
 def _plan(op: str, backend: str, *values: Any) -> Plan:
     """`values` are temperature, ignore_index, softcap and logit_scale."""
-    return Plan(op, backend, make_options(op, *_options(op, *values)))
+    return Plan(op, backend, make_options(op, *_linear_checks.tempered(op, *values)))
 
 
 @constexpr
 def _linear_plan(op: str, backend: str, values: tuple[Any, ...], *more: Any) -> Plan:
     """`values` as `_plan` takes them; `more` are chunk_bytes, shift and frozen."""
-    return _linear_checks.make_plan(op, backend, _options(op, *values), *more)
+    return _linear_checks.make_plan(op, backend, _linear_checks.tempered(op, *values), *more)
 
 
 @constexpr

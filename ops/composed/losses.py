@@ -88,6 +88,16 @@ def transformed(x, options):
     return x
 
 
+def through_transform(grad, logits, options):
+    """The gradient of logits from that of `transformed`."""
+    if options.softcap != 0.0:
+        cap = number(options.softcap, grad.dtype)
+        grad = grad * (1.0 - ops.square(transformed(logits, options) / cap))
+    if options.logit_scale != 1.0:
+        grad = grad * number(options.logit_scale, grad.dtype)
+    return grad
+
+
 def _class_rows(x, target, options):
     """(x, index, keep): x is 0 in ignored rows and nan where the index is out of range, index is in range."""
     classes = x.shape[1]
@@ -293,9 +303,7 @@ def entropy_backward(grad_entropy, logits, lse, entropy, options: Options):
     p = ops.exp(log_p)
     share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
     grad = -grad_entropy.astype(x.dtype).expand_dims(1) * ops.where(p == 0, 0.0, share)
-    if options.softcap != 0.0:
-        grad = grad * (1.0 - ops.square(x / number(options.softcap, x.dtype)))
-    return grad * number(options.logit_scale, x.dtype)
+    return through_transform(grad, logits, options)
 
 
 def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Options):

@@ -76,7 +76,7 @@ class SweepGradients(Sweep):
     def add_gradients(self, sweep, chunk, rows, entropies, sums):
         """`sums` with a chunk's part; `rows` are its lse, its Σ w·q', and what arrives at its losses and at lse;
         `entropies`, where they have a gradient, those of the rows and what arrives at them."""
-        (_, matrix, _, bias, weight, row_weight), _, _, (offset, total), _ = sweep
+        (_, _, _, _, weight, row_weight), _, _, (offset, total), _ = sweep
         (place, index, valid), (hidden, target, logits) = chunk
         lse, mass, upstream, of_lse = rows
         if row_weight is not None:
@@ -90,6 +90,11 @@ class SweepGradients(Sweep):
             of_entropy = entropy_backward(entropies[1], logits, lse, entropies[0], self.options)
             of_entropy = ops.where(valid.expand_dims(1), of_entropy, 0.0)
             slope = slope + of_entropy.astype(slope.dtype)
+        return self.add_products(sweep, place, hidden, slope, sums)
+
+    def add_products(self, sweep, place, hidden, slope, sums):
+        """`sums` with a chunk's part, from the gradient of its logits."""
+        matrix, bias = sweep[0][1], sweep[0][3]
         grad_hidden, grad_weight, grad_bias = sums
         if self.of_input:
             part = _product(slope, matrix).astype(matrix.dtype)

@@ -40,7 +40,7 @@ def readable(values):
     return values.astype(mstype.float32) if _needs_cast(values.dtype) else values
 
 
-def _own(values):
+def own(values):
     """A copy in a graph, where a loop reads a tensor that is a view of another from the wrong place
     (tests/integration/test_mindspore_limits.py)."""
     if values is None or not compiling():
@@ -109,8 +109,8 @@ class Sweep(Rows):
             weight = weight.astype(exact)
         if row_weight is not None:
             row_weight = row_weight.astype(self.wide)
-        tensors = (_own(hidden), _own(matrix), _own(target), _own(bias), _own(weight))
-        return ((*tensors, _own(row_weight)), order, count, (offset, total), size), position
+        tensors = (own(hidden), own(matrix), own(target), own(bias), own(weight))
+        return ((*tensors, own(row_weight)), order, count, (offset, total), size), position
 
     def chunk(self, sweep, first):
         """The chunk that begins at row `first` of the order, with its logits."""

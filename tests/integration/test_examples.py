@@ -126,6 +126,12 @@ def test_preference_losses_run(tmp_path: Path) -> None:
     assert re.search(r"GRPO loss -?0\.\d+, gradient norm \d", output)
 
 
+def test_distillation_learns(tmp_path: Path) -> None:
+    output = run_example("distillation.py", tmp_path, "--steps", 12)
+    first, last = (float(value) for value in re.findall(r"divergence (\d+\.\d+)", output))
+    assert last < 0.9 * first
+
+
 def test_segmentation_learns(tmp_path: Path) -> None:
     output = run_example("segmentation.py", tmp_path, "--steps", 80, "--width", 8)
     found = re.search(r"loss: ([\d.]+) in the first tenth of the steps, ([\d.]+) in the", output)

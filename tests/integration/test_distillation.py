@@ -1,0 +1,181 @@
+"""Distillation from hidden states against the float64 formulas of the logits."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Tensor
+
+import ms_ce
+from ms_ce.reference_distillation import distillation
+from tests.integration.conftest import to_numpy, to_tensor
+from tests.support.linear_tolerances import check_linear
+
+ROWS, CLASSES = (2, 6), 31
+SEVERAL_CHUNKS = 5 * CLASSES * 4  # rows of the last chunk are fewer
+EVERYTHING = {"temperature": 2.0, "softcap": 4.0, "logit_scale": 0.7}
+
+
+def draw(dtype: str):
+    """Hidden states, weight and bias of the student, then of the teacher, rounded to dtype."""
+    random = np.random.default_rng(1)
+    sizes = ((*ROWS, 7), (CLASSES, 7), (CLASSES,), (*ROWS, 5), (CLASSES, 5), (CLASSES,))
+    arrays = [random.normal(size=size).astype(np.float32) for size in sizes]
+    return [to_numpy(to_tensor(each, dtype)).astype(np.float64) for each in arrays]
+
+
+def row_weight_of():
+    random = np.random.default_rng(2)
+    weight = random.random(ROWS) * (random.random(ROWS) < 0.7)
+    return np.round(weight, 3).astype(np.float32)
+
+
+def check(options, dtype, backend, run, weighted=True, **more):
+    """Loss and gradients of the student, where rows of weight 0 hold nan; the formula knows nothing of `more`."""
+    more = {"chunk_bytes": SEVERAL_CHUNKS, "backend": backend, **more}
+    arrays, row_weight = draw(dtype), row_weight_of() if weighted else None
+    per_row = options.get("reduction") == "none"
+    upstream = np.random.default_rng(3).normal(size=ROWS) if per_row else np.array(1.5)
+    logits = [
+        (hidden @ weight.T + bias).reshape(-1, CLASSES)
+        for hidden, weight, bias in (arrays[:3], arrays[3:])
+    ]
+    upstream = upstream.astype(np.float32)
+    flat = upstream.reshape(-1) if per_row else upstream
+    loss, slope = distillation(*logits, row_weight=row_weight, grad_loss=flat, **options)
+    tensors = []
+    for each in arrays:
+        values = each.copy()
+        if weighted and values.ndim == 3:
+            values[row_weight == 0] = np.nan
+        tensors.append(to_tensor(values, dtype))
+    given = None if row_weight is None else Tensor(row_weight)
+
+    def value(student_hidden, student_weight, student_bias, hidden, weight, bias):
+        return ms_ce.linear_distillation_loss(
+            student_hidden, student_weight, hidden, weight, student_bias, bias,
+            row_weight=given, **more, **options,
+        )  # fmt: skip
+
+    def total(student_hidden, student_weight, student_bias, hidden, weight, bias, upstream):
+        found = value(student_hidden, student_weight, student_bias, hidden, weight, bias)
+        return (found.astype(upstream.dtype) * upstream).sum()
+
+    gradient = ms.value_and_grad(total, (0, 1, 2))
+    whole, gradients = run(gradient, *tensors, Tensor(upstream), composed_loop=True)
+    if not run.compiles:
+        found = value(*tensors)
+        assert found.dtype == tensors[0].dtype
+        expected = loss.reshape(ROWS) if per_row else loss
+        check_linear(to_numpy(found), expected, "composed", dtype, "loss")
+    expected = (np.asarray(loss) * flat).sum()
+    check_linear(to_numpy(whole), expected, "composed", dtype, "loss in training")
+    exact = (slope @ arrays[1]).reshape(*ROWS, 7), slope.T @ arrays[0].reshape(-1, 7), slope.sum(0)
+    for name, got, wanted in zip(("hidden", "weight", "bias"), gradients, exact, strict=True):
+        check_linear(to_numpy(got), wanted, "composed", dtype, name)
+
+
+@pytest.mark.parametrize("run", ("pynative",), indirect=True)
+@pytest.mark.parametrize("reduction", ("none", "mean", "sum"))
+@pytest.mark.parametrize("beta", (0.0, 0.3, 1.0))
+def test_divergences(beta, reduction, backend, run):
+    check({"beta": beta, "reduction": reduction, **EVERYTHING}, "float32", backend, run)
+
+
+@pytest.mark.parametrize("run", ("pynative",), indirect=True)
+@pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float64"))
+def test_dtypes(dtype, run):
+    check({"beta": 0.5}, dtype, "cpu", run, weighted=False)
+
+
+@pytest.mark.parametrize("run", ("jit",), indirect=True)
+@pytest.mark.parametrize(
+    ("options", "in_forward"),
+    (
+        ({"beta": 0.5, "reduction": "none", **EVERYTHING}, "auto"),
+        ({"beta": 0.0}, True),
+        ({"beta": 1.0}, False),
+    ),
+)
+def test_compiled(options, in_forward, run):
+    check(options, "float32", "cpu", run, gradient_in_forward=in_forward)
+
+
+@pytest.mark.parametrize("run", ("pynative",), indirect=True)
+def test_two_sweeps_and_the_factor_left_out(run):
+    options = {"beta": 0.2, "temperature": 3.0, "temperature_squared": False, "total_weight": 4.5}
+    check(options, "float32", "cpu", run, gradient_in_forward=False)
+
+
+@pytest.mark.parametrize("run", ("pynative",), indirect=True)
+def test_one_chunk_and_no_weights(run):
+    check({}, "float32", "cpu", run, weighted=False, chunk_bytes=None)
+
+
+def test_masked_logits_and_an_empty_batch(backend):
+    """A class that neither model can choose adds nothing; one that only the student can is no loss forward."""
+    lowest = -np.inf
+    student, teacher = np.array([0.3, 1.0, lowest, 0.1]), np.array([lowest, 0.5, lowest, 1.0])
+    hidden, table = Tensor([[0.0]], ms.float64), Tensor(np.zeros((4, 1)))
+
+    def loss(bias, beta):
+        return ms_ce.linear_distillation_loss(
+            hidden, table, hidden, table, bias, Tensor(teacher), beta=beta, backend=backend
+        )
+
+    for beta in (0.0, 0.5, 1.0):
+        value, slope = ms.value_and_grad(loss)(Tensor(student), beta)
+        expected, exact = distillation(student[None], teacher[None], beta=beta)
+        np.testing.assert_allclose(to_numpy(value), expected, rtol=1e-12)
+        if beta < 1:  # else the loss is inf
+            np.testing.assert_allclose(to_numpy(slope), exact[0], rtol=1e-12, atol=1e-15)
+    nothing = Tensor(np.zeros((2, 1))), table, Tensor(np.zeros((2, 1))), table
+    weight = Tensor([0.0, 0.0])
+    assert np.isnan(float(ms_ce.linear_distillation_loss(*nothing, row_weight=weight)))
+
+
+def test_the_teacher_is_a_constant_and_there_is_one_derivative():
+    tensors = [Tensor(each, ms.float32) for each in draw("float32")]
+
+    def loss(student, teacher, table):
+        return ms_ce.linear_distillation_loss(
+            student, tensors[1], teacher, table, chunk_bytes=SEVERAL_CHUNKS
+        )
+
+    gradients = ms.grad(loss, (1, 2))(tensors[0], tensors[3], tensors[4])
+    for gradient in gradients:
+        np.testing.assert_array_equal(to_numpy(gradient), np.zeros(gradient.shape))
+
+    def slope(student):
+        return ms.grad(loss)(student, tensors[3], tensors[4]).sum()
+
+    with pytest.raises(NotImplementedError, match="differentiated once"):
+        ms.grad(slope)(tensors[0])
+    ms.common.api._pynative_executor.clear_res()
+
+
+X, W = Tensor(np.zeros((2, 3), np.float32)), Tensor(np.zeros((5, 3), np.float32))
+MESSAGES = [
+    ((X, W, X, W[:4]), {}, ValueError, "teacher_weight must have 5 rows.*one vocabulary"),
+    ((X, W, X[:1], W), {}, ValueError, r"teacher_hidden must have shape \(2, 3\)"),
+    ((X, W[:, :2], X, W), {}, ValueError, r"student_weight must have shape \(num_classes, 3\)"),
+    ((X, W[0], X, W), {}, ValueError, r"student_weight must have shape \(num_classes, in_features\)"),
+    ((X, W, X, W, W), {}, ValueError, r"student_bias must have shape \(num_classes,\), got 2"),
+    ((X, W, X, W, None, X[0]), {}, ValueError, r"teacher_bias must have shape \(5,\)"),
+    ((X, W, None, W), {}, TypeError, "teacher_hidden must be a mindspore.Tensor"),
+    ((X, W, Tensor([[1, 2, 3]] * 2), W), {}, TypeError, "teacher_hidden must have dtype float16"),
+    ((X, W, X, W), {"beta": 1.5}, ValueError, r"beta must be in \[0, 1\].*reverse KL"),
+    ((X, W, X, W), {"beta": "js"}, TypeError, "beta must be a float"),
+    ((X, W, X, W), {"temperature": 0.0}, ValueError, "temperature must be above 0"),
+    ((X, W, X, W), {"temperature_squared": 1}, TypeError, "temperature_squared must be True or False"),
+    ((X, W, X, W), {"reduction": "batchmean"}, ValueError, "reduction must be 'none', 'mean' or 'sum'"),
+    ((X, W, X, W), {"row_weight": X}, ValueError, r"row_weight must have shape \(2,\)"),
+    ((X, W, X, W), {"reduction": "sum", "total_weight": 2}, ValueError, "total_weight is the divisor of a mean"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensors", "options", "error", "text"), MESSAGES)
+def test_messages(tensors, options, error, text):
+    with pytest.raises(error, match=f"linear_distillation_loss: {text}"):
+        ms_ce.linear_distillation_loss(*tensors, **options)
