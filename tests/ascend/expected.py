@@ -89,8 +89,8 @@ class Problem:
             "label_smoothing": o.label_smoothing,
             "z_loss": o.z_loss,
         }
-        ignore = o.ignore_index if self.target.dtype.kind == "i" else IGNORE
-        return (self.logits, self.target, self.weight, ignore), keywords
+        keywords["ignore_index"] = o.ignore_index if self.target.dtype.kind == "i" else IGNORE
+        return (self.logits, self.target, self.weight), keywords
 
     def result(self):
         arguments, keywords = self._arguments()
