@@ -23,7 +23,7 @@ def _unchanged(mapped):
     return mapped
 
 
-class _PassedOn(Primitive):
+class PassedOn(Primitive):
     """Its argument, a tensor or a tuple, with `bprop(argument, out, dout)` for its derivative."""
 
     def __init__(self, name: str, bprop: Callable):
@@ -46,7 +46,7 @@ def _no_gradient(given, out, dout):
     return (zeros_like(given),)
 
 
-_constant = _PassedOn("constant", _no_gradient)
+_constant = PassedOn("constant", _no_gradient)
 
 
 def without_gradient(x):
@@ -58,7 +58,7 @@ def _same_gradient(given, out, dout):
     return (dout,)
 
 
-class RefusesVmap(_PassedOn):
+class RefusesVmap(PassedOn):
     """Its argument, where vmap must not come: it raises `message`, while the graph is compiled."""
 
     def __init__(self, message: str):
@@ -67,6 +67,17 @@ class RefusesVmap(_PassedOn):
 
     def get_vmap_rule(self):
         raise ValueError(self.message)
+
+
+class RefusesDerivative(PassedOn):
+    """Its argument, in a graph where no derivative must be taken: it raises `message`, while that is compiled."""
+
+    def __init__(self, message: str):
+        super().__init__(message, _same_gradient)
+        self.message = message
+
+    def get_bprop(self):
+        raise NotImplementedError(self.message)
 
 
 class _Piece(nn.Cell):
@@ -89,7 +100,7 @@ class _Differentiable(_Piece):
             value, inputs = given
             return ((zeros_like(value), derivative(*inputs, value, dout[0])),)
 
-        self.passed_on = _PassedOn(type(cell).__name__, bprop)
+        self.passed_on = PassedOn(type(cell).__name__, bprop)
 
 
 class _OfOne(_Differentiable):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import functional as F
@@ -100,8 +99,3 @@ known_one = _KnownOne()
 def is_class_index(dtype) -> bool:
     """Whether a target of this dtype holds class indices, not probabilities."""
     return dtype in (mstype.int32, mstype.int64, mstype.uint8)
-
-
-def nan_if_any(arriving):
-    """0 where nothing arrives, else nan: a graph may hold a second derivative that it does not use."""
-    return ops.where(ops.abs(arriving.astype(mstype.float32)).sum() == 0, 0.0, np.nan)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import operations as P
 
-from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.operators import option_index, reduction
 from ms_ce.ops.mean import per_weight
+from ms_ce.ops.pieces import weight_totals
 
 _gather = P.Gather()
 
@@ -23,9 +22,25 @@ def is_mean(options):
     return option(options, "reduction") == reduction("mean")
 
 
-def through_divisor(direction_weight, total_weight, weight, options):
-    """(Σ direction[target] / Σ weight[target], the second derivative by the weight) of a mean over class indices, 0
-    without one. The second is not offered: nan, not 0."""
-    mean = is_mean(options)
-    ratio = ops.where(mean, per_weight(direction_weight, total_weight), 0.0)
-    return ratio, ops.where(mean, np.nan, zeros_like(weight)).astype(weight.dtype)
+def _weights_of_classes(target, weight, row_weight, options):
+    """Σ row_weight of the rows that count, class by class: the derivative of Σ weight[target]."""
+    keep = target.astype(mstype.int64) != option(options, "ignore_index")
+    given = option(options, "has_row_weight") != 0
+    rows = ops.where(given, row_weight.astype(mstype.float64), 1.0)
+    rows = ops.where(keep, rows, 0.0).reshape((-1,))
+    index = ops.where(keep, target, 0).astype(mstype.int32).reshape((-1,))
+    return weight_totals(rows, index, weight)
+
+
+def through_divisor(direction, direction_weight, grad_weight, target, row_weight, saved, options):
+    """(Σ direction[target] / Σ weight[target], the derivative of Σ direction·grad_weight by the weight) of a mean over
+    class indices, 0 without one; `saved` are the weight and the total weight."""
+    weight, total_weight = saved
+    inverse = ops.where(
+        is_mean(options), per_weight(ops.ones_like(total_weight), total_weight), 0.0
+    )
+    ratio = direction_weight.astype(mstype.float64) * inverse
+    share = _weights_of_classes(target, weight, row_weight, options) * inverse
+    exact = grad_weight.astype(mstype.float64)
+    along = (direction.astype(mstype.float64) * exact).sum()
+    return ratio, (-ratio * exact - share * along).astype(weight.dtype)

@@ -13,9 +13,9 @@ from mindspore import nn
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
-from ms_ce._versions import multiply
+from ms_ce._versions import multiply, zeros_like
 from ms_ce.ops.chunks import per_row
-from ms_ce.ops.cpu.linear_data import ONCE, data_gradients
+from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, none_of_inputs
 from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
@@ -25,8 +25,10 @@ from ms_ce.ops.cpu.linear_operators import (
 )
 from ms_ce.ops.cpu.linear_tokens import token_log_probs  # noqa: F401
 from ms_ce.ops.cpu.operators import factors, make_operator, no_weight
+from ms_ce.ops.cpu.refusal import none_of, refused
+from ms_ce.ops.derivative import PassedOn
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, known_one, nan_if_any
+from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _depend = P.Depend()
@@ -48,22 +50,10 @@ def _backward_bprop(
     out,
     dout,
 ):
-    if not compiling():
-        raise NotImplementedError(ONCE)
-    nothing = nan_if_any(dout[0]) + nan_if_any(dout[1]) + nan_if_any(dout[2])
-    return (
-        grad_loss * nothing.astype(grad_loss.dtype),
-        grad_z_loss * nothing.astype(grad_z_loss.dtype),
-        hidden * nothing.astype(hidden.dtype),
-        linear_weight * nothing.astype(linear_weight.dtype),
-        target,
-        linear_bias,
-        weight,
-        row_weight,
-        lse,
-        total_weight,
-        options,
-        plan,
+    tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+    rest = (lse, total_weight, options, plan)
+    return none_of_inputs(
+        refused(ONCE, dout[0], dout[1], dout[2]), grad_loss, grad_z_loss, *tensors, *rest
     )
 
 
@@ -76,18 +66,31 @@ _rescale = make_operator("LinearCrossEntropyRescale")
 
 
 class _Once(nn.Cell):
-    """Ends a second derivative: to MindSpore the gradients below are outputs of the forward pass, constants."""
+    """Ends a second derivative: to MindSpore gradients made in the forward pass are constants."""
 
     def construct(self, gradient):
         return gradient
 
     def bprop(self, gradient, out, dout):
-        if not compiling():
-            raise NotImplementedError(ONCE)
-        return (gradient * nan_if_any(dout).astype(gradient.dtype),)
+        raise NotImplementedError("ms_ce: " + ONCE)
 
 
-_once = _Once()
+def _once_bprop(given, out, dout):
+    """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
+    return ((zeros_like(given[0]), none_of(refused(ONCE, dout[0]), *given[1])),)
+
+
+_once_where_python_runs, _once_in_graph = _Once(), PassedOn("linear once", _once_bprop)
+
+
+def _probabilities(target):
+    return () if is_class_index(target.dtype) else (target,)
+
+
+def _once(gradient, sources):
+    if compiling():
+        return _once_in_graph((gradient, sources))[0]
+    return _once_where_python_runs(gradient)
 
 
 def _returned(grads, arguments, plan):
@@ -127,7 +130,8 @@ def _one_sweep_bprop(gradients: Gradients):
             made = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
         elif not known_one(dout[0]):
             made = tuple([multiply(each, dout[0]) for each in made])
-        made = (_once(made[0]), _once(made[1]), _once(made[2]))
+        sources = (dout[0], hidden, linear_weight, linear_bias, weight, *_probabilities(target))
+        made = tuple([_once(each, sources) for each in made])
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)
         return _returned(completed(made, arguments, plan), arguments, plan)

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.operators import make_operator
+from ms_ce.ops.cpu.refusal import none_of, refused
 from ms_ce.ops.eager import wanted
-from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
+from ms_ce.ops.graph import is_class_index
 
-ONCE = "ms_ce: linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
+ONCE = "linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
+
+
+def none_of_inputs(
+    nothing, grad_loss, grad_z_loss, hidden, linear_weight, target, linear_bias, weight, *rest
+):
+    """What is returned for the inputs of a backward operator, with `nothing` from `refused`."""
+    grads = none_of(nothing, grad_loss, grad_z_loss, hidden, linear_weight)
+    grad_bias, grad_weight = none_of(nothing, linear_bias, weight)
+    grad_target = target if is_class_index(target.dtype) else none_of(nothing, target)[0]
+    return *grads, grad_target, grad_bias, grad_weight, *rest
 
 
 def _refused(
@@ -30,23 +41,9 @@ def _refused(
     out,
     dout,
 ):
-    if not compiling():
-        raise NotImplementedError(ONCE)
-    nothing = nan_if_any(dout)
-    return (
-        grad_loss * nothing.astype(grad_loss.dtype),
-        grad_z_loss * nothing.astype(grad_z_loss.dtype),
-        hidden * nothing.astype(hidden.dtype),
-        linear_weight * nothing.astype(linear_weight.dtype),
-        target,
-        linear_bias,
-        weight,
-        row_weight,
-        lse,
-        total_weight,
-        options,
-        plan,
-    )
+    tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
+    rest = (lse, total_weight, options, plan)
+    return none_of_inputs(refused(ONCE, dout), grad_loss, grad_z_loss, *tensors, *rest)
 
 
 _target_grad = make_operator("LinearCrossEntropyTargetGrad", _refused)

@@ -15,8 +15,12 @@ from ms_ce.ops.cpu.linear_operators import (
     suffix_of,
 )
 from ms_ce.ops.cpu.operators import make_operator, no_weight, packed_options
-from ms_ce.ops.graph import compiling, nan_if_any
+from ms_ce.ops.cpu.refusal import none_of, refused
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
+
+_ONCE = (
+    "linear_token_log_probs is differentiated once; for second derivatives take backend='composed'"
+)
 
 
 def _refused(
@@ -33,23 +37,10 @@ def _refused(
     out,
     dout,
 ):
-    if not compiling():
-        raise NotImplementedError(
-            "ms_ce: linear_token_log_probs is differentiated once; for second derivatives take backend='composed'"
-        )
-    nothing = nan_if_any(dout[0]) + nan_if_any(dout[1]) + nan_if_any(dout[2])
-    return (
-        grad_rows * nothing.astype(grad_rows.dtype),
-        grad_entropy * nothing.astype(grad_entropy.dtype),
-        hidden * nothing.astype(hidden.dtype),
-        linear_weight * nothing.astype(linear_weight.dtype),
-        zeros_like(target),
-        linear_bias,
-        lse,
-        entropy,
-        options,
-        plan,
-    )
+    nothing = refused(_ONCE, dout[0], dout[1], dout[2])
+    grads = none_of(nothing, grad_rows, grad_entropy, hidden, linear_weight)
+    grad_bias = none_of(nothing, linear_bias)[0]
+    return *grads, zeros_like(target), grad_bias, lse, entropy, options, plan
 
 
 @functools.lru_cache(maxsize=4)

@@ -12,9 +12,16 @@ from ms_ce.ops.cpu.operators import (
     factors,
     make_operator,
 )
+from ms_ce.ops.cpu.refusal import after, none_of, refused
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.options import ClassBlock
+
+_THIRD = "derivatives of the cpu backend end at the second order"
+_MIXED = (
+    "second derivatives by input and target, or by input and weight, are not offered under softcap or z_loss; "
+    "take backend='composed'"
+)
 
 
 def _data_gradients(
@@ -76,16 +83,19 @@ def _backward_bprop(
     data = _data_gradients(grad_loss, dout, *saved, 3)
     grad_target, grad_weight = data[0], data[1]
     if not is_class_index(target.dtype):
-        grad_target = _unless_softcap(grad_target, options)
+        grad_target = _unless_transformed(grad_target, dout, options)
     if weight.ndim == 1:
-        grad_weight = _unless_softcap(grad_weight, options)
+        grad_weight = _unless_transformed(grad_weight, dout, options)
     rest = (row_weight, lse, total_weight, options)
     return second[0], second[1], second[2], grad_target, grad_weight, *rest
 
 
-def _unless_softcap(value, options):
-    """nan where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
+def _unless_transformed(value, direction, options):
+    """Refused where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
     plain = ops.logical_and(option(options, "softcap") == 0, option(options, "z_loss") == 0)
+    if compiling():
+        arriving = ops.where(plain, 0.0, direction.astype(mstype.float32))
+        return after(value, refused(_MIXED, arriving))
     wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
     return ops.where(plain, wide, np.nan).astype(value.dtype)
 
@@ -129,7 +139,9 @@ def _weight_grad_bprop(
     grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, row_weight, options)
     if is_class_index(target.dtype):
-        ratio, grad_weight = through_divisor(at_direction[1], total_weight, weight, options)
+        ratio, grad_weight = through_divisor(
+            dout, at_direction[1], out, target, row_weight, (weight, total_weight), options
+        )
         whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
         grad_logits = grad_logits - ratio.astype(logits.dtype) * whole
     else:
@@ -157,24 +169,11 @@ def _third_derivative(
     out,
     dout,
 ):
-    """Refused where Python runs. A graph may hold it without using it: there it is nan unless nothing arrives."""
-    if not compiling():
-        raise NotImplementedError("ms_ce: derivatives of the cpu backend end at the second order")
-    arriving = ops.abs(dout[2].astype(mstype.float32)).sum()
-    arriving = arriving + ops.abs(dout[0].astype(mstype.float32)).sum()
-    nothing = ops.where(arriving == 0, 0.0, np.nan).astype(logits.dtype)
-    return (
-        ops.ones_like(direction) * nothing,
-        ops.ones_like(grad_loss) * nothing,
-        ops.ones_like(grad_z_loss) * nothing,
-        ops.ones_like(logits) * nothing,
-        zeros_like(target),
-        weight,
-        row_weight,
-        lse,
-        total_weight,
-        options,
-    )
+    nothing = refused(_THIRD, dout[0], dout[2])
+    grads = none_of(nothing, direction, grad_loss, grad_z_loss, logits)
+    grad_target = target if is_class_index(target.dtype) else none_of(nothing, target)[0]
+    grad_weight = none_of(nothing, weight)[0]
+    return *grads, grad_target, grad_weight, row_weight, lse, total_weight, options
 
 
 _double_backward = make_operator("CrossEntropyDoubleBackward", _third_derivative)

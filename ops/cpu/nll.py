@@ -42,8 +42,9 @@ def _nll_distance_bprop(
 ):
     """As _weight_grad_bprop: with d the direction, Σ d·grad_weight = -Σ g·x_y·(d_y - w_y·Σd/Σw), over Σw for a mean."""
     at_direction = _nll_like(grad_loss, log_prob, target, dout, row_weight, options)
-    exact = at_direction[1].astype(total_weight.dtype)
-    ratio, grad_weight = through_divisor(exact, total_weight, weight, options)
+    ratio, grad_weight = through_divisor(
+        dout, at_direction[1], out, target, row_weight, (weight, total_weight), options
+    )
     inverse = per_weight(ops.ones_like(total_weight), total_weight)
     factor = ops.where(is_mean(options), inverse, 1.0)
     real = mstype.float64 if log_prob.dtype == mstype.float64 else mstype.float32

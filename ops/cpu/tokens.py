@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.operators import make_operator, packed_options
+from ms_ce.ops.cpu.refusal import none_of, refused
 from ms_ce.ops.eager import wanted
-from ms_ce.ops.graph import compiling, nan_if_any
 from ms_ce.ops.options import ClassBlock
+
+_ONCE = "token_log_probs is differentiated once; for second derivatives take backend='composed'"
 
 
 def _refused(grad_rows, grad_entropy, logits, target, lse, entropy, options, out, dout):
-    """A graph may hold a second derivative that it does not use: there it is nan unless nothing arrives."""
-    if not compiling():
-        raise NotImplementedError(
-            "ms_ce: token_log_probs is differentiated once; for second derivatives take backend='composed'"
-        )
-    nothing = nan_if_any(dout).astype(logits.dtype)
-    of_rows = grad_rows * nothing.astype(grad_rows.dtype)
-    return of_rows, of_rows, logits * nothing, zeros_like(target), lse, entropy, options
+    grads = none_of(refused(_ONCE, dout), grad_rows, grad_entropy, logits)
+    return *grads, zeros_like(target), lse, entropy, options
 
 
 _backward = make_operator("TokenLogProbsBackward", _refused)

@@ -9,14 +9,21 @@ from mindspore.ops import operations as P
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.composed.losses import entropy_backward
+from ms_ce.ops.derivative import RefusesDerivative
 from ms_ce.ops.eager import wanted
-from ms_ce.ops.graph import compiling, is_class_index, nan_if_any
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.linear.sweep import Sweep, over_chunks, write_rows
 from ms_ce.ops.options import ClassBlock, Gradients, Options
 from ms_ce.ops.rows import with_padding
 
 _product, _product_of_transpose = P.MatMul(), P.MatMul(transpose_a=True)
 _sum = P.ReduceSum()
+
+
+_ONCE = (
+    "ms_ce: in chunks the linear loss is differentiated once; for second derivatives (jvp and jacfwd are such) take "
+    "backend='composed' and a chunk_bytes that holds all logits"
+)
 
 
 class _Once(nn.Cell):
@@ -26,16 +33,16 @@ class _Once(nn.Cell):
         return gradient
 
     def bprop(self, gradient, out, dout):
-        if not compiling():
-            raise NotImplementedError(
-                "ms_ce: in chunks the linear loss is differentiated once; for second derivatives take "
-                "backend='composed' and a chunk_bytes that holds all logits"
-            )
-        nothing = nan_if_any(dout).astype(gradient.dtype)
-        return (zeros_like(gradient) + nothing,)
+        raise NotImplementedError(_ONCE)
 
 
-_once = _Once()
+# In a graph, of which MindSpore compiles no second derivative of a loop.
+_once_in_graph = RefusesDerivative(_ONCE)
+_once_where_python_runs = _Once()
+
+
+def _once(gradient):
+    return _once_in_graph(gradient) if compiling() else _once_where_python_runs(gradient)
 
 
 def not_made(values):

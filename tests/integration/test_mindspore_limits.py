@@ -111,3 +111,20 @@ def test_a_loop_reads_a_view_from_the_wrong_place():
     right = [[2 * (8 * row + place) for place in range(1, 5)] for row in range(3)]
     assert sums(own=True) == right
     assert sums(own=False) != right
+
+
+def test_a_graph_drops_a_known_nan():
+    """What is added to or multiplied by a constant nan comes out unchanged: no answer of ours in a graph may be one."""
+    nan = Tensor(np.float32(np.nan))
+
+    @ms.jit
+    def added(x):
+        return x + nan
+
+    @ms.jit
+    def multiplied(x):
+        return x * nan
+
+    x = Tensor(np.array([2.0, 3.0], np.float32))
+    for function in (added, multiplied):
+        np.testing.assert_array_equal(function(x).asnumpy(), x.asnumpy())

@@ -17,6 +17,7 @@ LOGITS = _random.normal(size=(BATCH, ROWS, CLASSES)).astype(np.float32)
 LABELS = np.array([[0, 1, 2, 3, 4, -100], [4, -100, 2, 2, 0, 1], [1, 1, 3, -100, 2, 0]], np.int32)
 PROBABILITIES = _random.dirichlet(np.ones(CLASSES), (BATCH, ROWS)).astype(np.float32)
 WEIGHTS = (_random.random((BATCH, CLASSES)) + 0.5).astype(np.float32)
+ROW_WEIGHTS = (_random.random((BATCH, ROWS)) + 0.5).astype(np.float32)
 HIDDEN = _random.normal(size=(BATCH, ROWS, FEATURES)).astype(np.float32)
 TABLES = _random.normal(size=(BATCH, CLASSES, FEATURES)).astype(np.float32)
 
@@ -279,3 +280,54 @@ def test_vmap_beside_what_is_frozen(frozen, backend):
     actual = ms.vmap(ms.grad(mean, other), (0, None, None))(*tensors)
     expected = [reference.linear_cross_entropy_grad(*call)[other] for call in calls]
     _agree(actual, np.stack(expected))
+
+
+_H, _T = Tensor(HIDDEN[0]), Tensor(LABELS[0])
+_W, _B = Tensor(TABLES[0]), Tensor(LOGITS[0][0])
+
+
+def test_a_graph_may_hold_a_derivative_that_it_does_not_use(backend):
+    """First-order meta-learning: a step by a gradient that counts as a constant."""
+
+    def loss(hidden):
+        return ms_ce.linear_cross_entropy(hidden, _W, _T, _B, backend=backend)
+
+    def outer(hidden):
+        return loss(hidden - 0.5 * ms.ops.stop_gradient(ms.grad(loss)(hidden)))
+
+    first = reference.linear_cross_entropy_grad(HIDDEN[0], TABLES[0], LABELS[0], LOGITS[0][0]).input
+    moved = HIDDEN[0] - 0.5 * first
+    expected = reference.linear_cross_entropy_grad(moved, TABLES[0], LABELS[0], LOGITS[0][0]).input
+    _agree(ms.jit(ms.grad(outer))(_H), expected)
+
+
+@pytest.mark.parametrize("axes", ((0, None), (None, 0), (0, 0)))
+def test_vmap_of_log_probabilities(axes, backend):
+    tensors, calls = _given((LOGITS, LABELS), axes)
+
+    def both(x, target):
+        log_prob, entropy = ms_ce.token_log_probs(x, target, entropy=True, backend=backend)
+        return (log_prob + entropy).sum()
+
+    total, grads = ms.vmap(ms.value_and_grad(both), axes)(*tensors)
+    expected = [reference.token_log_probs(*call) for call in calls]
+    _agree(total, np.stack([log_prob.sum() + entropy.sum() for log_prob, entropy in expected]))
+    slopes = [
+        reference.entropy_grad(x, target, np.ones(ROWS))
+        - reference.cross_entropy_grad(x, target, reduction="sum").logits
+        for x, target in calls
+    ]
+    _agree(grads, np.stack(slopes))
+
+
+@pytest.mark.parametrize("axes", ((0, None, None), (None, None, 0)))
+def test_vmap_of_row_weights(axes, backend):
+    tensors, calls = _given((LOGITS, LABELS, ROW_WEIGHTS), axes)
+
+    def mean(x, target, row_weight):
+        return ms_ce.cross_entropy(x, target, row_weight=row_weight, backend=backend)
+
+    losses, grads = ms.vmap(ms.value_and_grad(mean), axes)(*tensors)
+    named = [dict(zip(("logits", "target", "row_weight"), call, strict=True)) for call in calls]
+    _agree(losses, np.stack([reference.cross_entropy(**call).loss for call in named]))
+    _agree(grads, np.stack([reference.cross_entropy_grad(**call).logits for call in named]))

@@ -16,7 +16,7 @@ import numpy as np
 from tests.kernel.call import Call, Dtypes
 from tests.kernel.library import Library
 from tests.kernel.linear_calls import LinearCase, linear_calls
-from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls
+from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, refusal_call
 from tests.support.cases import Case
 
 _BEHIND = 1 << 20  # bytes of each tensor's memory
@@ -125,7 +125,7 @@ class RawCall:
 
 def right_calls() -> list[Call]:
     """Every operation, in several forms and dtypes."""
-    calls: list[Call] = []
+    calls: list[Call] = [refusal_call()]
     for dtype in ("float32", "float16", "float64"):
         for options in ({"reduction": "none"}, {"label_smoothing": 0.1, "softcap": 3.0}):
             for probabilities in (False, True):

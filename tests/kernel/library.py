@@ -104,6 +104,11 @@ def _description(path: Path) -> dict[str, Any]:
 NO_ROW_WEIGHT = np.full((), np.nan)
 
 
+def text(sentence: str) -> np.ndarray:
+    """As an operation takes it."""
+    return np.array([ord(character) for character in sentence], np.int64)
+
+
 class Library:
     """The operations of one libms_ce.so."""
 

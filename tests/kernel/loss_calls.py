@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tests.kernel.call import Call, Dtypes, Repeat, placeholder
-from tests.kernel.library import NO_ROW_WEIGHT, cast, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, cast, options, text, to_float64
 from tests.kernel.operations import reference
 from tests.support.cases import Case
 
@@ -291,3 +291,9 @@ def block_calls(dtype: str, probabilities: bool) -> list[Call]:
         expected["grad_target"] = whole.target[:, block]
         names.append("TargetGrad")
     return [Call("CrossEntropyPartial" + name, dtype, given, expected) for name in names]
+
+
+def refusal_call() -> Call:
+    """Nothing arrives: nothing is refused."""
+    given = {"arriving": np.zeros(()), "reason": text("read by nobody")}
+    return Call("RefuseDerivative", "float64", given, {"done": 0.0})

@@ -28,7 +28,14 @@ from typing import BinaryIO
 from tests.kernel.call import DTYPES, Call, Dtypes
 from tests.kernel.drawn_cases import drawn_cases
 from tests.kernel.linear_calls import LINEAR_CASES, linear_calls
-from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, token_calls
+from tests.kernel.loss_calls import (
+    LossCase,
+    block_calls,
+    loss_calls,
+    nll_calls,
+    refusal_call,
+    token_calls,
+)
 from tests.support.cases import CASES, NLL_CASES
 
 
@@ -51,6 +58,7 @@ def calls() -> Iterator[Call]:
             yield from linear_calls(linear, dtype)
     for drawn in drawn_cases():
         yield from loss_calls(drawn)
+    yield refusal_call()
 
 
 def _write_text(out: BinaryIO, text: str) -> None:

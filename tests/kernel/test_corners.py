@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, to_float64
+from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, text, to_float64
 from tests.kernel.operations import Loss
 from tests.support.tolerances import check_close, tolerance
 
@@ -260,3 +260,12 @@ def test_empty_batches(library: Library) -> None:
         assert Loss(library, logits, target, reduction="sum").forward()[0] == 0
         assert Loss(library, logits, target, reduction="none").forward()[0].size == 0
         assert Loss(library, logits, target).backward(ONE).shape == shape
+
+
+@pytest.mark.parametrize("arriving", [1.0, -1e-300, np.nan, np.inf])
+def test_what_arrives_is_refused_for_the_reason_given(
+    default_library: Library, arriving: float
+) -> None:
+    given = [np.array(arriving), text("there is none of it")]
+    with pytest.raises(RuntimeError, match=r"^ms_ce: there is none of it$"):
+        default_library.call("RefuseDerivative", given, [empty((), "float64")])

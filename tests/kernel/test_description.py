@@ -60,6 +60,7 @@ EXPECTED = {
         "options:I:options plan:I:plan",
         "grad_target:P:target",
     ),
+    "RefuseDerivative": ("either", "arriving:D:scalar reason:I:text", "done:D:scalar"),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.kernel.float_environment import ENVIRONMENTS, UNMASKED, changed, registers
-from tests.kernel.library import Library, cast, empty, options, plan, to_float64
+from tests.kernel.library import Library, cast, empty, options, plan, text, to_float64
 from tests.kernel.operations import Loss
 from tests.support.tolerances import check_close, tolerance
 
@@ -64,6 +64,7 @@ REDUCTIONS = {
     "LinearCrossEntropyValueAndGradWeight": ("mean",),
     "LinearCrossEntropyValueAndGradBias": ("mean",),
     "LinearCrossEntropyRescale": ("mean",),
+    "RefuseDerivative": ("none",),
 }
 
 
@@ -107,6 +108,8 @@ def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[st
         "linear_weight": draw(CLASSES, FEATURES),
         "linear_bias": draw(CLASSES),
         "plan": plan(),
+        "arriving": np.zeros(()),
+        "reason": text("read by nobody"),
     }
 
 
@@ -177,7 +180,7 @@ def calls() -> list[object]:
         for reduction in reductions:
             if "TargetGrad" not in name:
                 kinds.append(pytest.param(name, reduction, False, id=f"{name}-{reduction}"))
-            if not any(part in name for part in ("NLL", "TokenLogProbs", "Rescale")):
+            if not any(part in name for part in ("NLL", "TokenLogProbs", "Rescale", "Refuse")):
                 kinds.append(
                     pytest.param(name, reduction, True, id=f"{name}-{reduction}-probabilities")
                 )

@@ -101,7 +101,8 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(LinearCrossEntropyValueAndGradInput)  \
   X(LinearCrossEntropyValueAndGradWeight) \
   X(LinearCrossEntropyValueAndGradBias)   \
-  X(LinearCrossEntropyRescale)
+  X(LinearCrossEntropyRescale)            \
+  X(RefuseDerivative)
 
 #if defined(__clang__)
 #pragma clang diagnostic ignored "-Wreturn-type-c-linkage"

@@ -136,4 +136,12 @@ void RunNllBackward(Call* call) {
   RunRows(problem, kernels.nll_backward, call->subject());
 }
 
+void RunRefuseDerivative(Call* call) {
+  StoreDouble(0.0, (*call)[kDone]);
+  if (*static_cast<const double*>((*call)[kArriving].data) == 0.0) return;
+  const Tensor& reason = (*call)[kReason];
+  const auto* characters = static_cast<const int64_t*>(reason.data);
+  Fail(std::string(characters, characters + ElementCount(reason.shape)));
+}
+
 }  // namespace ms_ce

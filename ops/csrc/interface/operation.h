@@ -43,8 +43,9 @@ enum class Extent : char {
   kHidden,   // (..., features)
   kLinearWeight,  // (classes, features)
   kLinearBias,    // (classes,), or () where there is none
+  kText,          // (characters,)
 };
-inline constexpr size_t kExtents = static_cast<size_t>(Extent::kLinearBias) + 1;
+inline constexpr size_t kExtents = static_cast<size_t>(Extent::kText) + 1;
 
 // Where a call's Problem takes an argument: its data, or what a scalar holds.
 struct Place {

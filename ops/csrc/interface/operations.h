@@ -117,6 +117,10 @@ inline constexpr Argument kNoGradHidden{"grad_input", Type::kFloat, Extent::kSca
 inline constexpr Argument kNoGradLinearWeight{"grad_linear_weight", Type::kFloat, Extent::kScalar};
 inline constexpr Argument kUpstreamOfAll{"grad_loss", Type::kFloat, Extent::kScalar, &Problem::grad_loss};
 
+// A derivative that there is none of.
+inline constexpr Argument kArriving{"arriving", Type::kDouble, Extent::kScalar};
+inline constexpr Argument kReason{"reason", Type::kInt64, Extent::kText};
+
 // clang-format off
 inline constexpr Operation kOperations[] = {
     // The loss, what a mean divides by, and the rows' log-sum-exp, which the backward operations start from.
@@ -275,6 +279,10 @@ inline constexpr Operation kOperations[] = {
     {"LinearCrossEntropyRescale", Form::kEither,
      {kUpstreamOfAll, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, {kDone},
      RunLinearRescale},
+
+    // Fails for `reason`, given character by character, unless what arrives is 0: a graph may hold a derivative
+    // that it does not use.
+    {"RefuseDerivative", Form::kEither, {kArriving, kReason}, {kDone}, RunRefuseDerivative},
 };
 // clang-format on
 

@@ -17,6 +17,7 @@ void RunPartialBackward(Call* call);
 void RunTokenLogProbs(Call* call);
 void RunNllForward(Call* call);
 void RunNllBackward(Call* call);
+void RunRefuseDerivative(Call* call);
 void RunLinearForward(Call* call);  // with statistics where the operation returns them
 void RunLinearBackward(Call* call);
 void RunLinearValueAndGrad(Call* call);

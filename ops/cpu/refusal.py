@@ -1,0 +1,64 @@
+"""Derivatives that the kernel does not have: refused by a sentence, in a graph when it is run.
+
+A graph may hold a derivative that it does not use, so compiling it must not fail. And nan would not do for an answer:
+MindSpore's compiler takes x + nan and x * nan for x where the nan is known (docs/graphs.md).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import dtype as mstype
+from mindspore import ops
+from mindspore.ops import operations as P
+
+from ms_ce._versions import zeros_like
+from ms_ce.ops.cpu.operators import kept, make_operator
+from ms_ce.ops.derivative import PassedOn
+from ms_ce.ops.graph import compiling
+
+_depend = P.Depend()
+
+
+@kept
+def _characters(sentence: str) -> np.ndarray:
+    return np.array([ord(character) for character in sentence], np.int64)
+
+
+def _amount(arriving):
+    return ops.abs(arriving.astype(mstype.float64)).sum()
+
+
+def _refuse_bprop(arriving, reason, out, dout):
+    """Of a higher order: by the same sentence."""
+    return _refuse(dout, reason), zeros_like(reason)
+
+
+_refuse = make_operator("RefuseDerivative", _refuse_bprop)
+
+
+def refused(sentence: str, *arriving):
+    """0, for `after`, where nothing arrives at any of the tensors `arriving`; else the sentence is raised."""
+    if not compiling():
+        raise NotImplementedError("ms_ce: " + sentence)
+    amount = _amount(arriving[0])
+    for each in arriving[1:]:
+        amount = amount + _amount(each)
+    return _refuse(amount, _characters(sentence))
+
+
+def after(value, nothing):
+    """The value, which whoever reads it gets after `refused` has run."""
+    return _depend(value, nothing)
+
+
+def _after_bprop(given, out, dout):
+    """What arrives at a gradient that there is none of arrives at the refusal: its own derivative is none either."""
+    return ((zeros_like(given[0]), _amount(dout[0])),)
+
+
+_none_of = PassedOn("none of", _after_bprop)
+
+
+def none_of(nothing, *values):
+    """Gradients 0 of the values, likewise."""
+    return tuple([_none_of((_depend(zeros_like(each), nothing), nothing))[0] for each in values])
