@@ -18,7 +18,7 @@ export PATH := $(abspath $(BIN)):$(abspath $(RELEASE))/bin:$(PATH)
 # Archives are dated by their commit: the same sources give the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
-.PHONY: demo demo-sharded test fuzz test-rare test-mutations check-ascend test-aarch64 test-sanitizers \
+.PHONY: demo demo-sharded test fuzz test-rare test-mutations check-ascend test-aarch64 test-without-avx test-sanitizers \
   test-versions test-mindformers test-models test-torch test-every-float test-wheels \
   test-aarch64-mindspore wheels archives dist docs notebooks benchmark lint format clean
 
@@ -92,6 +92,15 @@ test-aarch64: $(INSTALLED) $(AARCH64).built
 	printf '%s\n' '--isa neon $(REPLAY) 500000' '--isa sve --stride 1000003' \
 	  '--isa sve $(REPLAY) 5000' '--isa neon --stride 1000003' | \
 	  xargs -P 2 -L 1 qemu-aarch64 -L /usr/aarch64-linux-gnu $(AARCH64)/ms_ce_kernel_test
+
+# The kernel on x86-64 processors without AVX, and below the oldest instruction set, of which a call is told; qemu-user's.
+test-without-avx: $(INSTALLED)
+	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel
+	cmake --build build/kernel --target ms_ce_kernel_test -j2
+	python -m tests.kernel.replay build/calls
+	qemu-x86_64 -cpu Nehalem build/kernel/ms_ce_kernel_test --stride 1000003
+	qemu-x86_64 -cpu Nehalem build/kernel/ms_ce_kernel_test --replay build/calls --at-most 5000
+	qemu-x86_64 -cpu core2duo build/kernel/ms_ce_kernel_test --refused
 
 # The aarch64 wheel under Debian's Python and MindSpore's own wheel, all of them under qemu-user: minutes.
 test-aarch64-mindspore: $(AARCH64).built
@@ -172,7 +181,7 @@ format: $(INSTALLED)
 	ruff format
 	clang-format -i $(CXX_FILES)
 
-$(INSTALLED): setup.py pyproject.toml $(KERNEL)
+$(INSTALLED): setup.py pyproject.toml ms_ce/_version.py $(KERNEL)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	python -m pip install --quiet --upgrade pip
 	python -m pip install --quiet --editable '.[demo,test,lint]'

@@ -23,6 +23,16 @@ def support_table() -> str:
     return "\n".join(lines)
 
 
+def _kernel() -> str:
+    if library.problem() is not None:
+        return f"none: {library.problem()}"
+    sets = ", ".join(library.instruction_sets())
+    try:
+        return f"{library.instruction_set()} (here run: {sets}; MS_CE_ISA chooses)"
+    except ValueError as error:
+        return f"none: {error}"
+
+
 def describe() -> None:
     """Prints what a bug report needs."""
     print(
@@ -32,11 +42,7 @@ def describe() -> None:
     print(f"{_versions.state(_versions.MINDSPORE)}; tested are {', '.join(_versions.TESTED)}")
     for each in _versions.differences(_versions.MINDSPORE):
         print(f"  differs ({each.versions}): {each.fact}")
-    if library.problem() is None:
-        sets = ", ".join(library.instruction_sets())
-        print(f"kernel: {library.instruction_set()} (here run: {sets}; MS_CE_ISA chooses)")
-    else:
-        print(f"kernel: none: {library.problem()}")
+    print(f"kernel: {_kernel()}")
     print(f"PyNative: {eager.description()}")
     print("backends, in the order in which 'auto' chooses:")
     for row in available_backends():

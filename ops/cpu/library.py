@@ -8,21 +8,58 @@ import functools
 import json
 import os
 import platform
+import struct
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from ms_ce._version import __version__
 
 # Waiting ends after this while in which no operation runs: others of MindSpore's come first, or one of them has failed.
 _IDLE_MILLISECONDS = 1000
 PATH = Path(__file__).resolve().parents[1] / "libms_ce.so"
 
 
+_ELF64 = b"\x7fELF\x02\x01"
+_AGAIN = "install ms_ce again (in a checkout: pip install --editable .)"
+
+
+def _is_cut() -> bool:
+    """Whether the file ends before what its headers tell the system to map: the process would die of using it."""
+    with PATH.open("rb") as file:
+        header = file.read(64)
+        if len(header) < 64 or not header.startswith(_ELF64):
+            return False  # the system says so itself
+        (table,), (size, count) = (
+            struct.unpack_from("<Q", header, 32),
+            struct.unpack_from("<HH", header, 54),
+        )
+        file.seek(table)
+        entries = file.read(size * count)
+    if len(entries) < size * count:
+        return True
+    segments = (struct.unpack_from("<QQQQ", entries, i * size + 8) for i in range(count))
+    return max(offset + length for offset, _, _, length in segments) > PATH.stat().st_size
+
+
 @functools.lru_cache(maxsize=1)
 def load() -> ctypes.CDLL:
-    """The library itself; OSError where it is missing or was built for another machine."""
-    library = ctypes.CDLL(str(PATH))
-    for name in ("MsCeDescribe", "MsCeIsa", "MsCeIsaList", "MsCeVersion"):
+    """The library itself; OSError where it cannot be loaded or is none of this ms_ce, and what to do."""
+    if _is_cut():
+        raise OSError(f"{PATH} is cut off: {_AGAIN}")
+    try:
+        library = ctypes.CDLL(str(PATH))
+    except OSError as error:
+        raise OSError(f"{error}: {_AGAIN}") from None
+    names = ("MsCeDescribe", "MsCeIsa", "MsCeIsaList", "MsCeVersion")
+    if not all(hasattr(library, name) for name in names):
+        raise OSError(f"{PATH} is no library of ms_ce: {_AGAIN}")
+    for name in names:
         getattr(library, name).restype = ctypes.c_char_p
+    version = library.MsCeVersion().decode()
+    if version != __version__:
+        raise OSError(f"{PATH} is of ms_ce {version}, and this is {__version__}: {_AGAIN}")
     library.MsCeFinished.restype = ctypes.c_int64
     library.MsCeWait.argtypes = (ctypes.c_int64, ctypes.c_int64)
     return library
@@ -52,7 +89,12 @@ def problem() -> str | None:
     try:
         load()
     except OSError as error:
+        warnings.warn(
+            f"ms_ce: {error}; without it the CPU has the slower backend 'composed'", stacklevel=2
+        )
         return f"libms_ce.so does not load: {error}"
+    if not instruction_sets():
+        return "this processor runs none of the kernel's instruction sets, of which x86-64-v2 is the oldest"
     return None
 
 
@@ -73,9 +115,13 @@ def waiting() -> Iterator[None]:
 
 def instruction_set() -> str:
     """The instruction set that the kernel runs with, for example 'x86-64-v4'."""
-    return load().MsCeIsa().decode()
+    name = load().MsCeIsa()
+    if name is None:
+        asked, known = os.environ.get("MS_CE_ISA"), ", ".join(instruction_sets())
+        raise ValueError(f"ms_ce: MS_CE_ISA must be one of {known}, got {asked!r}")
+    return name.decode()
 
 
 def instruction_sets() -> list[str]:
     """Every instruction set of the kernel that this processor can run."""
-    return load().MsCeIsaList().decode().split(",")
+    return [name for name in load().MsCeIsaList().decode().split(",") if name]

@@ -17,12 +17,11 @@
 // column_gradient.h (9), column_kernel.h. Formulas of all: formulas.h.
 #include "platform/kernels.h"
 
-#include <stdlib.h>
-
 #include "linear/linear_products.h"
 #include "loss/column_kernel.h"
 #include "loss/double_backward.h"
 #include "loss/row_kernel.h"
+#include "platform/kept_buffer.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
@@ -110,18 +109,6 @@ static void Backward(const Problem& problem, int64_t first, int64_t count, UnitS
 // Keeping a row's exponentials saves computing them twice; without memory for them that is what happens.
 constexpr int64_t kMostKeptTerms = int64_t{1} << 18;
 
-// Of the thread that calls: handing memory back and forth for each unit of rows costs as much as a row.
-static void* KeptBuffer(size_t bytes) {
-  static thread_local void* buffer = nullptr;
-  static thread_local size_t held = 0;
-  if (bytes > held) {
-    free(buffer);
-    buffer = nullptr;
-    held = posix_memalign(&buffer, kCacheLine, bytes) == 0 ? bytes : 0;
-  }
-  return held == 0 ? nullptr : buffer;
-}
-
 template <class RowFunction>
 static void ValueAndGradRows(const Problem& problem, int64_t first, int64_t count, UnitSums* totals,
                              RowFunction row_function) {
@@ -137,6 +124,7 @@ static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, U
   if (UsesColumns(problem)) {
     return ForBlocks<A>(problem, first, count, totals, ValueAndGradBlock<A>);
   }
+  // Of the thread: handing memory back and forth for each unit of rows costs as much as a row.
   A* terms = nullptr;
   // A gradient in the logits' place finds them in the cache.
   const bool in_place = problem.grad_logits.data == problem.logits.data;

@@ -32,6 +32,7 @@ bool Check(bool held, const char* format, Values... values) {
 void TestMath(unsigned stride);  // every `stride`-th float
 void TestEnvironment();
 void TestError();
+bool TestRefused();
 // The calls of a file that tests/kernel/replay.py wrote, of tensors of at most so many elements.
 void TestReplay(const char* path, int64_t at_most);
 void TestShapes();

@@ -1,6 +1,7 @@
 // The kernels without Python or MindSpore, for cross-compiled targets, sanitizers and valgrind:
 //   ms_ce_kernel_test [--every-float | --stride N] [--isa NAME | best]
 //   ms_ce_kernel_test --replay FILE [--at-most N] [--library FILE] [--isa NAME | best]
+//   ms_ce_kernel_test --refused    on a processor that runs no instruction set of the kernel
 // --at-most leaves out calls of tensors of more than N elements; --library replays them by a libms_ce.so,
 // not by the kernel that is linked in.
 #include <cstdlib>
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--every-float") == 0) stride = 1;
     if (std::strcmp(argv[i], "--stride") == 0 && i + 1 < argc)
       stride = static_cast<unsigned>(std::atoi(argv[++i]));
+    if (std::strcmp(argv[i], "--refused") == 0) return ms_ce_test::TestRefused() ? 0 : 1;
     if (std::strcmp(argv[i], "--isa") == 0 && i + 1 < argc) only = argv[++i];
     if (std::strcmp(argv[i], "--replay") == 0 && i + 1 < argc) replay = argv[++i];
     if (std::strcmp(argv[i], "--library") == 0 && i + 1 < argc) path = argv[++i];

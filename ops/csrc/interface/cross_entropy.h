@@ -27,6 +27,7 @@
 #define MS_CE_EXPORT __attribute__((visibility("default")))
 
 extern "C" {
+// A null text, or -1 for a number: there was no memory for it, or no instruction set that this CPU runs.
 MS_CE_EXPORT const char* MsCeVersion();
 MS_CE_EXPORT const char* MsCeDescribe();          // JSON: operations with their arguments, types, options
 MS_CE_EXPORT const char* MsCeBfloat16Products();  // of the linear loss: "oneDNN" or "ms_ce"
@@ -40,8 +41,8 @@ MS_CE_EXPORT int MsCeSetThreads(int threads);   // 0 restores the default; retur
 MS_CE_EXPORT int64_t MsCeFinished();
 MS_CE_EXPORT void MsCeWait(int64_t finished, int64_t idle_milliseconds);
 
-// Runs an operation for callers that cannot catch C++ exceptions: null, or the exception's text, which
-// lives until this thread's next call.
+// Runs an operation for callers that cannot catch C++ exceptions: null, or the exception's text of at
+// most 1023 bytes, which lives until this thread's next call.
 MS_CE_EXPORT const char* MsCeTry(const char* operation, int nparam, void** params, int* ndims,
                                  int64_t** shapes, const char** dtypes);
 }

@@ -1,5 +1,7 @@
 // The library's exported functions: each operation and its shape inference, and what the C interface offers
 // beside them.
+#include <cstdio>
+#include <exception>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -21,18 +23,41 @@ class AotExtra;
 namespace ms_ce {
 namespace {
 
+// Holds its sentence itself: a string of that length would need what there is none of.
+class NoMemory : public std::runtime_error {
+ public:
+  explicit NoMemory(const char* operation) : std::runtime_error("") {
+    std::snprintf(text_, sizeof(text_),
+                  "ms_ce: there must be memory for what %s needs besides its arguments, got none",
+                  operation);
+  }
+  const char* what() const noexcept override { return text_; }
+
+ private:
+  char text_[160];
+};
+
 // The boundary that every call of an operation passes, and computes behind in an environment of its own.
 int Run(const Operation& operation, const RawCall& raw) {
   const FloatEnvironment environment;
-  const RunningOperation running;
   try {
+    const RunningOperation running;
     Call call = Bind(operation, raw);
     operation.run(&call);
   } catch (const std::bad_alloc&) {
-    Fail(std::string("there must be memory for what ") + operation.name +
-         " needs besides its arguments, got none");
+    throw NoMemory(operation.name);
   }
   return 0;
+}
+
+// For a caller that cannot catch exceptions: null in the place of one.
+template <class Make>
+const char* TextOrNull(Make make) {
+  try {
+    return make();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
 }
 
 constexpr size_t kNowhere = std::size(kOperations);
@@ -51,11 +76,15 @@ using Inferred = std::conditional_t<kOperations[index].outputs.count == 1, Shape
 
 template <size_t index>
 Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
-  std::vector<Shape> outputs = Infer(kOperations[index], ndims, shapes);
-  if constexpr (kOperations[index].outputs.count == 1) {
-    return outputs[0];
-  } else {
-    return outputs;
+  try {
+    std::vector<Shape> outputs = Infer(kOperations[index], ndims, shapes);
+    if constexpr (kOperations[index].outputs.count == 1) {
+      return outputs[0];
+    } else {
+      return outputs;
+    }
+  } catch (const std::bad_alloc&) {
+    throw NoMemory(kOperations[index].name);
   }
 }
 
@@ -126,28 +155,36 @@ static_assert(0 MS_CE_FOR_EACH_OPERATION(MS_CE_COUNT_ONE) == std::size(ms_ce::kO
 
 const char* MsCeVersion() { return MS_CE_VERSION; }
 
-const char* MsCeDescribe() { return ms_ce::Describe(); }
+const char* MsCeDescribe() { return ms_ce::TextOrNull(ms_ce::Describe); }
 
 const char* MsCeBfloat16Products() { return ms_ce::MultipliesBfloat16() ? "oneDNN" : "ms_ce"; }
 
-const char* MsCeIsa() { return ms_ce::SelectKernels(false).name; }
+const char* MsCeIsa() {
+  return ms_ce::TextOrNull([] { return ms_ce::SelectKernels(false).name; });
+}
 
-const char* MsCeIsaList() { return ms_ce::IsaList(); }
+const char* MsCeIsaList() { return ms_ce::TextOrNull(ms_ce::IsaList); }
 
 int MsCeSetIsa(const char* name) {
   try {
     ms_ce::SetIsa(name);
-  } catch (const std::runtime_error&) {
+  } catch (const std::exception&) {
     return -1;
   }
   return 0;
 }
 
-int MsCeSetThreads(int threads) { return ms_ce::SetThreads(threads); }
+int MsCeSetThreads(int threads) {
+  try {
+    return ms_ce::SetThreads(threads);
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
 
 const char* MsCeTry(const char* operation, int nparam, void** params, int* ndims, int64_t** shapes,
                     const char** dtypes) {
-  static thread_local std::string text;
+  static thread_local char text[1024];
   try {
     const size_t index = operation == nullptr ? ms_ce::kNowhere : ms_ce::IndexOf(operation);
     if (index == ms_ce::kNowhere) {
@@ -155,8 +192,8 @@ const char* MsCeTry(const char* operation, int nparam, void** params, int* ndims
     }
     ms_ce::Run(ms_ce::kOperations[index], {nparam, params, ndims, shapes, dtypes});
   } catch (const std::exception& error) {
-    text = error.what();
-    return text.c_str();
+    std::snprintf(text, sizeof(text), "%s", error.what());
+    return text;
   }
   return nullptr;
 }

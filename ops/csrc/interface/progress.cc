@@ -1,14 +1,12 @@
 #include "interface/progress.h"
 
-#include <pthread.h>
-
-#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <mutex>
 
 #include "interface/cross_entropy.h"
+#include "platform/per_process.h"
 
 namespace ms_ce {
 namespace {
@@ -19,25 +17,12 @@ struct Progress {
   int64_t running = 0, finished = 0;
 };
 
-std::atomic<Progress*> the_progress{nullptr};
-
-// Never destroyed, as the thread pool; a forked child, in which none of its parent's operations runs,
-// begins anew.
-Progress& TheProgress() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { the_progress.store(nullptr); });
-  (void)registered;
-  Progress* current = the_progress.load();
-  if (current == nullptr) {
-    auto* made = new Progress;
-    if (the_progress.compare_exchange_strong(current, made)) return *made;
-    delete made;
-  }
-  return *current;
-}
+Progress& TheProgress() { return PerProcess<Progress>::Get(); }
 
 }  // namespace
 
 RunningOperation::RunningOperation() {
+  PerProcess<Progress>::MakeForksSafe();
   Progress& progress = TheProgress();
   const std::lock_guard<std::mutex> lock(progress.mutex);
   ++progress.running;

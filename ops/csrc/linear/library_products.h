@@ -3,7 +3,9 @@
 #define MS_CE_LIBRARY_PRODUCTS_H_
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "linear/linear_chunk.h"
@@ -32,13 +34,18 @@ class LibraryProducts {
 
   void LogitsOfClasses(int64_t first, int64_t count) const {
     float* out = logits() + first;
-    Multiply(chunk_.rows, count, chunk_.features, Hidden(), Weight(first, 0, true), false, out,
-             chunk_.classes);
+    Product(chunk_.rows, count, chunk_.features, Hidden(), Weight(first, 0, true), false, out,
+            chunk_.classes);
     if (chunk_.bias == nullptr) return;
     const float* bias = static_cast<const float*>(chunk_.bias) + first;
     for (int64_t row = 0; row < chunk_.rows; ++row) {
       for (int64_t i = 0; i < count; ++i) out[row * chunk_.classes + i] += bias[i];
     }
+  }
+
+  // After products, which threads make that must not throw.
+  void ExpectMade() const {
+    if (failed_.load()) throw std::bad_alloc();
   }
 
   // The gradient of the chunk's logits becomes bfloat16, each row at the start of its own.
@@ -55,20 +62,25 @@ class LibraryProducts {
     ParallelFor((chunk_.features + kFeatures - 1) / kFeatures, work, [&](int64_t unit) {
       const int64_t begin = unit * kFeatures, width = std::min(kFeatures, chunk_.features - begin);
       for (int64_t first = 0; first < chunk_.classes; first += block_) {
-        Multiply(chunk_.rows, width, std::min(block_, chunk_.classes - first), Gradient(first, false),
-                 Weight(first, begin, false), first != 0, out + begin, chunk_.features);
+        Product(chunk_.rows, width, std::min(block_, chunk_.classes - first), Gradient(first, false),
+                Weight(first, begin, false), first != 0, out + begin, chunk_.features);
       }
     });
   }
 
   void AddGradientOfClasses(int64_t first, int64_t count) const {
     float* out = static_cast<float*>(chunk_.grad_weight.data) + first * chunk_.features;
-    Multiply(count, chunk_.features, chunk_.rows, Gradient(first, true), Hidden(), chunk_.accumulate, out,
-             chunk_.features);
+    Product(count, chunk_.features, chunk_.rows, Gradient(first, true), Hidden(), chunk_.accumulate, out,
+            chunk_.features);
   }
 
  private:
   float* logits() const { return static_cast<float*>(chunk_.logits); }
+  template <class... Arguments>
+  void Product(Arguments... arguments) const {
+    if (!Multiply(arguments...)) failed_.store(true);
+  }
+
   Operand Hidden() const { return {hidden_.data(), chunk_.features, false}; }
 
   Operand Weight(int64_t first, int64_t begin, bool transposed) const {
@@ -84,6 +96,7 @@ class LibraryProducts {
   const LinearChunk& chunk_;
   const int64_t block_;
   std::vector<uint16_t> hidden_;
+  mutable std::atomic<bool> failed_{false};
 };
 
 }  // namespace ms_ce

@@ -72,6 +72,7 @@ class LinearMatrices {
       if (library_) return library_->LogitsOfClasses(first, count);
       kernels_.logits_of_classes(chunk_, first, count);
     });
+    if (library_) library_->ExpectMade();
   }
 
   // The chunk's logits hold their gradient by now.
@@ -80,12 +81,8 @@ class LinearMatrices {
     const bool of_hidden = problem_.grad_hidden.data != nullptr, of_weight = WeightGradient() != nullptr;
     if (library_ && (of_hidden || of_weight)) library_->NarrowGradient();
     if (of_hidden) MakeHiddenGradient();
-    if (!of_weight) return;
-    ForClasses([this](int64_t first, int64_t count) {
-      if (library_) return library_->AddGradientOfClasses(first, count);
-      kernels_.add_gradient_of_classes(chunk_, first, count);
-    });
-    chunk_.accumulate = true;
+    if (of_weight) AddWeightGradient();
+    if (library_) library_->ExpectMade();
   }
 
   // Sums over all chunks, rounded to the inputs' dtype once.
@@ -163,6 +160,14 @@ class LinearMatrices {
       const int64_t first = unit * block_;
       work(first, std::min(block_, chunk_.classes - first));
     });
+  }
+
+  void AddWeightGradient() {
+    ForClasses([this](int64_t first, int64_t count) {
+      if (library_) return library_->AddGradientOfClasses(first, count);
+      kernels_.add_gradient_of_classes(chunk_, first, count);
+    });
+    chunk_.accumulate = true;
   }
 
   void AddBiasGradient() {

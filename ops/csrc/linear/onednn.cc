@@ -46,9 +46,9 @@ Gemm Library() {
 
 bool MultipliesBfloat16() { return Library() != nullptr; }
 
-void Multiply(int64_t rows, int64_t columns, int64_t inner, Operand a, Operand b, bool accumulate, float* c,
+bool Multiply(int64_t rows, int64_t columns, int64_t inner, Operand a, Operand b, bool accumulate, float* c,
               int64_t c_stride) {
-  Call(Library(), rows, columns, inner, a, b, accumulate, c, c_stride);
+  return Call(Library(), rows, columns, inner, a, b, accumulate, c, c_stride) == 0;
 }
 
 void NarrowToBfloat16(const float* from, int64_t count, uint16_t* to) {

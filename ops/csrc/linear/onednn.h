@@ -17,8 +17,8 @@ struct Operand {
 bool MultipliesBfloat16();
 
 // c (rows, columns) = a (rows, inner) b (inner, columns), added to what c holds where `accumulate`. Only
-// where MultipliesBfloat16().
-void Multiply(int64_t rows, int64_t columns, int64_t inner, Operand a, Operand b, bool accumulate, float* c,
+// where MultipliesBfloat16(). False where oneDNN had no memory for it.
+bool Multiply(int64_t rows, int64_t columns, int64_t inner, Operand a, Operand b, bool accumulate, float* c,
               int64_t c_stride);
 
 // To bfloat16, to nearest, ties to even. `to` may be the memory of `from`.

@@ -21,7 +21,10 @@ MS_CE_BIND("dlopen", MS_CE_OLDEST_GLIBC);
 MS_CE_BIND("dlsym", MS_CE_OLDEST_GLIBC);
 MS_CE_BIND("exp", MS_CE_OLDEST_GLIBC);
 MS_CE_BIND("log", MS_CE_OLDEST_GLIBC);
+MS_CE_BIND("pthread_getspecific", MS_CE_OLDEST_GLIBC);
+MS_CE_BIND("pthread_key_create", MS_CE_OLDEST_GLIBC);
 MS_CE_BIND("pthread_mutex_trylock", MS_CE_OLDEST_GLIBC);
+MS_CE_BIND("pthread_setspecific", MS_CE_OLDEST_GLIBC);
 MS_CE_BIND("_ZNSt18condition_variable4waitERSt11unique_lockISt5mutexE", "GLIBCXX_3.4.11");
 #undef MS_CE_BIND
 #undef MS_CE_OLDEST_GLIBC

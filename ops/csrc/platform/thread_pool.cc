@@ -1,6 +1,5 @@
 #include "platform/thread_pool.h"
 
-#include <pthread.h>
 #include <sched.h>
 
 #include <algorithm>
@@ -9,11 +8,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
+#include <new>
 #include <string>
 #include <system_error>
 #include <thread>
 
 #include "platform/float_environment.h"
+#include "platform/per_process.h"
 
 namespace ms_ce {
 namespace {
@@ -87,6 +88,8 @@ class ThreadPool {
         std::thread([this] { Serve(); }).detach();
       } catch (const std::system_error&) {
         return;  // the caller and the workers there are do the work
+      } catch (const std::bad_alloc&) {
+        return;
       }
       ++workers_;
     }
@@ -124,28 +127,15 @@ class ThreadPool {
   int seats_ = 0, active_ = 0, workers_ = 0;
 };
 
-std::atomic<ThreadPool*> pool{nullptr};
-
-// Never destroyed: its workers may outlive every static object. A forked child has none of its
-// parent's workers, so it leaves the parent's pool alone and makes its own.
-ThreadPool& Pool() {
-  static const int registered = pthread_atfork(nullptr, nullptr, [] { pool.store(nullptr); });
-  (void)registered;
-  ThreadPool* current = pool.load();
-  if (current == nullptr) {
-    auto* made = new ThreadPool;
-    if (pool.compare_exchange_strong(current, made)) return *made;
-    delete made;
-  }
-  return *current;
-}
-
 }  // namespace
 
 void ParallelFor(int64_t units, int64_t elements, const std::function<void(int64_t)>& work) {
   const int64_t worthwhile = std::min<int64_t>(units, elements / kMinElementsPerThread);
   const int threads = static_cast<int>(std::min<int64_t>(ThreadsInForce(), worthwhile));
-  if (threads > 1 && Pool().TryRun(units, threads, work)) return;
+  if (threads > 1) {
+    PerProcess<ThreadPool>::MakeForksSafe();
+    if (PerProcess<ThreadPool>::Get().TryRun(units, threads, work)) return;
+  }
   for (int64_t unit = 0; unit < units; ++unit) work(unit);
 }
 
