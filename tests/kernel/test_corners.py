@@ -78,6 +78,19 @@ def test_a_nan_with_a_payload_stays_nan(isa_library: Library, shape) -> None:
     assert np.isnan(Loss(isa_library, logits, target).forward()[0])
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_nan_of_any_bits_in_a_weight_reaches_the_gradient(
+    isa_library: Library, dtype: str
+) -> None:
+    logits = cast(np.random.default_rng(0).normal(size=(2, 1500)), dtype)
+    weight = np.ones(1500, np.float32)
+    weight.view(np.uint32)[3] = 0x7FFFFFFF  # all bits set: rounded as a number it becomes -0
+    loss = Loss(isa_library, logits, np.array([3, 5]), weight, reduction="sum")
+    for grad in (loss.backward(cast(ONE, dtype)), loss.value_and_grad()[3]):
+        assert np.isnan(to_float64(grad)[0]).all()
+        assert np.isfinite(to_float64(grad)[1]).all()
+
+
 @pytest.mark.parametrize("shape", LAYOUTS)
 def test_a_row_of_minus_infinity_is_nan_but_a_shard_of_it_is_not(
     isa_library: Library, shape

@@ -13,29 +13,16 @@ namespace ms_ce {
 namespace MS_CE_ISA {
 
 // A tile of results and what one step adds to it stay in registers: 32 of them, or 16.
-#if defined(__AVX512F__)
-constexpr int64_t kVectorBytes = 64, kTileVectors = 4;
-#elif defined(__AVX__)
-constexpr int64_t kVectorBytes = 32, kTileVectors = 2;
-#elif defined(__aarch64__)
-constexpr int64_t kVectorBytes = 16, kTileVectors = 4;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int64_t kTileVectors = 4;
 #else
-constexpr int64_t kVectorBytes = 16, kTileVectors = 2;
+constexpr int64_t kTileVectors = 2;
 #endif
 
-template <class A>
-constexpr int64_t kVectorLanes = kVectorBytes / static_cast<int64_t>(sizeof(A));
 template <class A>
 constexpr int64_t kTileColumns = kTileVectors* kVectorLanes<A>;
 template <class A>
 constexpr int64_t kTileElements = kTileRows* kTileColumns<A>;
-
-template <class A>
-struct VectorOf {
-  typedef A Type __attribute__((vector_size(kVectorBytes)));
-};
-template <class A>
-using Vector = typename VectorOf<A>::Type;
 
 // Lines that a later tile reads, brought in one by one while this one computes: `lines` of them, `per_row`
 // side by side, their rows `stride` bytes apart.

@@ -2,6 +2,8 @@
 #ifndef MS_CE_LINE_GRADIENTS_H_
 #define MS_CE_LINE_GRADIENTS_H_
 
+#include <type_traits>
+
 #include "loss/line_sums.h"
 #include "loss/row_sums.h"
 
@@ -38,16 +40,16 @@ class WaitingGradient {
     if (IsSmallSlope(exact)) return false;
     terms_ = terms;
     out_ = AtOut<T>(problem.grad_logits, row.offset);
-    factor_ = static_cast<A>(exact * Unscale(A(1)));
-    share_ = static_cast<A>(gradient.scale);
+    factor_ = OneNan(static_cast<A>(exact * Unscale(A(1))));
+    share_ = OneNan(static_cast<A>(gradient.scale));
     target_ = row.target;
-    if (target_ >= 0) at_target_ = Value(target_) - static_cast<A>(gradient.hot);
+    if (target_ >= 0) at_target_ = Value(terms_[target_]) - static_cast<A>(gradient.hot);
     const bool stream = problem.stream_stores && IsAligned(out_);
     const Lines<T> lines(stream ? out_ : nullptr, problem.classes);
     next_ = lines.begin;
     end_ = lines.end;
-    for (int64_t i = 0; i < next_; ++i) Convert(Value(i), out_ + i);
-    for (int64_t i = end_; i < problem.classes; ++i) Convert(Value(i), out_ + i);
+    for (int64_t i = 0; i < next_; ++i) Convert(Value(terms_[i]), out_ + i);
+    for (int64_t i = end_; i < problem.classes; ++i) Convert(Value(terms_[i]), out_ + i);
     if (stream) return true;
     while (next_ < end_) WriteNextLine<false>();  // meant for the cache, where it may be at once
     Finish();
@@ -56,11 +58,16 @@ class WaitingGradient {
 
   template <bool kStream>
   MS_CE_FORCE_INLINE void WriteNextLine() {
-    alignas(64) A line[kLine<T>];
-#pragma omp simd
-    for (int64_t k = 0; k < kLine<T>; ++k) line[k] = Value(next_ + k);
-    kStream ? StreamLine(line, out_ + next_) : StoreLine(line, out_ + next_);
-    next_ += kLine<T>;
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLineRegisters; ++i) {
+      Wide<T> wide;
+#pragma GCC unroll 2
+      for (Vector<A>& part : wide.part) {
+        part = Value(LoadVector<Vector<A>>(terms_ + next_ + (&part - wide.part) * kVectorLanes<A>));
+      }
+      StoreWide<kStream>(wide, out_ + next_);
+      next_ += Wide<T>::kCount;
+    }
   }
 
   // A load waits for an earlier store to the same offset of any page: processors compare no more of the
@@ -81,7 +88,10 @@ class WaitingGradient {
   }
 
  private:
-  MS_CE_FORCE_INLINE A Value(int64_t i) const { return factor_ * terms_[i] - share_; }
+  template <class V>
+  MS_CE_FORCE_INLINE V Value(V term) const {
+    return factor_ * term - share_;
+  }
 
   const A* terms_ = nullptr;
   T* out_ = nullptr;
@@ -97,8 +107,8 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
   using A = WorkType<T>;
   const T* x = At<T>(problem.logits, row.offset);
   T* out = AtOut<T>(problem.grad_logits, row.offset);
-  const A share = static_cast<A>(gradient.scale);
-  const auto value = [&](A logit) MS_CE_LAMBDA_INLINE {
+  const A share = OneNan(static_cast<A>(gradient.scale));
+  const auto value = [&](auto logit) MS_CE_LAMBDA_INLINE {
     return factor * LineTerm<T, kScaled>(logit - high) - share;
   };
   const auto single = [&](int64_t i) { return value(static_cast<A>(ToFloat(x[i]))); };
@@ -107,19 +117,20 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
   // Before anything is written: the gradient may take the logits' place.
   const A at_target = row.target >= 0 ? single(row.target) - static_cast<A>(gradient.hot) : A(0);
   for (int64_t i = 0; i < lines.begin; ++i) Convert(single(i), out + i);
-  for (int64_t first = lines.begin; first < lines.end; first += kLine<T>) {
-    alignas(64) A scratch[kLine<T>];
-    alignas(64) A result[kLine<T>];
-    PrefetchAhead(x + first);
-    const A* line = ViewLine(x + first, scratch);
-#pragma omp simd
-    for (int64_t k = 0; k < kLine<T>; ++k) result[k] = value(line[k]);
-    if (stream) {
-      StreamLine(result, out + first);
-    } else {
-      StoreLine(result, out + first);
+  const auto write_lines = [&](auto streamed) MS_CE_LAMBDA_INLINE {
+    for (int64_t first = lines.begin; first < lines.end; first += kLine<T>) {
+      PrefetchAhead(x + first);
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kLineRegisters; ++i) {
+        const int64_t at = first + i * Wide<T>::kCount;
+        Wide<T> wide = LoadWide(x + at);
+#pragma GCC unroll 2
+        for (Vector<A>& part : wide.part) part = value(part);
+        StoreWide<decltype(streamed)::value>(wide, out + at);
+      }
     }
-  }
+  };
+  stream ? write_lines(std::true_type()) : write_lines(std::false_type());
   for (int64_t i = lines.end; i < problem.classes; ++i) Convert(single(i), out + i);
   if (row.target >= 0) Convert(at_target, out + row.target);
 }

@@ -7,23 +7,49 @@
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-// The exponential of a difference of logits stored as T.
-template <class T, bool kScaled>
-MS_CE_INLINE WorkType<T> LineTerm(WorkType<T> x) {
-  if constexpr (sizeof(T) == sizeof(uint16_t)) return kScaled ? CoarseExpScaled(x) : CoarseExp(x);
+// The exponential of a difference of logits stored as T, of a number or a vector of them.
+template <class T, bool kScaled, class V>
+MS_CE_INLINE V LineTerm(V x) {
+  if constexpr (sizeof(T) == sizeof(uint16_t)) return CoarseTerm<kScaled>(x);
   return Term<kScaled>(x);
+}
+
+// Over the lanes of a line's registers.
+template <class A>
+MS_CE_INLINE A Largest(const Vector<A>* lanes) {
+  A values[kLine<A>];
+  memcpy(values, lanes, sizeof(values));
+  A largest = values[0];
+  for (const A value : values) largest = MaxOf(value, largest);
+  return largest;
+}
+
+template <class A>
+MS_CE_INLINE A Sum(const Vector<A>* lanes) {
+  A values[kLine<A>];
+  memcpy(values, lanes, sizeof(values));
+  A sum = 0;
+  for (const A value : values) sum += value;
+  return sum;
 }
 
 template <class T>
 static inline WorkType<T> TileMax(const T* x, int64_t count) {
   using A = WorkType<T>;
-  A maximum = -INFINITY;
-#pragma omp simd reduction(max : maximum)
-  for (int64_t i = 0; i < count; ++i) {
-    const A value = static_cast<A>(ToFloat(x[i]));
-    maximum = value > maximum ? value : maximum;
+  Vector<A> maximum[kLineRegisters];
+  for (Vector<A>& lanes : maximum) lanes = Vector<A>{} - static_cast<A>(INFINITY);
+  int64_t first = 0;
+  for (; first + kLine<T> <= count; first += kLine<T>) {
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLineRegisters; ++i) {
+      const Wide<T> wide = LoadWide(x + first + i * Wide<T>::kCount);
+#pragma GCC unroll 2
+      for (int64_t p = 0; p < Wide<T>::kParts; ++p) maximum[i] = MaxOf(wide.part[p], maximum[i]);
+    }
   }
-  return maximum;
+  A largest = Largest<A>(maximum);
+  for (; first < count; ++first) largest = MaxOf(static_cast<A>(ToFloat(x[first])), largest);
+  return largest;
 }
 
 // Sums of a run of logits, relative to a reference.
@@ -37,37 +63,37 @@ template <class T, bool kKeep, bool kDistance, class Between>
 static inline RunSums<WorkType<T>> SumLines(const T* x, int64_t count, WorkType<T> reference,
                                             WorkType<T>* terms, Between between) {
   using A = WorkType<T>;
-  constexpr int64_t kWidth = kLine<T>;
-  alignas(64) A maximum[kWidth], sum[kWidth], distance[kWidth];
-  for (int64_t k = 0; k < kWidth; ++k) {
-    maximum[k] = -static_cast<A>(INFINITY);
-    sum[k] = distance[k] = A(0);
-  }
-  const auto add = [&](A value, A* kept, int64_t k) MS_CE_LAMBDA_INLINE {
-    maximum[k] = value > maximum[k] ? value : maximum[k];
-    const A term = LineTerm<T, true>(value - reference);
-    if (kKeep) *kept = term;
-    sum[k] += term;
-    if (kDistance) distance[k] += reference - value;
-  };
+  Vector<A> maximum[kLineRegisters], sum[kLineRegisters] = {}, distance[kLineRegisters] = {};
+  for (Vector<A>& lanes : maximum) lanes = Vector<A>{} - static_cast<A>(INFINITY);
   int64_t first = 0;
-  for (; first + kWidth <= count; first += kWidth) {
-    alignas(64) A scratch[kWidth];
+  for (; first + kLine<T> <= count; first += kLine<T>) {
     PrefetchAhead(x + first);
     between();
-    const A* line = ViewLine(x + first, scratch);
-#pragma omp simd
-    for (int64_t k = 0; k < kWidth; ++k) add(line[k], terms + first + k, k);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLineRegisters; ++i) {
+      const int64_t at = first + i * Wide<T>::kCount;
+      const Wide<T> wide = LoadWide(x + at);
+#pragma GCC unroll 2
+      for (int64_t p = 0; p < Wide<T>::kParts; ++p) {
+        const Vector<A> value = wide.part[p];
+        maximum[i] = MaxOf(value, maximum[i]);
+        const Vector<A> term = LineTerm<T, true>(value - reference);
+        if (kKeep) StoreVector<false>(term, terms + at + p * kVectorLanes<A>);
+        sum[i] += term;
+        if (kDistance) distance[i] += reference - value;
+      }
+    }
   }
-  for (int64_t k = 0; first + k < count; ++k) {
-    add(static_cast<A>(ToFloat(x[first + k])), terms + first + k, k);
+  RunSums<A> sums = {Largest<A>(maximum), Sum<A>(sum), Sum<A>(distance)};
+  for (; first < count; ++first) {
+    const A value = static_cast<A>(ToFloat(x[first]));
+    sums.maximum = MaxOf(value, sums.maximum);
+    const A term = LineTerm<T, true>(value - reference);
+    if (kKeep) terms[first] = term;
+    sums.exp += term;
+    if (kDistance) sums.distance += reference - value;
   }
-  for (int64_t k = 1; k < kWidth; ++k) {
-    maximum[0] = maximum[k] > maximum[0] ? maximum[k] : maximum[0];
-    sum[0] += sum[k];
-    distance[0] += distance[k];
-  }
-  return {maximum[0], sum[0], distance[0]};
+  return sums;
 }
 
 }  // namespace MS_CE_ISA

@@ -85,6 +85,12 @@ constexpr double kSmallSlope = 0x1p-60;
 
 static inline bool IsSmallSlope(double slope) { return slope > -kSmallSlope && slope < kSmallSlope; }
 
+// A nan that a caller has put into a weight may have any bits; StoreWide wants those that arithmetic makes.
+template <class A>
+static inline A OneNan(A value) {
+  return value == value ? value : static_cast<A>(NAN);
+}
+
 // slope exp(x - lse) as `factor` times exp(x - high), high being the A nearest to lse: the exponential
 // with its own factor where `scaled`.
 template <class A>
@@ -92,10 +98,10 @@ struct SoftmaxFactor {
   A high, factor;
   bool scaled;
 
-  SoftmaxFactor(double lse, double slope) : high(static_cast<A>(lse)) {
+  SoftmaxFactor(double lse, double slope) : high(OneNan(static_cast<A>(lse))) {
     const double exact = slope * ::exp(static_cast<double>(high) - lse);
     scaled = !IsSmallSlope(exact);
-    factor = static_cast<A>(scaled ? exact * Unscale(A(1)) : exact);
+    factor = OneNan(static_cast<A>(scaled ? exact * Unscale(A(1)) : exact));
   }
 };
 

@@ -1,4 +1,4 @@
-// Lines: what 64 bytes of memory hold, moved between memory and registers.
+// Lines: what 64 bytes of memory hold, moved between memory and registers a register at a time.
 #ifndef MS_CE_LINE_IO_H_
 #define MS_CE_LINE_IO_H_
 
@@ -26,32 +26,35 @@ static inline bool IsAligned(const T* data) {
   return reinterpret_cast<uintptr_t>(data) % sizeof(T) == 0;
 }
 
-// The line's elements, in `scratch` where they are not stored in the type that computes.
+// The elements that a register holds as they are stored, in the vectors that compute them.
 template <class T>
-MS_CE_INLINE const WorkType<T>* ViewLine(const T* source, WorkType<T>* scratch) {
-  CopyRun(source, kLine<T>, scratch);
-  return scratch;
-}
-MS_CE_INLINE const float* ViewLine(const float* source, float*) { return source; }
-MS_CE_INLINE const double* ViewLine(const double* source, double*) { return source; }
+struct Wide {
+  static constexpr int64_t kCount = kVectorLanes<T>, kParts = sizeof(WorkType<T>) / sizeof(T);
+  Vector<WorkType<T>> part[kParts];
+};
+
+constexpr int64_t kLineRegisters = kCacheLine / kVectorBytes;
 
 template <class T>
-MS_CE_INLINE void StoreLine(const float* line, T* out) {
-  RoundRun(line, kLine<T>, out);
+MS_CE_INLINE Wide<T> LoadWide(const T* from) {
+  Wide<T> wide;
+  if constexpr (sizeof(T) == sizeof(uint16_t)) {
+    WidenTwo(from, wide.part);
+  } else {
+    wide.part[0] = LoadVector<Vector<T>>(from);
+  }
+  return wide;
 }
-MS_CE_INLINE void StoreLine(const float* line, float* out) { memcpy(out, line, kCacheLine); }
-MS_CE_INLINE void StoreLine(const double* line, double* out) { memcpy(out, line, kCacheLine); }
 
-// Past the cache, to an address that is a multiple of 64 bytes.
-MS_CE_INLINE void StreamLine(const float* line, float* out) { StreamVector(line, out); }
-MS_CE_INLINE void StreamLine(const double* line, double* out) {
-  StreamVector(reinterpret_cast<const float*>(line), reinterpret_cast<float*>(out));
-}
-template <class T>
-MS_CE_INLINE void StreamLine(const float* line, T* out) {
-  alignas(64) T rounded[kLine<T>];
-  RoundRun(line, kLine<T>, rounded);
-  StreamVector(reinterpret_cast<const float*>(rounded), reinterpret_cast<float*>(out));
+// Past the cache where kStream, to a multiple of the register's bytes. In 16 bits the lower half of a nan
+// must be 0, as it is in one that comes of a logit of 16 bits or of arithmetic.
+template <bool kStream, class T>
+MS_CE_INLINE void StoreWide(const Wide<T>& wide, T* to) {
+  if constexpr (sizeof(T) == sizeof(uint16_t)) {
+    StoreVector<kStream>(NarrowTwo(wide.part, to), to);
+  } else {
+    StoreVector<kStream>(wide.part[0], to);
+  }
 }
 
 }  // namespace MS_CE_ISA

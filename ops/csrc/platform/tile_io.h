@@ -2,69 +2,11 @@
 #ifndef MS_CE_TILE_IO_H_
 #define MS_CE_TILE_IO_H_
 
-#if defined(__AVX__) || defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 #include "platform/array.h"
-#include "platform/vector_math.h"
+#include "platform/half_vectors.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
-
-struct Half {
-  uint16_t bits;
-};
-struct Brain {
-  uint16_t bits;
-};
-
-MS_CE_INLINE float ToFloat(Half value) {
-  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
-  // 2^112 moves the exponent's bias from 15 to 127, and makes subnormals normal.
-  const uint32_t finite = AsBits(AsFloat(magnitude) * 5.192296858534828e33f);
-  const uint32_t bits = magnitude >= 0x0f800000u ? (magnitude | 0x7f800000u) : finite;
-  return AsFloat(bits | static_cast<uint32_t>(value.bits & 0x8000u) << 16);
-}
-
-MS_CE_INLINE float ToFloat(Brain value) { return AsFloat(static_cast<uint32_t>(value.bits) << 16); }
-MS_CE_INLINE float ToFloat(float value) { return value; }
-MS_CE_INLINE double ToFloat(double value) { return value; }
-
-MS_CE_INLINE void Convert(float value, float* out) { *out = value; }
-MS_CE_INLINE void Convert(double value, float* out) { *out = static_cast<float>(value); }
-MS_CE_INLINE void Convert(float value, double* out) { *out = value; }
-MS_CE_INLINE void Convert(double value, double* out) { *out = value; }
-
-MS_CE_INLINE void Convert(float value, Brain* out) {
-  const uint32_t bits = AsBits(value);
-  const uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
-  const uint32_t quiet_nan = bits | 0x00400000u;
-  out->bits = static_cast<uint16_t>((value == value ? rounded : quiet_nan) >> 16);
-}
-
-MS_CE_INLINE void Convert(float value, Half* out) {
-  const uint32_t sign = AsBits(value) & 0x80000000u;
-  const uint32_t magnitude = AsBits(value) ^ sign;
-  // Below 2^-14 the float adder rounds at the right bit: 0.5 has the unit 2^-24.
-  const uint32_t subnormal = AsBits(AsFloat(magnitude) + 0.5f) - 0x3f000000u;
-  const uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  const uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
-  uint32_t bits = magnitude < 0x38800000u ? subnormal : normal;
-  bits = magnitude >= 0x47800000u ? special : bits;
-  out->bits = static_cast<uint16_t>(bits | sign >> 16);
-}
-
-// Rounds to odd first, so that the second rounding cannot land on the wrong side of a tie.
-template <class T>
-MS_CE_INLINE void Convert(double value, T* out) {
-  float nearest = static_cast<float>(value);
-  if (static_cast<double>(nearest) != value && value == value && (AsBits(nearest) & 1u) == 0) {
-    const bool away = (static_cast<double>(nearest) > value) == (value > 0);
-    nearest = AsFloat(AsBits(nearest) + (away ? 0xffffffffu : 1u));
-  }
-  Convert(nearest, out);
-}
 
 template <class T, class A>
 MS_CE_INLINE void CopyRun(const T* source, int64_t count, A* out) {
@@ -78,47 +20,28 @@ MS_CE_INLINE void RoundRun(const float* source, int64_t count, T* out) {
   for (int64_t i = 0; i < count; ++i) Convert(source[i], out + i);
 }
 
-// Compilers do not find these instructions in the portable conversions; they take a third of the time.
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__aarch64__)
+// Compilers do not find the instructions in the portable conversions; they take a third of the time.
 MS_CE_INLINE void CopyRun(const Half* source, int64_t count, float* out) {
+  constexpr int64_t kStep = kVectorLanes<Half>;
   int64_t i = 0;
-#if defined(__AVX512F__)
-  for (; i + 16 <= count; i += 16) {
-    const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source + i));
-    _mm512_storeu_ps(out + i, _mm512_maskz_cvtph_ps(0xffff, half));
-  }
-#endif
-  for (; i + 8 <= count; i += 8) {
-    const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source + i));
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(half));
+  for (; i + kStep <= count; i += kStep) {
+    Vector<float> parts[2];
+    WidenTwo(source + i, parts);
+    memcpy(out + i, parts, sizeof(parts));
   }
   for (; i < count; ++i) out[i] = ToFloat(source[i]);
 }
 
 MS_CE_INLINE void RoundRun(const float* source, int64_t count, Half* out) {
+  constexpr int64_t kStep = kVectorLanes<Half>;
   int64_t i = 0;
-#if defined(__AVX512F__)
-  for (; i + 16 <= count; i += 16) {
-    const __m256i half =
-        _mm512_maskz_cvtps_ph(0xffff, _mm512_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), half);
-  }
-#endif
-  for (; i + 8 <= count; i += 8) {
-    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(source + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
+  for (; i + kStep <= count; i += kStep) {
+    Vector<float> parts[2];
+    memcpy(parts, source + i, sizeof(parts));
+    StoreVector<false>(NarrowTwo(parts, out), out + i);
   }
   for (; i < count; ++i) Convert(source[i], out + i);
-}
-#elif defined(__aarch64__)
-MS_CE_INLINE void CopyRun(const Half* source, int64_t count, float* out) {
-  const auto* native = reinterpret_cast<const __fp16*>(source);
-  for (int64_t i = 0; i < count; ++i) out[i] = native[i];
-}
-
-MS_CE_INLINE void RoundRun(const float* source, int64_t count, Half* out) {
-  auto* native = reinterpret_cast<__fp16*>(out);
-  for (int64_t i = 0; i < count; ++i) native[i] = static_cast<__fp16>(source[i]);
 }
 #endif
 
@@ -189,20 +112,6 @@ static inline int64_t LoadInteger(const Array& array, int64_t offset) {
   }
 }
 
-// A store that does not read the destination's cache line first. Aligned to the vector's width.
-static inline void StreamVector(const float* source, float* out) {
-#if defined(__AVX512F__)
-  _mm512_stream_ps(out, _mm512_loadu_ps(source));
-#elif defined(__AVX__)
-  _mm256_stream_ps(out, _mm256_loadu_ps(source));
-  _mm256_stream_ps(out + 8, _mm256_loadu_ps(source + 8));
-#elif defined(__SSE2__)
-  for (int i = 0; i < 16; i += 4) _mm_stream_ps(out + i, _mm_loadu_ps(source + i));
-#else
-  memcpy(out, source, 64);
-#endif
-}
-
 // Streamed stores are ordered with nothing; this makes them visible before whatever the caller does next.
 static inline void FinishStreaming() {
 #if defined(__SSE2__)
@@ -217,7 +126,9 @@ static inline void StreamBytes(const char* source, char* out, int64_t bytes) {
   done = done < bytes ? done : bytes;
   if (done > 0) memcpy(out, source, static_cast<size_t>(done));
   for (; done + kCacheLine <= bytes; done += kCacheLine) {
-    StreamVector(reinterpret_cast<const float*>(source + done), reinterpret_cast<float*>(out + done));
+    for (int64_t i = 0; i < kCacheLine; i += kVectorBytes) {
+      StoreVector<true>(LoadVector<Halves>(source + done + i), out + done + i);
+    }
   }
   if (done < bytes) memcpy(out + done, source + done, static_cast<size_t>(bytes - done));
 }

@@ -4,55 +4,32 @@
 #define MS_CE_VECTOR_MATH_H_
 
 #include <math.h>
-#include <string.h>
 
-#include <cstdint>
-
-// A loop around a call that is not inlined is not vectorised.
-#define MS_CE_FORCE_INLINE inline __attribute__((always_inline))
-#define MS_CE_INLINE static MS_CE_FORCE_INLINE
-#define MS_CE_LAMBDA_INLINE __attribute__((always_inline))
+#include "platform/vectors.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-MS_CE_INLINE float AsFloat(uint32_t bits) {
-  float value;
-  memcpy(&value, &bits, sizeof(value));
-  return value;
-}
+MS_CE_INLINE float AsFloat(uint32_t bits) { return FromBits<float>(bits); }
 
-MS_CE_INLINE uint32_t AsBits(float value) {
-  uint32_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
+// V is a number or a vector of them.
+//
+// 2^64 exp(x) for x <= 44, at most 1 ulp off; nan stays nan. The factor keeps every result from x = -131 on
+// a normal number; a caller that sums terms takes it off the sum. x = n ln2 + r: adding 1.5 * 2^23 rounds
+// to the integer n and leaves n + kBias in the low bits, from where it becomes the exponent of the factor
+// 2^(n+64). At the least x that exponent is 0, and so are factor and result: for -inf too.
+constexpr float kLeastExponent = -132.4f;
 
-MS_CE_INLINE double AsDouble(uint64_t bits) {
-  double value;
-  memcpy(&value, &bits, sizeof(value));
-  return value;
-}
-
-MS_CE_INLINE uint64_t AsBits(double value) {
-  uint64_t bits;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-
-// 2^64 exp(x) for x <= 44, at most 1 ulp off down to x = -104; 0 below, nan stays nan. The factor keeps
-// every result a normal number; a caller that sums terms takes it off the sum.
-// x = n ln2 + r: adding 1.5 * 2^23 rounds to the integer n and leaves n + kBias in the low bits, from
-// where it becomes the exponent of the factor 2^(n+64).
-MS_CE_INLINE float ExpTimes2To64(float x) {
+template <class V>
+MS_CE_INLINE V ExpTimes2To64(V any) {
   const float kBias = 127.0f + 64.0f;
   const float kRound = 12582912.0f + kBias;
-  const float shifted = x * 1.44269504088896341f + kRound;
-  const float n = shifted - kRound;
-  float r = x - n * 0.693359375f;
+  const V x = AtLeast(any, V{} + kLeastExponent);
+  const V shifted = x * 1.44269504088896341f + kRound;
+  const V n = shifted - kRound;
+  V r = x - n * 0.693359375f;
   r = r - n * -2.12194440e-4f;
-  float p = 1.381454005e-3f;
-  p = p * r + 8.368745229e-3f;
+  V p = r * 1.381454005e-3f + 8.368745229e-3f;
   p = p * r + 4.166839079e-2f;
   p = p * r + 1.666652040e-1f;
   p = p * r + 4.999999343e-1f;
@@ -62,20 +39,20 @@ MS_CE_INLINE float ExpTimes2To64(float x) {
 #else
   p = (p * (r * r) + r) + 1.0f;  // one more operation, where every product is rounded
 #endif
-  const float y = p * AsFloat(AsBits(shifted) << 23);
-  return x < -104.0f ? 0.0f : y;
+  return p * FromBits<V>(AsBits(shifted) << 23);
 }
 
-// 2^512 exp(x) for x <= 350, about 1 ulp off down to x = -745.2; 0 below.
-MS_CE_INLINE double ExpTimes2To512(double x) {
+// 2^512 exp(x) for x <= 350, about 1 ulp off, likewise.
+template <class V>
+MS_CE_INLINE V ExpTimes2To512(V any) {
   const double kBias = 1023.0 + 512.0;
   const double kRound = 6755399441055744.0 + kBias;
-  const double shifted = x * 1.4426950408889634074 + kRound;
-  const double n = shifted - kRound;
-  double r = x - n * 6.93147180369123816490e-01;
+  const V x = AtLeast(any, V{} - 1064.2);
+  const V shifted = x * 1.4426950408889634074 + kRound;
+  const V n = shifted - kRound;
+  V r = x - n * 6.93147180369123816490e-01;
   r = r - n * 1.90821492927058770002e-10;
-  double p = 1.0 / 6227020800.0;
-  p = p * r + 1.0 / 479001600.0;
+  V p = r * (1.0 / 6227020800.0) + 1.0 / 479001600.0;
   p = p * r + 1.0 / 39916800.0;
   p = p * r + 1.0 / 3628800.0;
   p = p * r + 1.0 / 362880.0;
@@ -88,42 +65,51 @@ MS_CE_INLINE double ExpTimes2To512(double x) {
   p = p * r + 0.5;
   p = p * r + 1.0;
   p = p * r + 1.0;
-  const double y = p * AsDouble(AsBits(shifted) << 52);
-  return x < -745.2 ? 0.0 : y;
+  return p * FromBits<V>(AsBits(shifted) << 52);
 }
 
 // 2^64 exp(x) as above with relative error up to 2^-17.3: for logits of 16 bits, whose own rounding is far
 // coarser. exp(x) = 2^n 2^f.
-MS_CE_INLINE float CoarseExpTimes2To64(float x) {
+template <class V>
+MS_CE_INLINE V CoarseExpTimes2To64(V any) {
   const float kBias = 127.0f + 64.0f;
   const float kRound = 12582912.0f + kBias;
-  const float shifted = x * 1.44269504088896341f + kRound;
-  const float f = x * 1.44269504088896341f - (shifted - kRound);
-  float p = 9.570101911e-3f;
-  p = p * f + 5.591786032e-2f;
+  const V x = AtLeast(any, V{} + kLeastExponent);
+  const V shifted = x * 1.44269504088896341f + kRound;
+  const V f = x * 1.44269504088896341f - (shifted - kRound);
+  V p = f * 9.570101911e-3f + 5.591786032e-2f;
   p = p * f + 2.402474483e-1f;
   p = p * f + 6.931218147e-1f;
   p = p * f + 9.999992614e-1f;
-  const float y = p * AsFloat(AsBits(shifted) << 23);
-  return x < -104.0f ? 0.0f : y;
+  return p * FromBits<V>(AsBits(shifted) << 23);
 }
 
 MS_CE_INLINE float ExpScaled(float x) { return ExpTimes2To64(x); }
 MS_CE_INLINE double ExpScaled(double x) { return ExpTimes2To512(x); }
-MS_CE_INLINE float CoarseExpScaled(float x) { return CoarseExpTimes2To64(x); }
+MS_CE_INLINE Vector<float> ExpScaled(Vector<float> x) { return ExpTimes2To64(x); }
+MS_CE_INLINE Vector<double> ExpScaled(Vector<double> x) { return ExpTimes2To512(x); }
+// What takes ExpScaled's factor off.
+MS_CE_INLINE float Unscaling(float) { return 5.42101086242752217e-20f; }
+MS_CE_INLINE double Unscaling(double) { return 7.45834073120020674e-155; }
+MS_CE_INLINE float Unscaling(Vector<float>) { return 5.42101086242752217e-20f; }
+MS_CE_INLINE double Unscaling(Vector<double>) { return 7.45834073120020674e-155; }
 MS_CE_INLINE double Unscale(float sum) { return static_cast<double>(sum) * 5.42101086242752217e-20; }
 MS_CE_INLINE double Unscale(double sum) { return sum * 7.45834073120020674e-155; }
 
-// The product rounds a subnormal result once.
-MS_CE_INLINE float Exp(float x) { return ExpTimes2To64(x) * 5.42101086242752217e-20f; }
-MS_CE_INLINE double Exp(double x) { return ExpTimes2To512(x) * 7.45834073120020674e-155; }
-MS_CE_INLINE float CoarseExp(float x) { return CoarseExpTimes2To64(x) * 5.42101086242752217e-20f; }
-
-// exp(x), with its factor left on where kScaled.
-template <bool kScaled, class A>
-MS_CE_INLINE A Term(A x) {
-  return kScaled ? ExpScaled(x) : Exp(x);
+// exp(x), with its factor left on where kScaled. The product that takes it off rounds a subnormal result
+// once.
+template <bool kScaled, class V>
+MS_CE_INLINE V Term(V x) {
+  return kScaled ? ExpScaled(x) : ExpScaled(x) * Unscaling(x);
 }
+template <bool kScaled, class V>
+MS_CE_INLINE V CoarseTerm(V x) {
+  return kScaled ? CoarseExpTimes2To64(x) : CoarseExpTimes2To64(x) * Unscaling(x);
+}
+
+MS_CE_INLINE float Exp(float x) { return Term<false>(x); }
+MS_CE_INLINE double Exp(double x) { return Term<false>(x); }
+MS_CE_INLINE float CoarseExp(float x) { return CoarseTerm<false>(x); }
 
 // log for x >= 0: log(0) = -inf, inf and nan stay. x = 2^e m with m in [sqrt(1/2), sqrt(2)).
 MS_CE_INLINE float Log(float x) {
