@@ -303,8 +303,8 @@ def _check_linear(shift, probabilities, reduction, chunk_bytes, dtype, backend, 
     wanted = reference.linear_cross_entropy_grad(
         *problem.exact(), row_weight=problem.row_weight, **options
     )
-    for name, got, exact in zip(wanted._fields, gradients, wanted, strict=True):
-        check_linear(to_numpy(got), exact, backend, dtype, name)
+    for name, got in zip(("input", "linear_weight", "linear_bias"), gradients, strict=True):
+        check_linear(to_numpy(got), getattr(wanted, name), backend, dtype, name)
 
 
 @pytest.mark.parametrize("chunk_bytes", (4 * 11 * 4, None))
