@@ -65,6 +65,12 @@ def test_imports_point_downwards(copy):
         ("patch/engine.py", "from ms_ce.patch import mindspore_losses"),
         ("patch/new_module.py", ""),
         ("ops/new_module.py", ""),
+        ("ops/cpu/operators.py", "from ms_ce.ops.cpu import losses"),
+        ("ops/composed/losses.py", "from ms_ce.ops import cpu"),
+        ("ops/cpu/new_module.py", ""),
+        ("ops/ascend/new_module.py", ""),
+        ("ops/composed/new_module.py", ""),
+        ("ops/linear/new_module.py", ""),
         ("parallel/new_module.py", ""),
     ],
 )
@@ -138,3 +144,19 @@ def test_includes_of_the_kernel_point_downwards():
     ]
     assert files
     assert not upward
+
+
+def test_prose_is_wrapped():
+    """Outside of code, tables and pictures no document has a line over 120 characters."""
+    tracked = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True)
+    documents = [each for each in tracked.stdout.split() if "results/" not in each]
+    assert len(documents) > 20
+    wide = []
+    for document in documents:
+        in_code = False
+        for number, line in enumerate((ROOT / document).read_text().splitlines(), 1):
+            in_code ^= line.lstrip().startswith("```")
+            table = line.lstrip().startswith(("|", "<", "!["))
+            if len(line) > 120 and not in_code and not table:
+                wide.append(f"{document}:{number}")
+    assert not wide
