@@ -77,7 +77,9 @@ class _Once(nn.Cell):
 
 def _once_bprop(given, out, dout):
     """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
-    return ((zeros_like(given[0]), none_of(refused(ONCE, dout[0]), *given[1])),)
+    nothing = refused(ONCE, dout[0], dout[1], dout[2])
+    made = (zeros_like(given[0]), zeros_like(given[1]), zeros_like(given[2]))
+    return ((*made, *none_of(nothing, *given[3:])),)
 
 
 _once_where_python_runs, _once_in_graph = _Once(), PassedOn("linear once", _once_bprop)
@@ -87,10 +89,11 @@ def _probabilities(target):
     return () if is_class_index(target.dtype) else (target,)
 
 
-def _once(gradient, sources):
+def _once(made, sources):
     if compiling():
-        return _once_in_graph((gradient, sources))[0]
-    return _once_where_python_runs(gradient)
+        passed_on = _once_in_graph((*made, *sources))
+        return passed_on[0], passed_on[1], passed_on[2]
+    return tuple([_once_where_python_runs(gradient) for gradient in made])
 
 
 def _returned(grads, arguments, plan):
@@ -131,7 +134,7 @@ def _one_sweep_bprop(gradients: Gradients):
         elif not known_one(dout[0]):
             made = tuple([multiply(each, dout[0]) for each in made])
         sources = (dout[0], hidden, linear_weight, linear_bias, weight, *_probabilities(target))
-        made = tuple([_once(each, sources) for each in made])
+        made = _once(made, sources)
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)
         return _returned(completed(made, arguments, plan), arguments, plan)

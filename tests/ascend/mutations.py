@@ -382,7 +382,7 @@ MUTATIONS = (
         GRADIENT,
         "column < 0 || column >= cols",
         "column <= 0 || column >= cols",
-        both_ways("70x65"),
+        both_ways("7x32000"),
     ),
     Mutation(
         "gradient of z-loss halved",

@@ -60,6 +60,7 @@ def make(
     else:
         target_values = random.integers(0, classes, rows)
         target_values = np.where(random.random(rows) < ignored, options.ignore_index, target_values)
+        target_values[:1], target_values[rows - 1 :] = 0, classes - 1  # where a row begins and ends
         target_values = target_values.astype(options.target_dtype)
         target_coded = target_values
     grad_loss = random.normal(size=rows if options.reduction == "none" else 1).astype(np.float32)

@@ -81,7 +81,8 @@ def test_loss_and_gradients(name, of_weight, in_forward, monkeypatch):
     wanted = reference.linear_cross_entropy_grad(*data, **settings, grad_loss=upstream)
     # The products and the transformations in front of the kernels are MindSpore's.
     check_linear(value.astype(ms.float32).asnumpy(), expected, "composed", dtype, "loss")
-    for gradient, want, what in zip(gradients, wanted, wanted._fields, strict=True):
+    names = wanted._fields[:3]
+    for gradient, want, what in zip(gradients, wanted[:3], names, strict=True):
         if what == "linear_weight" and not of_weight:
             continue
         check_linear(gradient.astype(ms.float32).asnumpy(), want, "composed", dtype, what)

@@ -156,17 +156,18 @@ def close(actual, expected, dtype, what):
     )
 
 
+def given_options(options):
+    """The options that are not 0 or None, as keywords of the reference."""
+    return {name: value for name, value in options._asdict().items() if value}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_cross_entropy(case):
     shape, dtype, options, drawing = CASES[case]
     logits, target, weight = draw(shape, dtype, **drawing)
     precision = "tanh" if options.softcap else dtype
-    keywords = {
-        k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v
-    }
-    expected = reference.cross_entropy(
-        logits, target, weight, options.ignore_index, options.reduction, **keywords
-    )
+    keywords = given_options(options)
+    expected = reference.cross_entropy(logits, target, weight, **keywords)
     tensors = [tensor(a, dtype) for a in (logits, target, weight)]
     loss, total_weight, lse = ascend.cross_entropy(*tensors, None, options)
     assert loss.dtype == tensors[0].dtype
@@ -186,15 +187,7 @@ def test_cross_entropy(case):
 
     gradients = ms.grad(objective, tuple(positions))(*tensors)
     gradients = gradients if isinstance(gradients, tuple) else (gradients,)
-    wanted = reference.cross_entropy_grad(
-        logits,
-        target,
-        weight,
-        options.ignore_index,
-        options.reduction,
-        **keywords,
-        grad_loss=upstream,
-    )
+    wanted = reference.cross_entropy_grad(logits, target, weight, grad_loss=upstream, **keywords)
     for position, gradient in zip(positions, gradients, strict=True):
         name = ("logits", "target", "weight")[position]
         assert gradient.shape == tensors[position].shape
@@ -269,10 +262,8 @@ def test_value_and_grad(case):
     shape, dtype, options, drawing = CASES[case]
     logits, target, weight = draw(shape, dtype, **drawing)
     precision = "tanh" if options.softcap else dtype
-    keywords = {
-        k: v for k, v in options._asdict().items() if k not in ("ignore_index", "reduction") and v
-    }
-    arguments = (logits, target, weight, options.ignore_index, options.reduction)
+    keywords = given_options(options)
+    arguments = (logits, target, weight)
     loss, total_weight, lse, gradient = ascend.cross_entropy_value_and_grad(
         *[tensor(a, dtype) for a in (logits, target, weight)], None, options
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 
 import mindspore as ms
 import numpy as np
@@ -46,20 +45,6 @@ def ends() -> None:
     assert right()
     for _ in range(20):
         ms_ce.cross_entropy_value_and_grad(logits, target)
-
-
-def ends_beside_a_thread() -> None:
-    """That calls losses until the interpreter stops it."""
-    logits, target, began = ms.Tensor(LOGITS), ms.Tensor(TARGET), threading.Event()
-    assert right()
-
-    def forever() -> None:
-        while True:
-            ms_ce.cross_entropy(logits, target).asnumpy()
-            began.set()
-
-    threading.Thread(target=forever, daemon=True).start()
-    began.wait()
 
 
 def computes() -> None:

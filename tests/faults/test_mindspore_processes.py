@@ -9,7 +9,7 @@ from tests.faults import preloaded, watched
 WORKER = ("-m", "tests.faults.mindspore_worker")
 
 
-@pytest.mark.parametrize("what", ["interrupted", "ends", "ends_beside_a_thread"])
+@pytest.mark.parametrize("what", ["interrupted", "ends"])
 def test_interrupted_or_ending(what):
     ended = watched.python(*WORKER, what)
     assert ended.status == 0, ended.output

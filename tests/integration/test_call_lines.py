@@ -230,7 +230,7 @@ def test_gradient_of_a_cell_by_both_names(cell, run):
     function = (
         reference.cross_entropy_grad if cell is ms_ce.CrossEntropyLoss else reference.nll_loss_grad
     )
-    expected = function(LOGITS, LABELS, WEIGHT, 1, "sum").logits
+    expected = function(LOGITS, LABELS, WEIGHT, ignore_index=1, reduction="sum").logits
     for gradient in (ms.grad(loss), ms.grad(by_name), inside, inside_by_name):
         actual = to_numpy(run(gradient, *TENSORS_GIVEN[:2]))
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-7)

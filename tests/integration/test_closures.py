@@ -71,18 +71,6 @@ def test_linear_cross_entropy(target, gradient_in_forward):
     _agree(step(*map(Tensor, arrays)), expected)
 
 
-@pytest.mark.parametrize("target", (LABELS, PROBABILITIES), ids=("labels", "probabilities"))
-def test_target_and_weight_of_the_linear_loss_are_constants(target, run):
-    def loss(hidden, table, target, weight):
-        return ms_ce.linear_cross_entropy(hidden, table, target, weight=weight, backend="cpu")
-
-    wanted = (2, 3) if target.dtype == np.float32 else (3,)
-    tensors = [Tensor(array) for array in (LOGITS, TABLE, target, WEIGHT)]
-    gradients = run(ms.grad(loss, wanted), *tensors)
-    for gradient in gradients if isinstance(gradients, tuple) else (gradients,):
-        assert not gradient.asnumpy().any()
-
-
 def test_second_derivatives(backend):
     @ms.jit
     def step(logits, target, direction):

@@ -134,7 +134,7 @@ def test_linear(weighted, in_forward, chunk_bytes, dtype, backend, run):
     loop = {"composed_loop": backend == "composed"}
     value, gradients = run(ms.value_and_grad(loss, (0, 1, 3)), *tensors, **loop)
     check_linear(to_numpy(value), expected, backend, dtype, "loss")
-    for name, got, wanted in zip(exact._fields, gradients, exact, strict=True):
+    for name, got, wanted in zip(exact._fields[:3], gradients, exact[:3], strict=True):
         check_linear(to_numpy(got), wanted, backend, dtype, name)
 
 

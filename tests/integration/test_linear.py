@@ -116,7 +116,11 @@ def test_cases_cover_every_option():
     """Each keyword of the linear loss appears in the cases at a value that is not its default."""
     parameters = inspect.signature(ms_ce.linear_cross_entropy).parameters
     tensors = {"input", "linear_weight", "target", "linear_bias", "weight", "row_weight"}
-    elsewhere = {"gradient_in_forward", "frozen"}  # below, and in test_linear_frozen.py
+    elsewhere = {
+        "gradient_in_forward",
+        "frozen",
+        "total_weight",
+    }  # below, test_linear_frozen.py, test_divisor.py
     for option in set(parameters) - tensors - elsewhere - {"backend"}:
         values = {case.extras()[option] for case in CASES if option in case.extras()}
         assert values - {parameters[option].default}, f"{option} is never off its default"
@@ -194,6 +198,7 @@ def test_gradients_of_stats_by_target_and_weight(name, backend, run):
     names = ("target", "weight") if case.probabilities else ("weight",)
     positions = tuple(TENSORS.index(name) for name in names)
     computed = run(ms.grad(combined, positions), *tensors, composed_loop=backend == "composed")
+    computed = computed if isinstance(computed, tuple) else (computed,)
     for name, actual in zip(names, computed, strict=True):
         expected = 5 * getattr(both, name) - 3 * getattr(plain, name)
         check(actual, expected, case, backend, "float32", f"gradient of {name}")

@@ -113,7 +113,12 @@ def test_cases_cover_every_option():
     """Each option of the loss appears in the cases at a value that is not its default."""
     parameters = inspect.signature(ms_ce.cross_entropy).parameters
     tensors = {"input", "target", "weight", "row_weight", "logits", "labels"}
-    lines = {"positional", "size_average", "reduce"}  # test_call_lines.py
+    lines = {
+        "positional",
+        "size_average",
+        "reduce",
+        "total_weight",
+    }  # test_call_lines.py, test_divisor.py
     for option in set(parameters) - tensors - lines - {"backend", "gradient_in_forward"}:
         values = {case.options[option] for case in CASES if option in case.options}
         default = parameters[option].default

@@ -44,6 +44,8 @@ Shape ShapeOf(Extent extent, bool per_row) {
       return {8, 3, 7};
     case Extent::kLinearWeight:
       return {5, 7};
+    case Extent::kText:
+      return {11};
   }
   return {};
 }
