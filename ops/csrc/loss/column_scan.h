@@ -2,6 +2,8 @@
 #ifndef MS_CE_COLUMN_SCAN_H_
 #define MS_CE_COLUMN_SCAN_H_
 
+#include <cmath>
+
 #include "loss/column_chunk.h"
 #include "loss/row_sums.h"
 
@@ -73,10 +75,11 @@ static inline void AddExpSums(const Chunk<A>& chunk, int64_t lanes, ColumnSums<A
   for (int64_t l = 0; l < lanes; ++l) sums->exp_sum[l] += Unscale(sum[l]);
 }
 
-// Too far below the maximum, or above it: then it stands in for a few classes that are all -inf.
+// Too far below the maximum, or above it: then it stands in for a few classes that are all -inf. One
+// comparison, since `a || b` keeps the loops over lanes out of vector registers.
 template <class A>
 MS_CE_INLINE bool IsFar(A maximum, A reference, A slack) {
-  return maximum - reference > slack || reference - maximum > slack;
+  return std::abs(maximum - reference) > slack;
 }
 
 // Both of the above for a block's first classes in one loop over memory, which is copied into the chunk.
