@@ -155,7 +155,7 @@ test-models: $(INSTALLED)
 test-torch: $(INSTALLED)
 	MS_CE_TORCH_PYTHON=$$(PYTHONPATH=benchmarks python -c \
 	  'import environment; print(environment.peer_python())' | tail -n 1) \
-	  python -m pytest tests/integration/test_torch.py
+	  python -m pytest tests/integration/test_torch*.py
 
 # The site, into build/site: open build/site/index.html. A warning is an error.
 docs: $(DOCS)/.installed

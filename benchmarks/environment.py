@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEER_ENVIRONMENT = ROOT / ".venv-benchmarks"
-PEER_PACKAGES = ("torch==2.13.0", "jax", "optax", "numpy")
+PEER_PACKAGES = ("torch==2.13.0", "jax", "optax", "numpy", "expecttest")
 
 
 def _output(*command: str) -> str:
