@@ -16,7 +16,7 @@ from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.rows import on_cpu, statistics_dtype
 
@@ -49,23 +49,21 @@ def divisor_of(op, reduction, total_weight):
 
 @constexpr
 def of_sum(plan) -> Plan:
-    """The plan with 'sum' for its reduction. A graph hands named tuples over as plain ones."""
-    op, backend, options, *rest = tuple(plan)
-    return Plan(op, backend, Options(*options)._replace(reduction="sum"), *rest)
+    """The plan with 'sum' for its reduction."""
+    plan = named(plan)
+    return plan._replace(options=plan.options._replace(reduction="sum"))
 
 
 def shared_out(divisor, row_weight, shape):
     """The rows' weights, 1 each without any, over the divisor."""
-    if not compiling():
-        precision.off()
+    precision.pause()
     if isinstance(divisor, Tensor):
         divisor = ops.where(divisor == 0, 1.0, divisor)
     if row_weight is None:
         weights = ops.ones(shape, _statistics_dtype()) / divisor
     else:
         weights = without_gradient(row_weight).astype(_statistics_dtype()) / divisor
-    if not compiling():
-        precision.on_again()
+    precision.end()
     return weights
 
 
@@ -73,11 +71,9 @@ def quotient(total, divisor):
     """The loss, from the sum of rows whose weights were shared out."""
     if not isinstance(divisor, Tensor):
         return total
-    if not compiling():
-        precision.off()
+    precision.pause()
     exact = total.astype(exact_dtype(total.dtype))
     by_zero = (without_gradient(exact) / divisor).astype(exact.dtype)
     loss = ops.where(divisor == 0, by_zero, exact).astype(total.dtype)
-    if not compiling():
-        precision.on_again()
+    precision.end()
     return loss

@@ -16,7 +16,7 @@ from mindspore._c_expression import ms_ctx_param
 from ms_ce.ops.cpu import linear as linear_cpu
 from ms_ce.ops.linear import chunked as linear_chunked
 from ms_ce.ops.linear import plain as linear_plain
-from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.protocol import Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
@@ -154,10 +154,9 @@ def requested(op: str, backend: str) -> str:
 
 @constexpr
 def resolved(plan: Plan | tuple[Any, ...]) -> Plan:
-    """The plan with the name of the backend that serves. A graph hands named tuples over as plain ones."""
-    values: tuple[Any, ...] = tuple(plan)
-    op, backend, options, *rest = values
-    return Plan(op, choose(op, backend), Options(*options), *rest)
+    """The plan with the name of the backend that serves."""
+    plan = named(plan)
+    return plan._replace(backend=choose(plan.op, plan.backend))
 
 
 @constexpr

@@ -139,6 +139,13 @@ class Plan(NamedTuple):
     frozen: tuple[str, ...] = ()
 
 
+def named(plan: Plan | tuple[Any, ...]) -> Plan:
+    """The plan with its fields' names: a graph hands named tuples over as plain ones."""
+    values: tuple[Any, ...] = tuple(plan)
+    op, backend, options, *rest = values
+    return Plan(op, backend, Options(*options), *rest)
+
+
 class Gradients(NamedTuple):
     """Of the linear loss: which gradients to make, and whether in the forward pass. What nobody wants costs nothing."""
 

@@ -39,6 +39,16 @@ def rest(value: float, dtype):
     return Tensor(1.0 - value, dtype) if dtype == mstype.float64 else 1.0 - value
 
 
+def included(log_prob, factor):
+    """log p, 0 for a class that log p -inf and factor 0 exclude."""
+    return ops.where(ops.logical_and(factor == 0, log_prob == -np.inf), 0.0, log_prob)
+
+
+def product(factor, log_prob):
+    """factor·log p, to which a class excluded in this way contributes 0."""
+    return factor * included(log_prob, factor)
+
+
 class _ClassSum(nn.Cell):
     """The sum over axis 1."""
 

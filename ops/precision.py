@@ -54,6 +54,12 @@ def begin(input):
     return input if compiling() else _cast_once(input)
 
 
+def pause() -> None:
+    """What follows is not cast, until `end`."""
+    if not compiling():
+        off()
+
+
 def end() -> None:
     if not compiling():
         on_again()

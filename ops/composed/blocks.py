@@ -6,10 +6,10 @@ import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
 
-from ms_ce.ops.composed.losses import prepared, product, refuse_targets, transformed
+from ms_ce.ops.composed.losses import prepared, refuse_targets, transformed
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
-from ms_ce.ops.pieces import by_class, largest, log_softmax, log_sum_exp, number, rest
+from ms_ce.ops.pieces import by_class, largest, log_softmax, log_sum_exp, number, product, rest
 
 
 def _smoothed(x, target, options, block):

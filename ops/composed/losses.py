@@ -24,6 +24,7 @@ from ms_ce.ops.pieces import (
     log_sum_exp,
     number,
     pick,
+    product,
     rest,
     scaled_square,
     total,
@@ -112,12 +113,6 @@ def _class_rows(x, target, options):
     x = ops.where(keep.expand_dims(1), x, 0.0)
     x = ops.where(bad.expand_dims(1), np.nan, x)
     return x, index, keep
-
-
-def product(factor, log_prob):
-    """factor·log_prob, where a class excluded by log_prob -inf and factor 0 contributes 0."""
-    excluded = ops.logical_and(factor == 0, log_prob == -np.inf)
-    return factor * ops.where(excluded, 0.0, log_prob)
 
 
 def _picked_rows(log_prob, index, keep, weight):

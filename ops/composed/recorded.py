@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 
@@ -22,6 +21,7 @@ from ms_ce.ops.pieces import (
     by_class,
     class_sum,
     class_totals,
+    included,
     number,
     ones_like,
     pick,
@@ -82,11 +82,6 @@ def _counted(target, options):
     wide = target.astype(mstype.int64)
     keep = wide != options.ignore_index
     return ops.where(keep, wide, 0).astype(mstype.int32), keep
-
-
-def _included(log_prob, factor):
-    """log p, 0 for a class that factor 0 and log p -inf exclude."""
-    return ops.where(ops.logical_and(factor == 0, log_prob == -np.inf), 0.0, log_prob)
 
 
 def _through_divisor(of_losses, weight, row_weight, index, keep, outputs, upstreams, options):
@@ -150,10 +145,10 @@ def _of_class_indices(x, index, keep, weight, log_prob, at_loss, at_lse, options
                 gradient = ops.where(keep.expand_dims(1), gradient, 0.0)
         gradient = _of_raw_logits(gradient, x, keep, options)
     if weight is not None and wanted(2):
-        chosen = _included(pick(log_prob, index), weight_of(weight, index))
+        chosen = included(pick(log_prob, index), weight_of(weight, index))
         grad_weight = -weight_totals(factor * chosen, index, weight)
         if options.label_smoothing != 0.0:
-            spread = share.expand_dims(1) * _included(log_prob, smooth)
+            spread = share.expand_dims(1) * included(log_prob, smooth)
             grad_weight = grad_weight - class_totals(spread)
     return gradient, grad_weight
 
@@ -171,7 +166,7 @@ def _of_probabilities(x, target, weight, log_prob, at_loss, at_lse, options):
         gradient = ops.exp(log_prob) * slope.expand_dims(1) - at_loss.expand_dims(1) * factor
         gradient = _of_raw_logits(gradient, x, None, options)
     if wanted(1) or (weight is not None and wanted(2)):
-        distance = -at_loss.expand_dims(1) * _included(log_prob, factor)
+        distance = -at_loss.expand_dims(1) * included(log_prob, factor)
         grad_target = distance * kept
         if weight is not None:
             grad_target = by_class(grad_target, weight)
@@ -204,7 +199,7 @@ def nll(log_prob, target, weight, row_weight, outputs, upstreams, options):
         factor = at_loss if weight is None else at_loss * weight_of(weight, index)
         gradient = place(-factor, index, log_prob)
     if weight is not None and wanted(2):
-        chosen = ops.where(keep, _included(pick(log_prob, index), weight_of(weight, index)), 0.0)
+        chosen = ops.where(keep, included(pick(log_prob, index), weight_of(weight, index)), 0.0)
         grad_weight = -weight_totals(at_loss * chosen, index, weight)
         more = (weight, row_weight, index, keep, outputs, upstreams, options)
         grad_weight = grad_weight + _through_divisor([0], *more)

@@ -15,7 +15,7 @@ from mindspore.ops import operations as P
 
 from ms_ce._versions import multiply, zeros_like
 from ms_ce.ops.chunks import per_row
-from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, none_of_inputs
+from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, refusing
 from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
@@ -34,32 +34,13 @@ from ms_ce.ops.options import ClassBlock, Gradients, Plan
 _depend = P.Depend()
 
 
-def _backward_bprop(
-    grad_loss,
-    grad_z_loss,
-    hidden,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    row_weight,
-    lse,
-    total_weight,
-    options,
-    plan,
-    out,
-    dout,
-):
-    tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
-    rest = (lse, total_weight, options, plan)
-    return none_of_inputs(
-        refused(ONCE, dout[0], dout[1], dout[2]), grad_loss, grad_z_loss, *tensors, *rest
-    )
+def _three(dout):
+    return dout[0], dout[1], dout[2]
 
 
 @functools.lru_cache(maxsize=4)
 def _backward_operator(suffix: str):
-    return make_operator("LinearCrossEntropyBackward" + suffix, _backward_bprop)
+    return make_operator("LinearCrossEntropyBackward" + suffix, refusing(_three))
 
 
 _rescale = make_operator("LinearCrossEntropyRescale")

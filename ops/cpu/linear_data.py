@@ -8,46 +8,48 @@ from __future__ import annotations
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.operators import make_operator
-from ms_ce.ops.cpu.refusal import none_of, refused
+from ms_ce.ops.cpu.refusal import none_of, none_of_target, refused
 from ms_ce.ops.eager import wanted
 from ms_ce.ops.graph import is_class_index
 
 ONCE = "linear_cross_entropy is differentiated once; for second derivatives take backend='composed'"
 
 
-def none_of_inputs(
-    nothing, grad_loss, grad_z_loss, hidden, linear_weight, target, linear_bias, weight, *rest
-):
-    """What is returned for the inputs of a backward operator, with `nothing` from `refused`."""
-    grads = none_of(nothing, grad_loss, grad_z_loss, hidden, linear_weight)
-    grad_bias, grad_weight = none_of(nothing, linear_bias, weight)
-    grad_target = target if is_class_index(target.dtype) else none_of(nothing, target)[0]
-    return *grads, grad_target, grad_bias, grad_weight, *rest
+def refusing(arriving):
+    """The bprop of an operator that takes what the backward operator takes; `arriving` makes a tuple of its dout."""
+
+    def bprop(
+        grad_loss,
+        grad_z_loss,
+        hidden,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        row_weight,
+        lse,
+        total_weight,
+        options,
+        plan,
+        out,
+        dout,
+    ):
+        nothing = refused(ONCE, *arriving(dout))
+        grads = none_of(nothing, grad_loss, grad_z_loss, hidden, linear_weight)
+        grad_bias, grad_weight = none_of(nothing, linear_bias, weight)
+        grad_target = none_of_target(nothing, target)
+        rest = (row_weight, lse, total_weight, options, plan)
+        return *grads, grad_target, grad_bias, grad_weight, *rest
+
+    return bprop
 
 
-def _refused(
-    grad_loss,
-    grad_z_loss,
-    hidden,
-    linear_weight,
-    target,
-    linear_bias,
-    weight,
-    row_weight,
-    lse,
-    total_weight,
-    options,
-    plan,
-    out,
-    dout,
-):
-    tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
-    rest = (lse, total_weight, options, plan)
-    return none_of_inputs(refused(ONCE, dout), grad_loss, grad_z_loss, *tensors, *rest)
+def _one(dout):
+    return (dout,)
 
 
-_target_grad = make_operator("LinearCrossEntropyTargetGrad", _refused)
-_weight_grad = make_operator("LinearCrossEntropyWeightGrad", _refused)
+_target_grad = make_operator("LinearCrossEntropyTargetGrad", refusing(_one))
+_weight_grad = make_operator("LinearCrossEntropyWeightGrad", refusing(_one))
 
 
 def data_gradients(arguments, plan):

@@ -12,7 +12,7 @@ from ms_ce.ops.cpu.operators import (
     factors,
     make_operator,
 )
-from ms_ce.ops.cpu.refusal import after, none_of, refused
+from ms_ce.ops.cpu.refusal import after, none_of, none_of_target, refused
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index, known_one
 from ms_ce.ops.options import ClassBlock
@@ -171,7 +171,7 @@ def _third_derivative(
 ):
     nothing = refused(_THIRD, dout[0], dout[2])
     grads = none_of(nothing, direction, grad_loss, grad_z_loss, logits)
-    grad_target = target if is_class_index(target.dtype) else none_of(nothing, target)[0]
+    grad_target = none_of_target(nothing, target)
     grad_weight = none_of(nothing, weight)[0]
     return *grads, grad_target, grad_weight, row_weight, lse, total_weight, options
 

@@ -14,7 +14,7 @@ from mindspore.ops import operations as P
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.operators import kept, make_operator
 from ms_ce.ops.derivative import PassedOn
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 
 _depend = P.Depend()
 
@@ -62,3 +62,8 @@ _none_of = PassedOn("none of", _after_bprop)
 def none_of(nothing, *values):
     """Gradients 0 of the values, likewise."""
     return tuple([_none_of((_depend(zeros_like(each), nothing), nothing))[0] for each in values])
+
+
+def none_of_target(nothing, target):
+    """The same of a target: class indices have no gradient."""
+    return target if is_class_index(target.dtype) else none_of(nothing, target)[0]

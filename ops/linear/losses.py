@@ -14,13 +14,13 @@ from mindspore.ops import operations as P
 from ms_ce import _versions
 from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
-from ms_ce.ops.composed.losses import product, transformed
+from ms_ce.ops.composed.losses import transformed
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
 from ms_ce.ops.options import Gradients, Options
-from ms_ce.ops.pieces import ones_like
+from ms_ce.ops.pieces import ones_like, product
 
 _sum = P.ReduceSum()
 
