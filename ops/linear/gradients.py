@@ -46,10 +46,12 @@ def _once(gradient):
 
 
 def not_made(values):
-    """nan, which whoever asks for the gradient of `values` gets, and nobody else: a graph drops it. A product, since
-    MindSpore 2.7 makes 0 of zeros and nan."""
-    if values is None or is_class_index(values.dtype):
-        return values
+    """nan, which whoever asks for the gradient of `values` gets, and nobody else: a graph drops it; 0 for integers.
+    A product, since MindSpore 2.7 makes 0 of zeros and nan."""
+    if values is None:
+        return None
+    if is_class_index(values.dtype):
+        return zeros_like(values)
     return (values.astype(mstype.float32) * np.nan).astype(values.dtype)
 
 

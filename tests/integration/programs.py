@@ -53,7 +53,7 @@ class _Scalar(nn.Cell):
 
 
 class Gradient(nn.Cell):
-    """The gradients of a network's (first) result with respect to each float input."""
+    """The gradients of a network's (first) result with respect to each input; 0 for integers."""
 
     def __init__(self, network: nn.Cell):
         super().__init__()

@@ -28,11 +28,6 @@ FEW = ["cross_entropy", "linear_cross_entropy chunks"]
 OTHERS = [name for name in PROGRAMS if name not in FEW]
 
 
-@pytest.mark.mindspore(
-    ">=2.8",
-    reason="an exported gradient of the linear loss in chunks is wrong on composed",
-    only={"names": FEW},
-)
 @pytest.mark.parametrize(
     ("backend", "names"),
     [
