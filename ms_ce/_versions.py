@@ -10,7 +10,6 @@ import warnings
 from typing import Any, NamedTuple
 
 import numpy
-from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 # MindSpore, and the Pythons beside it: what `make test-versions` runs the tests with. docs/versions.md has the results.
@@ -89,6 +88,8 @@ def state(version: Version) -> str:
 
 def differences(version: Version) -> list[Difference]:
     """What holds for this version of MindSpore and not for all."""
+    from packaging.specifiers import SpecifierSet  # for the tools alone: milliseconds
+
     return [each for each in DIFFERENCES if version.base_version in SpecifierSet(each.versions)]
 
 

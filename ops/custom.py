@@ -26,9 +26,12 @@ def registration(
         info = info.input(index, argument)
     for index, result in enumerate(outputs):
         info = info.output(index, result)
-    for combination in dtypes:
-        info = info.dtype_format(*[(dtype, "DefaultFormat") for dtype in combination])
-    return info.target(target).get_op_info()
+    registered = info.target(target).get_op_info()
+    # Not by `dtype_format`, which looks at each of some thousand names: milliseconds of `import ms_ce`.
+    registered["dtype_format"] = [
+        tuple((dtype, "DefaultFormat") for dtype in combination) for combination in dtypes
+    ]
+    return registered
 
 
 # Elements of an input from which on an operation takes a good part of a millisecond.
