@@ -12,7 +12,7 @@ from mindspore import dtype as mstype
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce.ops import precision
-from ms_ce.ops.graph import known_shape  # noqa: F401  what checks of shapes ask for
+from ms_ce.ops.graph import known_shape
 from ms_ce.ops.precision import constexpr
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
@@ -184,10 +184,9 @@ def check_class_weight(op: str, weight):
 
 
 @constexpr
-def check_row_weight(
+def _check_row_weight(
     op: str, dtype, rank, shape: Shape | None, rows_rank, rows: Shape | None
 ) -> None:
-    """A factor for each row; `rows` is their shape, as far as it is known, and `rows_rank` its length."""
     if dtype not in FLOATS:
         raise TypeError(
             f"{op}: row_weight must have dtype {_names(FLOATS)}, got {str(dtype).lower()}; "
@@ -197,6 +196,14 @@ def check_row_weight(
         expected = f"shape {rows}" if rows is not None else f"{rows_rank} dimensions"
         got = f"{rank} dimensions" if shape is None else f"shape {shape}"
         raise ValueError(f"{op}: row_weight must have {expected}, one value a row, got {got}")
+
+
+def check_row_weight(op, row_weight, rows_rank, rows):
+    """A factor for each row; `rows` is their shape, as far as it is known, and `rows_rank` its length."""
+    row_weight = check_tensor(op, "row_weight", row_weight)
+    _check_row_weight(
+        op, row_weight.dtype, row_weight.ndim, known_shape(row_weight), rows_rank, rows
+    )
 
 
 @constexpr

@@ -233,11 +233,8 @@ def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_w
     )
     _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
     if row_weight is not None:
-        row_weight = _checks.check_tensor(op, "row_weight", row_weight)
-        rows_rank = input.ndim - 1 + linear_weight.ndim - 2
         rows = _rows(_checks.known_shape(input), linear_weight.shape)
-        shape = _checks.known_shape(row_weight)
-        _checks.check_row_weight(op, row_weight.dtype, row_weight.ndim, shape, rows_rank, rows)
+        _checks.check_row_weight(op, row_weight, input.ndim - 1 + linear_weight.ndim - 2, rows)
 
 
 def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:

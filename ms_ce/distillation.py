@@ -203,10 +203,8 @@ def linear_distillation_loss(
     _check_both(op, shapes[0], student_weight.shape, shapes[1], teacher_weight.shape)
     lead = student_hidden.shape[:-1]
     if row_weight is not None:
-        row_weight = _checks.check_tensor(op, "row_weight", row_weight)
-        given = (row_weight.dtype, row_weight.ndim, _checks.known_shape(row_weight))
         rows = None if shapes[0] is None else shapes[0][:-1]
-        _checks.check_row_weight(op, *given, student_hidden.ndim - 1, rows)
+        _checks.check_row_weight(op, row_weight, student_hidden.ndim - 1, rows)
     factor = temperature * temperature if temperature_squared else 1.0
     divisor = None
     if reduction == "mean":

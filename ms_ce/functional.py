@@ -72,10 +72,8 @@ def check_inputs(
     )
     _checks.check_ignore_index(op, target.dtype, options.ignore_index)
     if row_weight is not None:
-        row_weight = _checks.check_tensor(op, "row_weight", row_weight)
-        shape, rows = _checks.known_shape(row_weight), _rows(_checks.known_shape(logits))
-        given = (row_weight.dtype, row_weight.ndim, shape)
-        _checks.check_row_weight(op, *given, logits.ndim - 1, rows)
+        rows = _rows(_checks.known_shape(logits))
+        _checks.check_row_weight(op, row_weight, logits.ndim - 1, rows)
 
 
 def constant(row_weight: Tensor | None) -> Tensor | None:

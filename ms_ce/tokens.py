@@ -13,7 +13,7 @@ from ms_ce.backend import resolved, serving
 from ms_ce.functional import check_inputs
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.linear.sweep import readable
-from ms_ce.ops.options import Plan, make_options
+from ms_ce.ops.options import Options, Plan, make_options
 
 
 @constexpr
@@ -36,6 +36,22 @@ def _check_ranks(op: str, logits: int, target: int) -> None:
             f"{op}: target must have {logits - 1} dimensions, those of logits without the last axis, the classes; "
             f"got {target} beside {logits}"
         )
+
+
+def checked_rows(
+    op: str, logits: Tensor, target: Tensor, options: Options
+) -> tuple[Tensor, Tensor]:
+    """(logits (N, C), target (N,)) of any leading shape, after all checks."""
+    logits = _checks.check_tensor(op, "logits", logits)
+    target = _checks.check_tensor(op, "target", target)
+    _checks.check_class_indices(op, target.dtype)
+    _check_ranks(op, logits.ndim, target.ndim)
+    _check_shapes(op, _checks.known_shape(logits), _checks.known_shape(target))
+    rows, labels = logits, target.reshape((-1,))
+    if logits.ndim != 2:
+        rows = readable(logits).reshape((-1, logits.shape[-1]))
+    check_inputs(op, "logits", rows, labels, None, None, options, False)
+    return rows, labels
 
 
 def token_log_probs(
@@ -88,16 +104,8 @@ def token_log_probs(
     op = "token_log_probs"
     plan = resolved(_plan(op, backend, temperature, ignore_index, softcap, logit_scale))
     entropy = _checks.check_flag(op, "entropy", entropy)
-    logits = _checks.check_tensor(op, "logits", logits)
-    target = _checks.check_tensor(op, "target", target)
-    _checks.check_class_indices(op, target.dtype)
-    _check_ranks(op, logits.ndim, target.ndim)
+    rows, labels = checked_rows(op, logits, target, plan.options)
     shape, exact = target.shape, exact_dtype(logits.dtype)
-    _check_shapes(op, _checks.known_shape(logits), _checks.known_shape(target))
-    rows, labels = logits, target.reshape((-1,))
-    if logits.ndim != 2:
-        rows = readable(logits).reshape((-1, logits.shape[-1]))
-    check_inputs(op, "logits", rows, labels, None, None, plan.options, False)
     kernels = serving(op, plan.backend)
     log_prob, entropies = kernels.token_log_probs(rows, labels, plan.options, entropy)
     if logits.ndim != 2:

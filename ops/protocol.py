@@ -75,6 +75,12 @@ class Kernels(Protocol):
     ) -> Any:
         """Gradient of the weights of all classes, 0 for those of other blocks, from the whole rows' lse."""
 
+    def partial_entropy(self, logits, lse, options: Options) -> Any:
+        """Entropies of the softmax of this block's classes alone, (rows,), from their lse; nan in a block of -inf."""
+
+    def partial_entropy_backward(self, grad_entropy, logits, lse, entropy, options: Options) -> Any:
+        """Gradient of this block's logits (N, C), from the whole rows' lse and entropy, in the dtype computed in."""
+
     def refuse_targets(self, target, classes: int, ignore_index: int, shift: bool = False) -> None:
         """Raises for a class index out of range, where Python runs and `partial` would raise too: it knows less of the
         position. Does nothing where `partial` itself leaves that to others."""

@@ -41,7 +41,7 @@ class OneDevice(UncastCell):
         return held
 
     def whole(self, statistics):
-        """(rows, 3) of this device's classes to those of all classes."""
+        """(rows, 3) of this device's classes to those of all classes; a fourth column holds entropies."""
         return statistics
 
     def gathered(self, hidden):
@@ -65,16 +65,25 @@ class Rows(UncastCell):
     def __init__(self, kernels: Kernels, place: OneDevice, options: Options):
         super().__init__()
         self.partial, self.partial_backward = kernels.partial, kernels.partial_backward
+        self.entropy, self.entropy_backward = (
+            kernels.partial_entropy,
+            kernels.partial_entropy_backward,
+        )
+        self.entropies = False
         self.location = place  # `place` is a method of Cell in MindSpore before 2.8
         self.options = options._replace(reduction="none")
         self.ignore_index, self.z_loss = options.ignore_index, options.z_loss
         self.wide = statistics_dtype()
 
     def statistics(self, logits, target, weight, block):
-        """(rows, 3) over all classes: lse, Σ w·q'·x and Σ w·q'."""
+        """(rows, 3) over all classes: lse, Σ w·q'·x and Σ w·q'; with `entropies` these are a fourth column."""
         offset, total = block
         local = self.partial(logits, target, weight, self.options, ClassBlock(offset, total))
-        return self.location.whole(local.astype(self.wide).reshape((-1, 3)))
+        local = local.astype(self.wide).reshape((-1, 3))
+        if self.entropies:
+            entropy = self.entropy(logits, local[:, 0], self.options).astype(self.wide)
+            local = ops.concat((local, entropy.expand_dims(1)), 1)
+        return self.location.whole(local)
 
     def squares(self, lse):
         """The z-losses."""

@@ -8,6 +8,7 @@ from ms_ce.parallel.mean import GlobalMean, global_mean, global_weight
 from ms_ce.parallel.registration import register_where_imported, register_with_mindformers
 from ms_ce.parallel.shard import shard
 from ms_ce.parallel.spmd import VocabParallelCrossEntropyLoss
+from ms_ce.parallel.tokens import VocabParallelLinearTokenLogProbs, VocabParallelTokenLogProbs
 
 __all__ = [
     "CrossEntropyLoss",
@@ -16,6 +17,8 @@ __all__ = [
     "SumGradient",
     "VocabParallelCrossEntropyLoss",
     "VocabParallelLinearCrossEntropyLoss",
+    "VocabParallelLinearTokenLogProbs",
+    "VocabParallelTokenLogProbs",
     "global_mean",
     "global_weight",
     "register_with_mindformers",

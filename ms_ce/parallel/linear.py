@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import mindspore as ms
-from mindspore import Parameter, Tensor, nn, ops
-from mindspore.ops import constexpr
+from mindspore import Parameter, Tensor, ops
 
 from ms_ce import _checks, _divisor, _linear, _linear_checks
-from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import constant
 from ms_ce.ops import mean
@@ -23,55 +20,16 @@ from ms_ce.ops.linear.losses import (
 )
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Gradients
-from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight
-from ms_ce.parallel.exchange import Group, SumGradient, world
+from ms_ce.parallel.exchange import SumGradient, world
+from ms_ce.parallel.linear_blocks import LinearOverBlocks
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
-from ms_ce.parallel.place import VocabularyBlocks
 
 _OP = "VocabParallelLinearCrossEntropyLoss"
 
 
-@constexpr
-def _check_dtype(dtype) -> None:
-    if dtype == ms.float64:
-        raise TypeError(
-            f"{_OP}: input must have dtype float16, bfloat16 or float32, got float64, whose gradients "
-            "MindSpore's CPU collectives do not sum"
-        )
-
-
-@constexpr
-def _check_ranks(hidden: int, target: int, indices: bool) -> None:
-    expected = hidden - 1 if indices else hidden
-    if target != expected:
-        kind = "class indices" if indices else "class probabilities"
-        raise ValueError(
-            f"{_OP}: target of {kind} must have {expected} dimensions beside input of {hidden}, got {target}"
-        )
-
-
-@constexpr
-def _check_rows(hidden, target, ranks: int, held: int, indices: bool) -> None:
-    """Shapes of input and target, as far as they are known."""
-    if hidden is None or target is None:
-        return
-    expected = (hidden[0] * ranks, *hidden[1:-1]) + (() if indices else (held,))
-    if target != expected:
-        whole = "" if ranks == 1 else f" of each of {ranks} ranks"
-        raise ValueError(
-            f"{_OP}: target must have shape {expected} to match input {hidden}{whole}, got {target}"
-        )
-
-
-@constexpr
-def _rows(target, indices: bool):
-    """The shape of the rows of a target, as far as it is known."""
-    return target if target is None or indices else target[:-1]
-
-
-class VocabParallelLinearCrossEntropyLoss(LossCell):
+class VocabParallelLinearCrossEntropyLoss(LinearOverBlocks):
     r"""Cross entropy of input·Wᵀ + b where each rank of a group holds a block of W, without any rank's logits.
 
     The last linear layer and the loss of a tensor-parallel language model: `ms_ce.linear_cross_entropy` for the blocks
@@ -167,31 +125,20 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         frozen: Sequence[str] = (),
         backend: str = "auto",
     ) -> None:
-        super().__init__()
-        if not isinstance(sequence_parallel, bool):
-            raise TypeError(
-                f"{_OP}: sequence_parallel must be True or False, got {sequence_parallel!r}"
-            )
-        name = choose(_OP, backend)
         values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
-        self.plan = _linear_checks.make_plan(
-            _OP, name, values, chunk_bytes, False, frozen, gradient_in_forward
-        )
+        more = (chunk_bytes, False, frozen, gradient_in_forward)
+        plan = _linear_checks.make_plan(_OP, choose(_OP, backend), values, *more)
+        super().__init__(plan, group, class_blocks, num_classes, sequence_parallel)
         self.reduction = reduction
         self.weight = _checks.check_class_weight(_OP, weight)
-        chosen = Group(_OP, world() if group is None else group)
+        self.weight_dtype = None if weight is None else weight.dtype
         # Only a Parameter is worth a gradient, which makes the logits once more.
-        self.shared_weight = SumGradient(chosen.name) if isinstance(weight, Parameter) else None
-        self.location = VocabularyBlocks(
-            _OP, "linear_weight", chosen, class_blocks, num_classes, sequence_parallel
-        )
-        self.kernels = KERNELS[name]
-        wanted = [name not in self.plan.frozen for name in _linear_checks.FREEZABLE]
-        wanted = made_in_graph((False, *wanted))[1:]
-        self.rows = self.made_sweep(rows_in_graph(), False, wanted)
-        self.sum = self.made_sweep(sum_in_graph(), True, wanted)
-        self.sweeps: dict[tuple, nn.Cell] = {}
-        self.parts = chosen.size if sequence_parallel else 1
+        self.shared_weight = None
+        if isinstance(weight, Parameter):
+            self.shared_weight = SumGradient(world() if group is None else group)
+        wanted = made_in_graph((False, *self.unfrozen()))[1:]
+        self.rows = self.sweep(rows_in_graph(), Gradients(False, *wanted))
+        self.sum = self.sweep(sum_in_graph(), Gradients(True, *wanted))
         self.reduced = RowReduction(reduction, row_group, gradients_mean)
 
     def construct(
@@ -207,7 +154,10 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         if self.shared_weight is not None:
             weight = self.shared_weight(weight)
         input = self.in_precision(input)
-        self.check(input, linear_weight, target, linear_bias, row_weight)
+        self.check(input, linear_weight, target, linear_bias, row_weight, self.weight_dtype)
+        total = self.location.block_of(linear_weight.shape[0])[2]
+        if self.weight is not None:
+            check_weight(_OP, total, self.weight.shape)
         from_outside = None
         if total_weight is not None:
             from_outside = _divisor.divisor_of(_OP, self.reduction, total_weight)
@@ -229,9 +179,11 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
         if row_weight is not None:
             row_weight = ops.reshape(row_weight, (-1,))
         given = (hidden, linear_weight, labels, linear_bias, weight, row_weight)
+        summed = gradients.in_forward and self.reduction != "none"
         if not compiling():
-            losses = self.sweep(gradients)(*given)[0]
-        elif gradients.in_forward and self.reduction != "none":
+            kind, wanted = ChunkedSum if summed else ChunkedRows, gradients[1:]
+            losses = self.sweep(kind, Gradients(summed, *wanted))(*given)[0]
+        elif summed:
             losses = self.sum(*given)[0]
         else:
             losses = self.rows(*given)[0]
@@ -247,47 +199,3 @@ class VocabParallelLinearCrossEntropyLoss(LossCell):
             ignored, dtype = self.plan.options.ignore_index, loss_sum.dtype
             divisor = mean.total_weight(labels, rows, self.weight, row_weight, ignored, dtype)
         return self.reduced(loss_sum, divisor, input.dtype)
-
-    def made_sweep(self, kind, in_forward, wanted):
-        gradients = Gradients(in_forward, *wanted)
-        return kind(
-            self.kernels, self.location, self.plan.options, self.plan.chunk_bytes, gradients
-        )
-
-    def sweep(self, gradients):
-        """Where Python runs, the Cell that makes what is wanted this time."""
-        in_forward = gradients.in_forward and self.reduction != "none"
-        key = (in_forward, *gradients[1:])
-        if key not in self.sweeps:
-            kind = ChunkedSum if in_forward else ChunkedRows
-            self.sweeps[key] = self.made_sweep(kind, in_forward, gradients[1:])
-        return self.sweeps[key]
-
-    def check(self, input, linear_weight, target, linear_bias, row_weight):
-        """Everything that can be known of the tensors before the kernel runs."""
-        input = _checks.check_tensor(_OP, "input", input)
-        linear_weight = _checks.check_tensor(_OP, "linear_weight", linear_weight)
-        target = _checks.check_tensor(_OP, "target", target)
-        bias_dtype, bias_shape = None, None
-        if linear_bias is not None:
-            linear_bias = _checks.check_tensor(_OP, "linear_bias", linear_bias)
-            bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
-        weight_dtype = None if self.weight is None else self.weight.dtype
-        _checks.check_dtypes(_OP, "input", input.dtype, target.dtype, weight_dtype, True)
-        _check_dtype(input.dtype)
-        _linear_checks.check_dtypes(_OP, input.dtype, linear_weight.dtype, bias_dtype)
-        _linear_checks.check_matrix(_OP, linear_weight.ndim)
-        _linear_checks.check_block(_OP, input.shape[-1], linear_weight.shape, bias_shape)
-        indices = holds_class_indices(target.dtype)
-        _check_ranks(input.ndim, target.ndim, indices)
-        shapes = (_checks.known_shape(input), _checks.known_shape(target))
-        _check_rows(shapes[0], shapes[1], self.parts, linear_weight.shape[0], indices)
-        _checks.check_ignore_index(_OP, target.dtype, self.plan.options.ignore_index)
-        if row_weight is not None:
-            row_weight = _checks.check_tensor(_OP, "row_weight", row_weight)
-            shape, rows = _checks.known_shape(row_weight), _rows(shapes[1], indices)
-            given = (row_weight.dtype, row_weight.ndim, shape)
-            _checks.check_row_weight(_OP, *given, input.ndim - 1, rows)
-        total = self.location.block_of(linear_weight.shape[0])[2]
-        if self.weight is not None:
-            check_weight(_OP, total, self.weight.shape)

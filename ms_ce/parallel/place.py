@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import mindspore as ms
+import numpy as np
 from mindspore import ops
 
+from ms_ce._versions import zeros_like
 from ms_ce.backend import device_target
 from ms_ce.ops.precision import UncastCell
 from ms_ce.ops.rows import OneDevice
@@ -82,22 +84,29 @@ class VocabularyBlocks(OneDevice):
         return self.largest_block or held
 
     def whole(self, statistics):
-        """A block of nothing but -inf adds nothing to lse."""
-        blocks = self.exchanged(statistics)
-        lse, rest = blocks[:, :, 0], ops.ReduceSum()(blocks[:, :, 1:], 0)
+        """A block of nothing but -inf adds nothing to lse and to the entropy."""
+        blocks, width = self.exchanged(statistics), statistics.shape[1]
+        lse, rest = blocks[:, :, 0], ops.ReduceSum()(blocks[:, :, 1:3], 0)
         top = ops.ReduceMax()(lse, 0)
         log_sum = ops.log(ops.ReduceSum()(ops.exp(lse - top), 0))
-        return ops.stack((top + log_sum, rest[:, 0], rest[:, 1]), 1)
+        if width == 3:
+            return ops.stack((top + log_sum, rest[:, 0], rest[:, 1]), 1)
+        # Of a block with share s of the probability and entropy h the whole row's has s·(h - log s).
+        log_share = lse - (top + log_sum)
+        parts = ops.exp(log_share) * (blocks[:, :, 3] - log_share)
+        parts = ops.select(log_share == -np.inf, zeros_like(parts), parts)
+        return ops.stack((top + log_sum, rest[:, 0], rest[:, 1], ops.ReduceSum()(parts, 0)), 1)
 
     def exchanged(self, statistics):
-        """(rows, 3) of this rank to (ranks, rows, 3)."""
+        """(rows, width) of this rank to (ranks, rows, width)."""
         if not self.in_two_parts:
             return self.gather(statistics)
         high = ops.cast(statistics, ms.float32)
         rest = ops.cast(statistics - ops.cast(high, ms.float64), ms.float32)
         low = ops.masked_fill(rest, ops.logical_not(ops.isfinite(high)), 0.0)
         both = self.gather(self.concatenate((high, low)))
-        return ops.cast(both[:, :, :3], ms.float64) + ops.cast(both[:, :, 3:], ms.float64)
+        width = statistics.shape[1]
+        return ops.cast(both[:, :, :width], ms.float64) + ops.cast(both[:, :, width:], ms.float64)
 
     def gathered(self, hidden):
         return self.all_rows(hidden) if self.sequence_parallel else hidden

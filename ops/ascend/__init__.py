@@ -25,6 +25,7 @@ from ms_ce.ops.ascend.losses import (
     token_log_probs,
 )
 from ms_ce.ops.ascend.operators import PROJECT, probe
+from ms_ce.ops.composed.blocks import partial_entropy, partial_entropy_backward
 
 __all__ = [
     "BLOCKS_IN_PARTITIONED_GRAPHS",
@@ -38,6 +39,8 @@ __all__ = [
     "nll_loss",
     "partial",
     "partial_backward",
+    "partial_entropy",
+    "partial_entropy_backward",
     "partial_target_grad",
     "partial_weight_grad",
     "probe",

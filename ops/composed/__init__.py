@@ -5,6 +5,8 @@ from __future__ import annotations
 from ms_ce.ops.composed.blocks import (
     partial,
     partial_backward,
+    partial_entropy,
+    partial_entropy_backward,
     partial_target_grad,
     partial_weight_grad,
 )
@@ -26,6 +28,8 @@ __all__ = [
     "nll_loss",
     "partial",
     "partial_backward",
+    "partial_entropy",
+    "partial_entropy_backward",
     "partial_target_grad",
     "partial_weight_grad",
     "probe",

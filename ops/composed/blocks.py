@@ -6,7 +6,8 @@ import numpy as np
 from mindspore import dtype as mstype
 from mindspore import ops
 
-from ms_ce.ops.composed.losses import prepared, refuse_targets, transformed
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.composed.losses import prepared, refuse_targets, through_transform, transformed
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.pieces import by_class, largest, log_softmax, log_sum_exp, number, product, rest
@@ -80,6 +81,24 @@ def partial_backward(
     if keep is not None:
         grad = ops.where(keep.expand_dims(1), grad, 0.0)
     return grad.astype(logits.dtype)
+
+
+def partial_entropy(logits, lse, options: Options):
+    """Entropies of the softmax of this block's classes alone, from their lse; nan in a block of nothing but -inf."""
+    x = transformed(logits.astype(exact_dtype(logits.dtype)), options)
+    log_p = x - lse.astype(x.dtype).expand_dims(1)
+    return -product(ops.exp(log_p), log_p).sum(axis=1)
+
+
+def partial_entropy_backward(grad_entropy, logits, lse, entropy, options: Options):
+    """-grad_entropy·p·(log p + entropy) of this block's logits, from the whole rows' lse and entropy."""
+    raw = logits.astype(exact_dtype(logits.dtype))
+    x = transformed(raw, options)
+    log_p = x - lse.astype(x.dtype).expand_dims(1)
+    p = ops.exp(log_p)
+    share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
+    grad = -grad_entropy.astype(x.dtype).expand_dims(1) * ops.where(p == 0, 0.0, share)
+    return through_transform(grad, raw, options)
 
 
 def _class_distances(grad_rows, logits, target, weight, lse, options, block):

@@ -291,16 +291,6 @@ def token_log_probs(logits, target, options: Options, entropy: bool):
     return chosen, entropies
 
 
-def entropy_backward(grad_entropy, logits, lse, entropy, options: Options):
-    """-grad_entropy·p·(log p + entropy), from the logits' whole rows or a block of them."""
-    x = transformed(logits, options)
-    log_p = x - lse.astype(x.dtype).expand_dims(1)
-    p = ops.exp(log_p)
-    share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
-    grad = -grad_entropy.astype(x.dtype).expand_dims(1) * ops.where(p == 0, 0.0, share)
-    return through_transform(grad, logits, options)
-
-
 def cross_entropy_value_and_grad(logits, target, weight, row_weight, options: Options):
     """(loss, total_weight, lse, grad_logits); reduction mean or sum."""
 

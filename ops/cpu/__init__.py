@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ms_ce.ops.composed.blocks import partial_entropy, partial_entropy_backward
 from ms_ce.ops.cpu.blocks import (
     partial,
     partial_backward,
@@ -26,6 +27,8 @@ __all__ = [
     "nll_loss",
     "partial",
     "partial_backward",
+    "partial_entropy",
+    "partial_entropy_backward",
     "partial_target_grad",
     "partial_weight_grad",
     "probe",

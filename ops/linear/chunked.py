@@ -47,7 +47,7 @@ def _cell(backend, options, chunk_bytes, class_indices, kind, gradients, in_grap
     if kind == "sum":
         sums = sum_in_graph() if in_graph else ChunkedSum
         return sums(kernels, OneDevice(), options, chunk_bytes, gradients)
-    stats, tokens = kind in ("stats", "tokens"), kind == "tokens"
+    stats, tokens = kind == "stats", kind == "tokens"
     rows = rows_in_graph() if in_graph else ChunkedRows
     return rows(kernels, OneDevice(), options, chunk_bytes, gradients, stats, tokens)
 

@@ -8,7 +8,6 @@ from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.composed.losses import entropy_backward
 from ms_ce.ops.derivative import RefusesDerivative
 from ms_ce.ops.eager import wanted
 from ms_ce.ops.graph import compiling, is_class_index
@@ -96,7 +95,9 @@ class SweepGradients(Sweep):
             upstream, of_lse, logits, target, weight, lse, mass, self.options, block
         )
         if entropies is not None:
-            of_entropy = entropy_backward(entropies[1], logits, lse, entropies[0], self.options)
+            of_entropy = self.entropy_backward(
+                entropies[1], logits, lse, entropies[0], self.options
+            )
             of_entropy = ops.where(valid.expand_dims(1), of_entropy, 0.0)
             slope = slope + of_entropy.astype(slope.dtype)
         return self.add_products(sweep, place, hidden, slope, sums)

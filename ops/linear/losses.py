@@ -38,8 +38,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
     Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
     frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
     Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight, whether a row is right
-    and its entropy; all (N,). The last two are made for `stats` only, and entropies have a gradient with
-    `entropy_gradient`.
+    and its entropy; all (N,). The last two are made for `stats`; for `tokens` the entropy, which then has a gradient.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
         chunk_bytes: int,
         gradients: Gradients,
         stats: bool = False,
-        entropy_gradient: bool = False,
+        tokens: bool = False,
         alone: bool = False,
     ):
         super().__init__(kernels, place, options, chunk_bytes, gradients)
@@ -59,14 +58,14 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
         if self.partly:
             others = Gradients(gradients.in_forward, *(not one for one in made))
             self.others = type(self)(
-                kernels, place, options, chunk_bytes, others, stats, entropy_gradient, True
+                kernels, place, options, chunk_bytes, others, stats, tokens, True
             )
-        self.stats, self.entropy_gradient = stats, entropy_gradient
+        self.stats, self.tokens, self.entropies = stats, tokens, stats or tokens
 
     def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         sweep, position = self.prepared(*tensors)
-        width = 5 if self.stats else 3
+        width = 3 + self.entropies + self.stats
         state = (ops.zeros((position.shape[0] + sweep[-1], width), self.wide),)
         state = over_chunks(self.add_statistics, sweep, (), state)
         return self.finished(ops.gather(state[0], position, 0), target, row_weight)
@@ -75,26 +74,26 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
         where, given = self.chunk(sweep, first)
         rows = self.statistics_of(sweep, given)
         if self.stats:
-            rows = ops.concat((rows, self.logged(given, rows[:, 0]).astype(self.wide)), 1)
+            rows = ops.concat((rows, self.correct(given).astype(self.wide)), 1)
         return (write_rows(state[0], where[0].expand_dims(1), rows),)
 
-    def logged(self, given, lse):
-        """(rows, 2): whether the largest logit is the target's, and the entropy."""
+    def correct(self, given):
+        """(rows, 1): whether the largest logit is the target's."""
         _, target, logits = given
         x = transformed(logits, self.options)
         best = target if is_class_index(target.dtype) else target.argmax(axis=1)
         correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
-        log_prob = x - lse.astype(x.dtype).expand_dims(1)
-        entropy = -product(ops.exp(log_prob), log_prob).sum(axis=1)
-        return ops.stack((correct.astype(x.dtype), entropy), 1)
+        return correct.astype(x.dtype).expand_dims(1)
 
     def finished(self, rows, target, row_weight):
         """The outputs, from the statistics of all rows; 0 in those that do not count."""
         keep = self.kept(target, row_weight)
         (lse, dot), mass = self.counted(keep, rows[:, 0], rows[:, 1]), rows[:, 2]
         correct, entropy = zeros_like(lse), zeros_like(lse)
+        if self.entropies:
+            entropy = self.counted(keep, rows[:, 3])[0]
         if self.stats:
-            correct, entropy = self.counted(keep, rows[:, 3], rows[:, 4])
+            correct = self.counted(keep, rows[:, 4])[0]
         squares = self.squares(lse)
         losses, squares = self.weighted(row_weight, mass * lse - dot + squares, squares)
         return losses, lse, mass, squares, correct, entropy
@@ -109,7 +108,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
         of_lse = self.of_squares(own_lse, upstream + ops.gather(grad_squares, index, 0))
         rows = (own_lse, own_mass, upstream.astype(hidden.dtype), of_lse.astype(hidden.dtype))
         entropies = None
-        if self.entropy_gradient:
+        if self.tokens:
             entropies = (ops.gather(entropy, index, 0), ops.gather(grad_entropy, index, 0))
         return self.add_gradients(sweep, chunk, rows, entropies, sums)
 

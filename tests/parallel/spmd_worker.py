@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 import precision_programs
 import spmd_programs
+import token_checks
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw, row_weight_of
@@ -181,6 +182,7 @@ def main(directory: Path) -> None:
     verdicts = {}
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= linear_checks.checks(ranks, Place)
+    checks |= token_checks.checks(ranks, Place)
     programs = [name for name in PROGRAMS[ranks] if name not in spmd_programs.RAISING]
     made = {**spmd_programs.PROGRAMS, **precision_programs.PROGRAMS}
     checks |= {name: made[name] for name in programs}
@@ -189,6 +191,7 @@ def main(directory: Path) -> None:
     raising = [name for name in PROGRAMS[ranks] if name in spmd_programs.RAISING]
     checks |= {name: spmd_programs.RAISING[name] for name in raising}
     checks |= linear_checks.checks_that_raise(ranks)
+    checks |= token_checks.checks_that_raise(ranks)
     for name, check in checks.items():
         try:
             check()

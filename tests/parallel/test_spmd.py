@@ -11,6 +11,7 @@ import pytest
 from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
+from tests.parallel.token_cases import token_names
 from tests.support.docstrings import NEED_RANKS
 
 
@@ -34,7 +35,7 @@ def verdicts(tmp_path_factory):
 
 def names(ranks: int) -> list[str]:
     computed = [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
-    return computed + NEED_RANKS
+    return computed + token_names(ranks) + NEED_RANKS
 
 
 @pytest.mark.parametrize("ranks", (2, 4))
