@@ -9,19 +9,14 @@ from ms_ce._version import __version__
 from ms_ce.backend import available_backends
 from ms_ce.deployment import relocate_mindir
 from ms_ce.distillation import linear_distillation_loss
-from ms_ce.functional import (
-    LossStats,
-    cross_entropy,
-    cross_entropy_value_and_grad,
-    cross_entropy_with_stats,
-    nll_loss,
-)
+from ms_ce.functional import cross_entropy, nll_loss
 from ms_ce.linear import (
     LinearCrossEntropyLoss,
     linear_cross_entropy,
     linear_cross_entropy_with_stats,
 )
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
+from ms_ce.sweep import LossStats, cross_entropy_value_and_grad, cross_entropy_with_stats
 from ms_ce.tokens import linear_token_log_probs, token_log_probs
 
 ops.NLLLoss = primitives.NLLLoss  # type: ignore[misc]

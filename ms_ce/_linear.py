@@ -13,6 +13,7 @@ from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, may_need_gradient, recording
 from ms_ce.ops.options import Gradients
+from ms_ce.sweep import in_order
 
 
 @constexpr
@@ -126,9 +127,8 @@ def linear_cross_entropy_on(
         loss = results[0].astype(dtype)
         results = (loss if divisor is None else _divisor.quotient(loss, divisor),)
     else:
-        loss, total_weight, lse, z_part, correct, entropy = results
+        loss, total_weight, lse, z_part, correct, entropy = in_order(results, divisor, exact)
         loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
-        total_weight, lse = total_weight.astype(exact), lse.astype(exact)
         results = (loss, total_weight, lse, z_part, correct, entropy)
     precision.end()
     return results

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from mindspore import Tensor
-from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks, _divisor
@@ -21,24 +20,8 @@ from ms_ce.ops.options import Options, Plan
 _LARGE, _LARGE_EAGER = 1 << 20, 1 << 16
 
 
-class LossStats(NamedTuple):
-    """What a trainer logs beside the loss; gradients flow through `loss` and `z_loss` only.
-
-    loss: the loss, z-loss included. total_weight: the mean's divisor. lse: log Σ exp per row.
-    z_loss: the part z·lse² of `loss`. num_correct: rows whose largest logit is the target.
-    entropy: of the softmax, reduced like the loss but unweighted.
-    """
-
-    loss: Tensor
-    total_weight: Tensor
-    lse: Tensor
-    z_loss: Tensor
-    num_correct: Tensor
-    entropy: Tensor
-
-
 @constexpr
-def _rows(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+def rows_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
     """The shape of the rows of logits, as far as it is known."""
     return None if shape is None else shape[:1] * (len(shape) > 1) + shape[2:]
 
@@ -72,7 +55,7 @@ def check_inputs(
     )
     _checks.check_ignore_index(op, target.dtype, options.ignore_index)
     if row_weight is not None:
-        rows = _rows(_checks.known_shape(logits))
+        rows = rows_shape(_checks.known_shape(logits))
         _checks.check_row_weight(op, row_weight, logits.ndim - 1, rows)
 
 
@@ -117,7 +100,7 @@ def cross_entropy_on(
     divisor = None
     if total_weight is not None:
         divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
-        row_weight = _divisor.shared_out(divisor, row_weight, _rows(input.shape))
+        row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
         plan = _divisor.of_sum(plan)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
     tensors = (input, target, weight, constant(row_weight))
@@ -139,7 +122,7 @@ def nll_loss_on(
     if total_weight is None:
         return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
     divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
-    row_weight = _divisor.shared_out(divisor, row_weight, _rows(input.shape))
+    row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
     options = _divisor.of_sum(plan).options
     loss = kernels.nll_loss(input, target, weight, row_weight, options)[0]
     return _divisor.quotient(loss, divisor), total_weight
@@ -295,103 +278,3 @@ def nll_loss(
     values = (ignore_index, reduction, label_smoothing)
     plan = _arguments.planned_nll(op, backend, positional, (size_average, reduce), values)
     return nll_loss_on(plan, input, target, weight, row_weight, total_weight)[0]
-
-
-def cross_entropy_with_stats(
-    input: Tensor | None = None,
-    target: Tensor | None = None,
-    weight: Tensor | None = None,
-    *positional: Any,
-    logits: Tensor | None = None,
-    labels: Tensor | None = None,
-    size_average: bool | None = NOT_GIVEN,
-    ignore_index: int | None = IGNORE_INDEX,
-    reduce: bool | None = NOT_GIVEN,
-    reduction: str = REDUCTION,
-    label_smoothing: float = LABEL_SMOOTHING,
-    backend: str = "auto",
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    row_weight: Tensor | None = None,
-) -> LossStats:
-    """`cross_entropy` with everything a trainer logs, from the same single read of the logits.
-
-    Arguments, dtypes and errors are those of `cross_entropy`, without total_weight: divide sums instead.
-
-    Returns:
-        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
-        this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and
-        lse are float32
-        (float64 for float64 input), num_correct is int64, the others have input's dtype. For probability targets
-        a row is correct where the largest logit stands at the largest probability.
-
-    Example:
-        >>> import mindspore, ms_ce
-        >>> logits = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
-        >>> stats = ms_ce.cross_entropy_with_stats(logits, mindspore.Tensor([0, 0]))
-        >>> print(stats.num_correct, stats.total_weight)
-        1 2.0
-    """
-    op = "cross_entropy_with_stats"
-    input = _arguments.either(op, "input", input, "logits", logits)
-    target = _arguments.either(op, "target", target, "labels", labels)
-    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
-    plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
-    options, kernels = plan.options, serving(op, backend)
-    check_inputs(op, "input", input, target, weight, row_weight, options, True)
-    tensors = (input, target, weight, constant(row_weight))
-    stats = kernels.cross_entropy_with_stats(*tensors, options)
-    exact = mstype.float64 if input.dtype == mstype.float64 else mstype.float32
-    total_weight, lse = stats[1].astype(exact), stats[2].astype(exact)
-    if compiling():
-        return stats[0], total_weight, lse, stats[3], stats[4], stats[5]  # type: ignore[return-value]
-    return LossStats(stats[0], total_weight, lse, stats[3], stats[4], stats[5])
-
-
-def cross_entropy_value_and_grad(
-    input: Tensor | None = None,
-    target: Tensor | None = None,
-    weight: Tensor | None = None,
-    *positional: Any,
-    logits: Tensor | None = None,
-    labels: Tensor | None = None,
-    size_average: bool | None = NOT_GIVEN,
-    ignore_index: int | None = IGNORE_INDEX,
-    reduce: bool | None = NOT_GIVEN,
-    reduction: str = REDUCTION,
-    label_smoothing: float = LABEL_SMOOTHING,
-    backend: str = "auto",
-    z_loss: float = 0.0,
-    softcap: float | None = None,
-    logit_scale: float = 1.0,
-    row_weight: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """(loss, gradient with respect to input) in one sweep: each logit is read once and its gradient written once.
-
-    For a training loop that needs both and takes the rest of its gradients by hand, or by a vjp from `gradient`. The
-    values are those of `cross_entropy` and of its gradient for upstream 1; nothing here is differentiable again.
-    Arguments, dtypes and errors are those of `cross_entropy`, with reduction 'mean' or 'sum' and without total_weight.
-
-    Returns:
-        (Tensor, Tensor): the scalar loss and the gradient of input's shape, both in input's dtype.
-
-    Example:
-        >>> import mindspore, ms_ce
-        >>> logits = mindspore.Tensor([[0.0, 0.0]])
-        >>> loss, gradient = ms_ce.cross_entropy_value_and_grad(logits, mindspore.Tensor([0]))
-        >>> print(gradient)
-        [[-0.5  0.5]]
-    """
-    op = "cross_entropy_value_and_grad"
-    input = _arguments.either(op, "input", input, "logits", logits)
-    target = _arguments.either(op, "target", target, "labels", labels)
-    values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
-    plan = _arguments.planned(op, backend, positional, (size_average, reduce), values)
-    options = plan.options
-    _checks.check_reduced(op, options.reduction)
-    kernels = serving(op, backend)
-    check_inputs(op, "input", input, target, weight, row_weight, options, True)
-    tensors = (input, target, weight, constant(row_weight))
-    result = kernels.cross_entropy_value_and_grad(*tensors, options)
-    return result[0], result[3]

@@ -13,8 +13,8 @@ from mindspore.common.initializer import Uniform, initializer
 from ms_ce import _arguments, _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import requested
-from ms_ce.functional import LossStats
 from ms_ce.ops.graph import IsFrozen, compiling
+from ms_ce.sweep import LossStats
 
 
 def linear_cross_entropy(
@@ -123,6 +123,7 @@ def linear_cross_entropy_with_stats(
     softcap: float | None = None,
     logit_scale: float = 1.0,
     row_weight: Tensor | None = None,
+    total_weight: float | Tensor | None = None,
     shift: bool = False,
     chunk_bytes: int | None = None,
     frozen: Sequence[str] = (),
@@ -130,8 +131,7 @@ def linear_cross_entropy_with_stats(
 ) -> LossStats:
     """`linear_cross_entropy` with everything a trainer logs, from the same pass over the chunks.
 
-    Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions and without
-    total_weight.
+    Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions.
 
     Returns:
         LossStats, as `cross_entropy_with_stats`; lse has input's leading shape.
@@ -148,12 +148,9 @@ def linear_cross_entropy_with_stats(
     op = "linear_cross_entropy_with_stats"
     values = (ignore_index, reduction, label_smoothing, z_loss, softcap, logit_scale)
     plan = _linear_checks.planned(op, backend, values, chunk_bytes, shift, frozen)
-    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight, total_weight)
     stats = _linear.linear_cross_entropy_on(plan, True, False, plan.frozen, *tensors)
-    loss, total_weight, lse, z_part, correct, entropy = stats
-    if compiling():  # a named tuple loses gradients there
-        return loss, total_weight, lse, z_part, correct, entropy  # type: ignore[return-value]
-    return LossStats(loss, total_weight, lse, z_part, correct, entropy)
+    return stats if compiling() else LossStats(*stats)  # a named tuple loses gradients there
 
 
 class LinearCrossEntropyLoss(LossCell):

@@ -34,7 +34,7 @@ class Kernels(Protocol):
         the gradient of logits to be made with the loss; a backend for which that saves nothing does not."""
 
     def cross_entropy_with_stats(self, logits, target, weight, row_weight, options: Options) -> Any:
-        """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+        """(loss, total_weight, lse, z_loss, num_correct, entropy); the entropy float32 at least."""
 
     def cross_entropy_value_and_grad(
         self, logits, target, weight, row_weight, options: Options

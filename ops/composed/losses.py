@@ -225,11 +225,16 @@ def _nll(x, target, weight, row_weight, options):
     return _reduced(rows, total_weight, options), total_weight
 
 
-def _like_input(logits, options, value):
-    """A result in logits' dtype; per row it loses the batch of one again."""
+def _unbatched(logits, options, value):
+    """Per row a result loses the batch of one again."""
     if logits.ndim == 1 and options.reduction == "none":
-        value = total(value)  # unlike squeeze it has derivatives of every order
-    return value.astype(logits.dtype)
+        return total(value)  # unlike squeeze it has derivatives of every order
+    return value
+
+
+def _like_input(logits, options, value):
+    """A result in logits' dtype."""
+    return _unbatched(logits, options, value).astype(logits.dtype)
 
 
 def _computed(formula, gradients, logits, target, weight, row_weight, options):
@@ -257,12 +262,13 @@ def cross_entropy_with_stats(logits, target, weight, row_weight, options: Option
     logits = precision.begin(logits)
     gradients = recorded.cross_entropy
     found = _computed(_statistics, gradients, logits, target, weight, row_weight, options)
-    reduced = [_like_input(logits, options, value) for value in (found[0], found[5], found[7])]
+    loss, z_loss = _like_input(logits, options, found[0]), _like_input(logits, options, found[5])
+    entropy = _unbatched(logits, options, found[7])
     lse = found[2].squeeze(0) if logits.ndim == 1 else found[2]
     # Gradients flow through loss and z-loss only.
     logged = without_gradient(found[1]), without_gradient(lse)
     precision.end()
-    return reduced[0], logged[0], logged[1], reduced[1], found[6], reduced[2]
+    return loss, logged[0], logged[1], z_loss, found[6], entropy
 
 
 def nll_loss(log_prob, target, weight, row_weight, options: Options):

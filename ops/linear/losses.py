@@ -20,7 +20,7 @@ from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
 from ms_ce.ops.options import Gradients, Options
-from ms_ce.ops.pieces import ones_like, product
+from ms_ce.ops.pieces import ones_like
 
 _sum = P.ReduceSum()
 

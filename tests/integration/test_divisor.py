@@ -99,6 +99,84 @@ def test_nll_loss(name, dtype, backend):
     _check(function, formulas, case, dtype, backend, lambda f, *tensors: f(*tensors))
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype", "kind", "backend", "run"),
+    [
+        pytest.param(*each.values)
+        for each in _cases(NAMED_CASES)
+        if each.values[0].name in ("ignored", *COMPILED)
+    ],
+    indirect=["run"],
+)
+def test_statistics_and_value_and_grad(case, dtype, kind, backend, run):
+    """Sums over the divisor, which is total_weight too; the loss and the z-loss have gradients."""
+    data, options = case.inputs(dtype), {**case.options, "reduction": "mean"}
+    tensors = [to_tensor(data[name], dtype) for name in ("logits", "target", "weight")]
+    more = {"total_weight": KINDS[kind], "backend": backend, **options}
+
+    def statistics(logits, target, weight):
+        found = ms_ce.cross_entropy_with_stats(logits, target, weight, **more)
+        return found[0], found[1], found[3], found[4], found[5]
+
+    def total(logits, target, weight):
+        found = ms_ce.cross_entropy_with_stats(logits, target, weight, **more)
+        return found[0] + 2 * found[3]
+
+    def both(logits, target, weight):
+        return ms_ce.cross_entropy_value_and_grad(logits, target, weight, **more)
+
+    arguments = (data["logits"], data["target"], data["weight"])
+    sums = reference.cross_entropy(*arguments, **summed(case.options))
+    bound = tolerance(backend, dtype, "softcap" in case.options)
+    loss, total_weight, z_loss, num_correct, entropy = run(statistics, *tensors)
+    for name, actual in (("loss", loss), ("z_loss", z_loss), ("entropy", entropy)):
+        check_close(to_numpy(actual), getattr(sums, name) / DIVISOR, dtype, bound, name)
+        assert actual.dtype == tensors[0].dtype
+    assert float(total_weight) == DIVISOR
+    assert int(num_correct) == sums.num_correct
+    settings = summed(case.options)
+    upstream = {"grad_loss": 1 / DIVISOR}
+    exact = reference.cross_entropy_grad(*arguments, **settings, **upstream).logits
+    value, slope = run(both, *tensors)
+    check_close(to_numpy(value), sums.loss / DIVISOR, dtype, bound, "loss with its gradient")
+    check_close(to_numpy(slope), exact, dtype, bound, "gradient")
+    with_z = {**settings, "z_loss": 3 * settings.get("z_loss", 0.0)}
+    exact = reference.cross_entropy_grad(*arguments, **with_z, **upstream).logits
+    slope = run(ms.grad(total), *tensors)
+    check_close(to_numpy(slope), exact, dtype, bound, "gradient of the statistics")
+
+
+@both
+def test_linear_statistics(backend, run):
+    random = np.random.default_rng(8)
+    hidden, table = (random.normal(size=size).astype(np.float32) for size in ((9, 5), (11, 5)))
+    target = random.integers(0, 11, 9)
+    target[2:4] = -100
+
+    def statistics(hidden, table, target):
+        found = ms_ce.linear_cross_entropy_with_stats(
+            hidden, table, target, z_loss=0.01, total_weight=DIVISOR, chunk_bytes=4 * 11 * 4, backend=backend
+        )  # fmt: skip
+        return found[0], found[1], found[3], found[4], found[5]
+
+    tensors = to_tensor(hidden), to_tensor(table), to_tensor(target)
+    sums = reference.linear_cross_entropy(hidden, table, target, reduction="sum", z_loss=0.01)
+    found = run(statistics, *tensors)
+    expected = (sums.loss / DIVISOR, DIVISOR, sums.z_loss / DIVISOR, sums.num_correct)
+    for got, value in zip(found, (*expected, sums.entropy / DIVISOR), strict=True):
+        check_linear(to_numpy(got), value, backend, "float32", "statistics")
+
+
+def test_an_entropy_is_not_rounded_before_it_is_divided(backend):
+    """70,000 entropies near log 3 have no sum in float16."""
+    logits = Tensor(np.random.default_rng(0).normal(size=(70000, 3)).astype(np.float16))
+    given = {"total_weight": 70000, "backend": backend}
+    stats = ms_ce.cross_entropy_with_stats(logits, Tensor(np.zeros(70000, np.int32)), **given)
+    expected = reference.cross_entropy(to_numpy(logits), np.zeros(70000, np.int64)).entropy
+    assert stats.entropy.dtype == ms.float16
+    np.testing.assert_allclose(to_numpy(stats.entropy), expected, rtol=1e-3)
+
+
 LINEAR = (
     ("pynative", "float32", 4 * 11 * 4, True, True),
     ("pynative", "float32", 4 * 11 * 4, False, False),
@@ -207,7 +285,18 @@ def test_zero_divides_as_it_is_and_has_gradient_zero(ignored, zero, backend, run
             logits, Tensor(np.eye(2, dtype=np.float32)), target, total_weight=zero, backend=backend
         )
 
-    for loss in (plain, linear):
+    def statistics(logits, target):
+        return ms_ce.cross_entropy_with_stats(logits, target, total_weight=zero, backend=backend)[0]
+
+    def both(logits, target):
+        return ms_ce.cross_entropy_value_and_grad(
+            logits, target, total_weight=zero, backend=backend
+        )
+
+    value, slope = run(both, to_tensor(logits), to_tensor(target))
+    np.testing.assert_array_equal(to_numpy(value), np.nan if ignored else np.inf)
+    np.testing.assert_array_equal(to_numpy(slope), np.zeros((2, 2)))
+    for loss in (plain, linear, statistics):
         value, slope = run(ms.value_and_grad(loss), to_tensor(logits), to_tensor(target))
         np.testing.assert_array_equal(to_numpy(value), np.nan if ignored else np.inf)
         np.testing.assert_array_equal(to_numpy(slope), np.zeros((2, 2)))
@@ -314,6 +403,11 @@ def test_messages(name, run):
             logits, logits, target, reduction=reduction, total_weight=divisor
         )
 
-    for function in (plain, nll, linear):
+    def statistics(logits, target):
+        return ms_ce.cross_entropy_with_stats(
+            logits, target, reduction=reduction, total_weight=divisor
+        )[0]
+
+    for function in (plain, nll, linear, statistics):
         with pytest.raises(error, match=text):
             run(function, logits, target)

@@ -16,7 +16,7 @@ EXPECTED = {
     "CrossEntropyStatsRows": (
         "per_row",
         "logits:F:logits target:T:target weight:W:weight row_weight:R:rows options:I:options",
-        "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:F:loss",
+        "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:D:loss",
     ),
     "CrossEntropyDoubleBackward": (
         "either",

@@ -54,7 +54,7 @@ inline constexpr Argument kWeightOfNll{"total_weight", Type::kWeight, Extent::kS
 inline constexpr Argument kLse{"lse", Type::kDouble, Extent::kRows, &Problem::lse_out};
 inline constexpr Argument kZLoss{"z_loss", Type::kFloat, Extent::kLoss, &Problem::z_loss_rows};
 inline constexpr Argument kNumCorrect{"num_correct", Type::kInt64, Extent::kScalar};
-inline constexpr Argument kEntropy{"entropy", Type::kFloat, Extent::kLoss, &Problem::entropy_rows};
+inline constexpr Argument kEntropy{"entropy", Type::kDouble, Extent::kLoss, &Problem::entropy_rows};
 inline constexpr Argument kLogProbs{"log_prob", Type::kDouble, Extent::kRows, &Problem::loss_rows};
 inline constexpr Argument kRowEntropy{"entropy", Type::kDouble, Extent::kRows, &Problem::entropy_rows};
 inline constexpr Argument kPartial{"partial", Type::kDouble, Extent::kPartial, &Problem::partial};
