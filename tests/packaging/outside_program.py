@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import doctest
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +23,9 @@ SMALL = {
     "train_language_model.py": "--steps 4 --evaluate-every 2 --batch-size 4 --context 16 --width 16 --layers 1"
     " --heads 2 --sample-length 4 --comparison-rows 64 --comparison-classes 500",
 }
-# Needs msrun: tests/parallel starts it.
-OF_SEVERAL_RANKS = {"train_sharded.py"}
+# Under msrun, with two ranks.
+SHARDED = "train_sharded.py"
+SMALL_SHARDED = "--data-parallel 1 --vocabulary-parallel 2 --steps 3 --batch-size 4 --context 8 --width 16 --layers 1"
 TOOLS = (
     "doctor",
     "table",
@@ -31,9 +34,14 @@ TOOLS = (
 )
 
 
-def run(*command: str) -> None:
+def run(*command: str, program: str = "python") -> None:
+    """A program of this environment, which msrun too starts by its name."""
     print("run", *command[:3], flush=True)
-    finished = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    programs = Path(sys.executable).parent
+    settings = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    finished = subprocess.run(
+        [str(programs / program), *command], capture_output=True, text=True, env=settings
+    )
     assert finished.returncode == 0, (
         f"{command}: {finished.stdout[-1000:]}{finished.stderr[-3000:]}"
     )
@@ -66,8 +74,14 @@ def main() -> None:
     run("every_block.py")
     print(f"{len(texts)} blocks")
     for script in sorted((HERE / "examples").glob("*.py")):
-        if script.name not in OF_SEVERAL_RANKS:
+        if script.name != SHARDED:
             run(str(script), *SMALL.get(script.name, "").split())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", "--join=True"]
+    sharded = [str(HERE / "examples" / SHARDED), *SMALL_SHARDED.split()]
+    run(*ranks, "--log_dir=ranks", *sharded, program="msrun")
     for notebook in sorted((HERE / "examples").glob("*.ipynb")):
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

@@ -1,0 +1,16 @@
+"""The sharded example, as a reader runs it, only smaller. It ends with an error where its curve is not that of one
+process."""
+
+from pathlib import Path
+
+from tests.parallel.processes import run_msrun
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "train_sharded.py"
+SMALL = "--steps=3 --batch-size=4 --context=8 --width=16 --layers=1"
+SPLIT = "--data-parallel=2 --vocabulary-parallel=2"
+
+
+def test_train_sharded(tmp_path):
+    finished = run_msrun(EXAMPLE, 4, f"{SPLIT} {SMALL}".split(), tmp_path)
+    assert finished.code == 0, finished.output[-4000:]
+    assert "the loss curves are equal" in finished.output
