@@ -14,7 +14,7 @@ from ms_ce.ops.cpu.operators import (
 )
 from ms_ce.ops.cpu.refusal import after, none_of, none_of_target, refused
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, is_class_index, known_one
+from ms_ce.ops.graph import compiling, is_class_index, known_one, may_need_gradient
 from ms_ce.ops.options import ClassBlock
 
 _THIRD = "derivatives of the cpu backend end at the second order"
@@ -242,9 +242,19 @@ _forward_with_gradient = make_operator(
     Derivative(_forward_bprop, made={3: 0}, plain=_forward),
 )
 _value_and_grad = make_operator("CrossEntropyValueAndGrad", _value_and_grad_bprop)
+# Where Python runs, and the gradient of probability targets counts as wanted: one more write instead of a pass.
+_forward_with_gradients = make_operator(
+    "CrossEntropyValueAndGrads",
+    _forward_bprop,
+    Derivative(_forward_bprop, made={3: 0, 4: 1}, plain=_forward),
+)
 if _forward_with_gradient is not None:
     # Else MindSpore takes the two for one, with one derivative.
     _forward_with_gradient.add_prim_attr("differentiable", True)
+
+
+def _target_too(target):
+    return not compiling() and not is_class_index(target.dtype) and may_need_gradient(target)
 
 
 def cross_entropy(logits, target, weight, row_weight, options, gradient_in_forward=False):
@@ -252,6 +262,8 @@ def cross_entropy(logits, target, weight, row_weight, options, gradient_in_forwa
     given = factors(logits.dtype, weight, row_weight, options, ClassBlock())
     if options.reduction == "none":
         return _forward_rows(logits, target, *given)
+    if gradient_in_forward and _target_too(target):
+        return _forward_with_gradients(logits, target, *given)[:3]
     if gradient_in_forward:
         return _forward_with_gradient(logits, target, *given)[:3]
     return _forward(logits, target, *given)

@@ -84,6 +84,10 @@ static inline void ZeroGradLogits(const Problem& problem, const Row& row) {
   StoreZeros(problem.grad_logits, row.offset, row.stride, problem.classes, problem.stream_stores);
 }
 
+static inline void ZeroGradTarget(const Problem& problem, const Row& row) {
+  StoreZeros(problem.grad_target, row.offset, row.stride, problem.classes, problem.stream_stores);
+}
+
 template <class A>
 static void Forward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem) && !problem.statistics) {
@@ -115,14 +119,31 @@ static void ValueAndGradRows(const Problem& problem, int64_t first, int64_t coun
   ForRows(problem, first, count, totals, row_function, [&](const Row& row) {
     IgnoredForward(problem, row.index);
     ZeroGradLogits(problem, row);
+    if (problem.grad_target.data != nullptr) ZeroGradTarget(problem, row);
   });
+}
+
+// For an upstream gradient of 1, from the rows' lse, where that gradient is wanted.
+template <class A>
+static void OwnTargetGrad(const Problem& problem, int64_t first, int64_t count) {
+  if (problem.grad_target.data == nullptr) return;
+  UnitSums counted_before;
+  ForRows(
+      problem, first, count, &counted_before,
+      [&](const Row& row) {
+        const double upstream = row.weight * UnitUpstream(problem);
+        TargetGradRow<A>(problem, row, problem.lse_out[row.index], upstream);
+      },
+      [&](const Row& row) { ZeroGradTarget(problem, row); });
+  FinishStreaming();
 }
 
 // Of plain rows a gradient is written while the next row is read, whose exponentials take its place.
 template <class A>
 static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   if (UsesColumns(problem)) {
-    return ForBlocks<A>(problem, first, count, totals, ValueAndGradBlock<A>);
+    ForBlocks<A>(problem, first, count, totals, ValueAndGradBlock<A>);
+    return OwnTargetGrad<A>(problem, first, count);
   }
   // Of the thread: handing memory back and forth for each unit of rows costs as much as a row.
   A* terms = nullptr;
@@ -140,8 +161,12 @@ static void ValueAndGrad(const Problem& problem, int64_t first, int64_t count, U
       waiting.Finish();
     });
   } else {
-    ValueAndGradRows(problem, first, count, totals,
-                     [&](const Row& row) { ValueAndGradRow<A>(problem, row, totals, terms); });
+    ValueAndGradRows(problem, first, count, totals, [&](const Row& row) {
+      const double lse = ValueAndGradRow<A>(problem, row, totals, terms);
+      if (problem.grad_target.data != nullptr) {
+        TargetGradRow<A>(problem, row, lse, row.weight * UnitUpstream(problem));
+      }
+    });
   }
   FinishStreaming();
 }
@@ -176,10 +201,13 @@ static void DoubleBackward(const Problem& problem, int64_t first, int64_t count,
 template <class A>
 static void TargetGrad(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   ForRows(
-      problem, first, count, totals, [&](const Row& row) { TargetGradRow<A>(problem, row); },
+      problem, first, count, totals,
       [&](const Row& row) {
-        StoreZeros(problem.grad_target, row.offset, row.stride, problem.classes, false);
-      });
+        const double upstream = RowUpstream(problem, problem.grad_loss, row);
+        TargetGradRow<A>(problem, row, LoadScalar(problem.lse, row.index), upstream);
+      },
+      [&](const Row& row) { ZeroGradTarget(problem, row); });
+  FinishStreaming();
 }
 
 // Only checks the targets and sums their weights.

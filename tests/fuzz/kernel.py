@@ -92,6 +92,7 @@ def results(kernel: Kernel, drawn: Drawn) -> dict[str, np.ndarray]:
     operations = ["Stats" + suffix, "Backward"]
     operations += ["TargetGrad"] * drawn.probabilities + ["WeightGrad"] * (drawn.weight is not None)
     operations += ["ValueAndGrad"] * (not per_row)
+    operations += ["ValueAndGrads"] * (not per_row and drawn.probabilities)
     for name in operations:
         more = {} if name.startswith(("Stats", "ValueAndGrad")) else saved
         made = kernel("CrossEntropy" + name, drawn, **more)
@@ -116,7 +117,7 @@ def against_reference(drawn: Drawn, found: dict[str, np.ndarray]) -> None:
         arriving = np.maximum(np.abs(to64(drawn.upstream)).max(initial=0.0), 1e-30)
         own = terms.grad_logits() / arriving
         lse = terms.unit * (terms.lse + terms.moved).reshape(drawn.rows)
-        for operation in ("Forward", "Stats", "ValueAndGrad"):
+        for operation in ("Forward", "Stats", "ValueAndGrad", "ValueAndGrads"):
             if f"{operation} loss" not in found:
                 continue
             if terms.known():
@@ -134,10 +135,14 @@ def against_reference(drawn: Drawn, found: dict[str, np.ndarray]) -> None:
         terms.check(
             "grad_logits", found["Backward grad_logits"], grads.logits, terms.grad_logits(), dtype
         )
-        if "ValueAndGrad grad_logits" in found:
-            terms.check(
-                "own grad_logits", found["ValueAndGrad grad_logits"], unit.logits, own, dtype
-            )
+        for operation in ("ValueAndGrad", "ValueAndGrads"):
+            if f"{operation} grad_logits" in found:
+                actual = found[f"{operation} grad_logits"]
+                terms.check("own grad_logits", actual, unit.logits, own, dtype)
+        if "ValueAndGrads grad_target" in found:
+            actual = found["ValueAndGrads grad_target"]
+            most = terms.grad_target() / arriving
+            terms.check("own grad_target", actual, unit.target, most, dtype_name(actual))
         if "TargetGrad grad_target" in found:
             actual = found["TargetGrad grad_target"]
             terms.check(

@@ -31,7 +31,8 @@ FORWARD, BACKWARD, BOTH = (
 @pytest.fixture(autouse=True)
 def small_is_large(monkeypatch):
     monkeypatch.setattr(functional, "_LARGE_EAGER", 1)
-    monkeypatch.setattr(losses._forward_with_gradient.derivative, "plain_calls", 0)
+    for operator in (losses._forward_with_gradient, losses._forward_with_gradients):
+        monkeypatch.setattr(operator.derivative, "plain_calls", 0)
 
 
 @pytest.fixture
@@ -129,6 +130,50 @@ def test_only_what_is_wanted(wanted, operators, launched):
     expected = reference.cross_entropy_grad(*arrays)
     for place, gradient in zip(wanted, gradients, strict=True):
         agree(gradient, (expected.logits, expected.target, expected.weight)[place])
+
+
+@pytest.mark.parametrize(
+    ("upstream", "stopped", "operators"),
+    [
+        (1.0, False, ["CrossEntropyValueAndGrads"]),
+        (1.0, True, [BOTH]),
+        (0.5, False, ["CrossEntropyValueAndGrads", BACKWARD, "CrossEntropyTargetGrad"]),
+    ],
+)
+def test_probabilities_with_both_gradients_in_the_forward_pass(
+    upstream, stopped, operators, launched
+):
+    """A target that is an argument counts as wanted."""
+    options = {"reduction": "sum", "label_smoothing": 0.1, "z_loss": 1e-3}
+
+    def loss(logits, target):
+        target = ops.stop_gradient(target) if stopped else target
+        return upstream * ms_ce.cross_entropy(
+            logits, target, Tensor(WEIGHT), backend="cpu", **options
+        )
+
+    gradients = ms.grad(loss, (0, 1))(Tensor(LOGITS), Tensor(PROBABILITIES))
+    assert launched == operators
+    settings = {**options, "grad_loss": np.array(upstream)}
+    expected = reference.cross_entropy_grad(LOGITS, PROBABILITIES, WEIGHT, **settings)
+    agree(gradients[0], expected.logits)
+    agree(gradients[1], 0.0 * expected.target if stopped else expected.target)
+
+
+def test_probabilities_differentiated_twice(launched):
+    """Gradients made in the forward pass would be constants to the second derivative."""
+    direction = Tensor(_random.normal(size=(ROWS, CLASSES)).astype(np.float32))
+
+    def along(logits, target):
+        gradient = ms.grad(
+            lambda x, t: ms_ce.cross_entropy(x, t, backend="cpu", reduction="sum"), (0, 1)
+        )(logits, target)
+        return (gradient[1] * direction).sum()
+
+    second = ms.grad(along, 0)(Tensor(LOGITS), Tensor(PROBABILITIES))
+    p = np.exp(LOGITS - np.log(np.exp(LOGITS).sum(1, keepdims=True)))
+    d = direction.asnumpy()  # of sum d (lse - x)
+    agree(second, p * d.sum(1, keepdims=True) - d)
 
 
 def test_vjp_twice():

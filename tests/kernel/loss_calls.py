@@ -182,9 +182,11 @@ def loss_calls(loss_case: LossCase) -> list[Call]:
         for name in names
     ]
     if not problem.per_row:
-        own = {**expected, "grad_logits": problem.gradient().logits}
-        name = "CrossEntropyValueAndGrad"
-        calls.append(Call(name, dtype, given, own, labels=labels, repeat=problem.repeat))
+        gradient = problem.gradient()
+        own = {**expected, "grad_logits": gradient.logits, "grad_target": gradient.target}
+        for name in ["ValueAndGrad"] + ["ValueAndGrads"] * problem.case.probabilities:
+            name = "CrossEntropy" + name
+            calls.append(Call(name, dtype, given, own, labels=labels, repeat=problem.repeat))
     if problem.repeat is None:
         direction = cast(np.random.default_rng(1).normal(size=problem.logits.shape), dtype)
         along = {**given, "direction": direction}

@@ -30,6 +30,11 @@ EXPECTED = {
         "options:I:options",
         "grad_target:P:target",
     ),
+    "CrossEntropyValueAndGrads": (
+        "scalar",
+        "logits:F:logits target:P:target weight:W:weight row_weight:R:rows options:I:options",
+        "loss:F:loss total_weight:D:scalar lse:D:rows grad_logits:F:logits grad_target:P:target",
+    ),
     "CrossEntropyPartial": (
         "either",
         "logits:F:logits target:T:target weight:W:weight options:I:options",

@@ -102,6 +102,7 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(CrossEntropyTargetGrad)               \
   X(CrossEntropyWeightGrad)               \
   X(CrossEntropyValueAndGrad)             \
+  X(CrossEntropyValueAndGrads)            \
   X(CrossEntropyPartial)                  \
   X(CrossEntropyPartialBackward)          \
   X(CrossEntropyPartialTargetGrad)        \

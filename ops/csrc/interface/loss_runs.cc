@@ -62,8 +62,10 @@ void RunDoubleBackward(Call* call) {
 }
 
 void RunTargetGrad(Call* call) {
-  const Problem& problem = call->problem();
-  if (GradientVanishes(problem)) return ZeroTensor((*call)[kGradTarget]);
+  Problem& problem = call->problem();
+  const Tensor& grad_target = (*call)[kGradTarget];
+  if (GradientVanishes(problem)) return ZeroTensor(grad_target);
+  problem.stream_stores = StreamPays(grad_target);
   RunRows(problem, KernelsFor(problem).target_grad, call->subject());
 }
 
@@ -86,6 +88,7 @@ void RunValueAndGrad(Call* call) {
   Problem& problem = call->problem();
   const Tensor& logits = call->subject();
   const Tensor& grad_logits = (*call)[kGradLogits];
+  const Tensor* grad_target = call->Find(kGradTarget);
   const Kernels& kernels = KernelsFor(problem);
   problem.total_weight = RunRows(problem, kernels.count_weight, logits).weight;
   StoreDouble(problem.total_weight, (*call)[kTotalWeight]);
@@ -94,6 +97,7 @@ void RunValueAndGrad(Call* call) {
     problem.grad_logits = {};
     sums = RunRows(problem, kernels.forward, logits);
     ZeroTensor(grad_logits);
+    if (grad_target != nullptr) ZeroTensor(*grad_target);
   } else {
     problem.stream_stores = StreamPays(grad_logits);
     sums = RunRows(problem, kernels.value_and_grad, logits);

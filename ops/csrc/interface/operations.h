@@ -157,6 +157,11 @@ inline constexpr Operation kOperations[] = {
     {"CrossEntropyValueAndGrad", Form::kScalar,
      {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kGradLogits}, RunValueAndGrad},
 
+    // And the gradient of probability targets, from the same reading.
+    {"CrossEntropyValueAndGrads", Form::kScalar,
+     {kLogits, kProbabilityTarget, kWeight, kRowWeight, kOptions},
+     {kLoss, kTotalWeight, kLse, kGradLogits, kGradTarget}, RunValueAndGrad},
+
     // One block of the classes. partial is lse, dot and mass of each row, whose loss is mass * (lse of all
     // blocks) - dot once dot and mass are summed over the blocks.
     {"CrossEntropyPartial", Form::kEither,

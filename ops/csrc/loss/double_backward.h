@@ -126,15 +126,16 @@ static inline void IgnoredDoubleBackward(const Problem& problem, const Row& row)
 // d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c). Where w_c is 0 it is 0, and also
 // where the coefficient is 0 beside a logit of -inf: that class is left out of the loss altogether.
 template <class A>
-static void TargetGradRow(const Problem& problem, const Row& row) {
+static void TargetGradRow(const Problem& problem, const Row& row, double row_lse, double row_upstream) {
   alignas(64) A logits_scratch[kTile];
   alignas(64) A weight_scratch[kTile];
   alignas(64) A coefficient_scratch[kTile];
   alignas(64) A out[kTile];
-  const A lse = static_cast<A>(LoadScalar(problem.lse, row.index));
-  const A low = static_cast<A>(LoadScalar(problem.lse, row.index) - static_cast<double>(lse));
-  const A upstream =
-      static_cast<A>(RowUpstream(problem, problem.grad_loss, row) * (1.0 - problem.label_smoothing));
+  const A lse = static_cast<A>(row_lse);
+  const A low = static_cast<A>(row_lse - static_cast<double>(lse));
+  const A upstream = static_cast<A>(row_upstream * (1.0 - problem.label_smoothing));
+  // Lines of 16-bit values that bypass the cache make the loads behind them wait here.
+  const bool stream = problem.stream_stores && FloatBytes(problem.grad_target.dtype) >= 4;
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);
@@ -146,7 +147,7 @@ static void TargetGradRow(const Problem& problem, const Row& row) {
       const bool excluded = (a[i] == A(0)) & (x[i] == -static_cast<A>(INFINITY));
       out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((lse - x[i]) + low);
     }
-    Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, false);
+    Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, stream);
   }
 }
 

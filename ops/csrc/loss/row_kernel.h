@@ -144,14 +144,18 @@ static inline RowGradient OwnGradient(const Problem& problem, const Row& row, do
 }
 
 // While the row is in the cache: read from memory once, written once. Without a place for its
-// exponentials they are computed twice.
+// exponentials they are computed twice. Returns the row's lse.
 template <class A>
-static void ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, A* terms) {
+static double ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, A* terms) {
   const RowSums sums = ScanRow<A>(problem, row, terms);
   const double lse = FinishForwardRow<A>(problem, row, sums, totals);
   const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
-  if (terms == nullptr || sums.moved) return GradientRow<A>(problem, row, gradient);
-  GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
+  if (terms == nullptr || sums.moved) {
+    GradientRow<A>(problem, row, gradient);
+  } else {
+    GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
+  }
+  return lse;
 }
 
 // A plain row, which waits in `terms` for the next one.
