@@ -3,7 +3,10 @@
 Each gets an environment of its own and runs the tests that meet MindSpore; the others would say the same in each, and
 `make test` runs them. The results of whole runs go into the table of docs/versions.md.
 
-python -m tests.versions [--version 2.7.0] [--part 1/8] [-- pytest arguments]
+python -m tests.versions [--version 2.7.0] [--python 3.10] [--part 1/8] [-- pytest arguments]
+
+With --report the run is one that has been: `PYTEST_ADDOPTS=--junit-xml=build/report.xml make test`, say, whose tests of
+these files are a whole run of the MindSpore and the Python of .venv.
 
 Five environments take 14 GB in .venv-versions and some minutes each to make, the first time.
 """
@@ -103,11 +106,14 @@ def run(mindspore: str, python: str, paths: list[Path], arguments: list[str]) ->
     return read(report)
 
 
-def read(report: Path) -> Result:
-    """What pytest wrote of a run."""
+def read(report: Path, paths: list[Path] | None = None) -> Result:
+    """What pytest wrote of a run; of these files alone, where they are given."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths or []}
     for case in ElementTree.parse(report).iter("testcase"):
+        if paths is not None and case.get("classname") not in modules:
+            continue
         kinds = {child.tag: child for child in case}
         if kinds.keys() & {"failure", "error"}:
             counts["failed"] += 1
@@ -151,17 +157,25 @@ def table(document: str, rows: dict[tuple[str, str], str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.versions", description=__doc__)
     parser.add_argument("--version", choices=(*TESTED, "oldest"), help="one MindSpore only")
+    parser.add_argument("--python", help="one Python only")
+    parser.add_argument("--report", type=Path, help="what pytest wrote of a run that has been")
     parser.add_argument("--part", help="2/8: every eighth file from the second on")
     parser.add_argument("arguments", nargs="*", help="for pytest, after --")
     given = parser.parse_args()
     paths = files() if given.part is None else part_of(files(), given.part)
     version = str(OLDEST) if given.version == "oldest" else given.version
-    versions = TESTED if version is None else {version: TESTED[version]}
-    results = {
-        (version, python): run(version, python, paths, given.arguments)
-        for version, pythons in versions.items()
+    chosen = [
+        (mindspore, python)
+        for mindspore, pythons in TESTED.items()
         for python in pythons
-    }
+        if version in (None, mindspore) and given.python in (None, python)
+    ]
+    if given.report is None:
+        results = {each: run(*each, paths, given.arguments) for each in chosen}
+    elif len(chosen) == 1:
+        results = {chosen[0]: read(given.report, paths)}
+    else:
+        parser.error("--report is of one --version and, where it has several, one --python")
     rows = {each: row(*each, result) for each, result in results.items()}
     if given.part is None and not given.arguments:
         DOCUMENT.write_text(table(DOCUMENT.read_text(), rows))

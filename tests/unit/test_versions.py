@@ -155,6 +155,14 @@ def test_results_are_counted_with_their_reasons(tmp_path):
     assert result.reasons == {"MindSpore >=2.8: a reason": 1, "no compiler": 1}
 
 
+def test_a_report_of_more_tests_counts_those_of_the_files(tmp_path):
+    """`make test` runs the kernel's tests too."""
+    report = REPORT.replace('name="a"', 'classname="tests.unit.test_versions" name="a"')
+    (tmp_path / "report.xml").write_text(report)
+    result = versions.read(tmp_path / "report.xml", [Path(__file__)])
+    assert result == versions.Result(Counter({"passed": 1}), Counter())
+
+
 def test_the_table_keeps_what_was_not_run_again():
     document = f"text\n{versions.BEGIN}\n{versions.END}\nmore\n"
     first = versions.Result(Counter({"passed": 7}), Counter())
