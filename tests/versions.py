@@ -110,9 +110,10 @@ def read(report: Path, paths: list[Path] | None = None) -> Result:
     """What pytest wrote of a run; of these files alone, where they are given."""
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
-    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths or []}
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths or []]
     for case in ElementTree.parse(report).iter("testcase"):
-        if paths is not None and case.get("classname") not in modules:
+        owner = f"{case.get('classname')}."  # a module, or a class of it
+        if paths is not None and not any(owner.startswith(f"{each}.") for each in modules):
             continue
         kinds = {child.tag: child for child in case}
         if kinds.keys() & {"failure", "error"}:

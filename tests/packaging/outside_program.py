@@ -31,6 +31,7 @@ TOOLS = (
     "table",
     "bench --shape 8,20 --seconds 1 --mode pynative --json",
     "bench --help",
+    "build-ascend --help",
 )
 
 

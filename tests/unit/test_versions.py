@@ -157,10 +157,12 @@ def test_results_are_counted_with_their_reasons(tmp_path):
 
 def test_a_report_of_more_tests_counts_those_of_the_files(tmp_path):
     """`make test` runs the kernel's tests too."""
-    report = REPORT.replace('name="a"', 'classname="tests.unit.test_versions" name="a"')
+    module = "tests.unit.test_versions"
+    report = REPORT.replace('name="a"', f'classname="{module}" name="a"')
+    report = report.replace('name="b"', f'classname="{module}.TestClass" name="b"')
     (tmp_path / "report.xml").write_text(report)
     result = versions.read(tmp_path / "report.xml", [Path(__file__)])
-    assert result == versions.Result(Counter({"passed": 1}), Counter())
+    assert result == versions.Result(Counter({"passed": 2}), Counter())
 
 
 def test_the_table_keeps_what_was_not_run_again():
