@@ -19,7 +19,7 @@ from ms_ce.ops.options import Plan
 
 
 @constexpr
-def _plan(op: str, backend: str, values: tuple[Any, ...], reduction: str, *more: Any) -> Plan:
+def planned(op: str, backend: str, values: tuple[Any, ...], reduction: str, *more: Any) -> Plan:
     """`values` are temperature, softcap and logit_scale; `more` chunk_bytes, shift, frozen and gradient_in_forward."""
     temperature, softcap, logit_scale = values
     tempered = _linear_checks.tempered(op, temperature, None, softcap, logit_scale)
@@ -27,7 +27,7 @@ def _plan(op: str, backend: str, values: tuple[Any, ...], reduction: str, *more:
 
 
 @constexpr
-def _checked_beta(op: str, beta: float) -> float:
+def checked_beta(op: str, beta: float) -> float:
     if isinstance(beta, bool) or not isinstance(beta, (int, float)):
         raise TypeError(f"{op}: beta must be a float, got {beta!r} of type {type(beta).__name__}")
     if not 0.0 <= beta <= 1.0:
@@ -92,6 +92,18 @@ def _checked_model(op, model, hidden, weight, bias):
     dtypes = (hidden.dtype, weight.dtype, of_bias[0])
     shapes = (_checks.known_shape(hidden), _checks.known_shape(weight), of_bias[2])
     _check_model(op, model, dtypes, (hidden.ndim, weight.ndim, of_bias[1]), shapes)
+
+
+def check_models(op: str, student: tuple, teacher: tuple, row_weight: Tensor | None) -> None:
+    """Everything that can be known of (hidden, weight, bias) of both and of the rows' weights."""
+    _checked_model(op, "student", *student)
+    _checked_model(op, "teacher", *teacher)
+    hidden = _checks.known_shape(student[0])
+    given = (student[1].shape, _checks.known_shape(teacher[0]), teacher[1].shape)
+    _check_both(op, hidden, *given)
+    if row_weight is not None:
+        rows = None if hidden is None else hidden[:-1]
+        _checks.check_row_weight(op, row_weight, student[0].ndim - 1, rows)
 
 
 @constexpr
@@ -194,17 +206,13 @@ def linear_distillation_loss(
         (temperature, softcap, logit_scale),
         (chunk_bytes, False, (), gradient_in_forward),
     )
-    plan = resolved(_plan(op, backend, values, reduction, *more))
-    beta = _checked_beta(op, beta)
+    plan = resolved(planned(op, backend, values, reduction, *more))
+    beta = checked_beta(op, beta)
     temperature_squared = _checks.check_flag(op, "temperature_squared", temperature_squared)
-    _checked_model(op, "student", student_hidden, student_weight, student_bias)
-    _checked_model(op, "teacher", teacher_hidden, teacher_weight, teacher_bias)
-    shapes = (_checks.known_shape(student_hidden), _checks.known_shape(teacher_hidden))
-    _check_both(op, shapes[0], student_weight.shape, shapes[1], teacher_weight.shape)
+    student = (student_hidden, student_weight, student_bias)
+    teacher = (teacher_hidden, teacher_weight, teacher_bias)
+    check_models(op, student, teacher, row_weight)
     lead = student_hidden.shape[:-1]
-    if row_weight is not None:
-        rows = None if shapes[0] is None else shapes[0][:-1]
-        _checks.check_row_weight(op, row_weight, student_hidden.ndim - 1, rows)
     factor = temperature * temperature if temperature_squared else 1.0
     divisor = None
     if reduction == "mean":
@@ -220,24 +228,27 @@ def linear_distillation_loss(
     wanted = _linear.gradients(
         plan.gradient_in_forward, True, False, (), student_hidden, student_weight, student_bias
     )
-    student = (_rows(student_hidden), student_weight, student_bias)
-    teacher = (_rows(teacher_hidden), teacher_weight, teacher_bias)
-    loss = _of_rows(plan, wanted, beta, student, teacher, row_weight)
+    student = (as_rows(student_hidden), student_weight, student_bias)
+    row_weight = constant_rows(row_weight)
+    loss = divergence(plan, wanted, beta, student, constant_model(teacher), row_weight)
     loss = loss.reshape(lead).astype(dtype) if reduction == "none" else loss.astype(dtype)
     loss = loss if divisor is None else _divisor.quotient(loss, divisor)
     precision.end()
     return loss
 
 
-def _rows(hidden):
+def as_rows(hidden: Tensor) -> Tensor:
+    """Hidden states as (N, features)."""
     return readable(hidden).reshape((-1, hidden.shape[-1]))
 
 
-def _of_rows(plan, wanted, beta, student, teacher, row_weight):
+def constant_model(teacher: tuple) -> tuple:
+    """A teacher's tensors, the hidden states as rows, without a gradient."""
     hidden, matrix, bias = teacher
-    teacher = (without_gradient(hidden), without_gradient(matrix), None)
     if bias is not None:
-        teacher = (*teacher[:2], without_gradient(bias))
-    if row_weight is not None:
-        row_weight = without_gradient(row_weight).reshape((-1,))
-    return divergence(plan, wanted, beta, student, teacher, row_weight)
+        bias = without_gradient(bias)
+    return without_gradient(as_rows(hidden)), without_gradient(matrix), bias
+
+
+def constant_rows(row_weight: Tensor | None) -> Tensor | None:
+    return None if row_weight is None else without_gradient(row_weight).reshape((-1,))

@@ -18,9 +18,9 @@ _sum = P.ReduceSum()
 
 def total_weight(target, rows, weight, row_weight, ignore_index, dtype):
     """Σ row_weight·weight[target] over the rows that count, or Σ row_weight with probabilities, where without one it is
-    the number of rows; a scalar of `dtype`."""
+    the number of rows; a scalar of `dtype`. `rows` is their number or their shape."""
     if not is_class_index(target.dtype):
-        return _sum(ops.ones((rows,), dtype) if row_weight is None else row_weight.astype(dtype))
+        return _sum(ops.ones(rows, dtype) if row_weight is None else row_weight.astype(dtype))
     target = target.astype(mstype.int64)
     keep = ops.not_equal(target, ignore_index)
     factor = keep.astype(dtype)

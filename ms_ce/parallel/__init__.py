@@ -1,6 +1,7 @@
 """The losses of ms_ce over a device mesh: for MindSpore's partitioner, and for programs that split by themselves."""
 
 from ms_ce.parallel.config import ParallelConfig
+from ms_ce.parallel.distillation import VocabParallelLinearDistillationLoss
 from ms_ce.parallel.exchange import SumGradient
 from ms_ce.parallel.linear import VocabParallelLinearCrossEntropyLoss
 from ms_ce.parallel.loss import CrossEntropyLoss
@@ -17,6 +18,7 @@ __all__ = [
     "SumGradient",
     "VocabParallelCrossEntropyLoss",
     "VocabParallelLinearCrossEntropyLoss",
+    "VocabParallelLinearDistillationLoss",
     "VocabParallelLinearTokenLogProbs",
     "VocabParallelTokenLogProbs",
     "global_mean",

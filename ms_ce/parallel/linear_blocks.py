@@ -18,10 +18,10 @@ from ms_ce.parallel.place import VocabularyBlocks
 
 
 @constexpr
-def check_dtype(op: str, dtype) -> None:
+def check_dtype(op: str, name: str, dtype) -> None:
     if dtype == ms.float64:
         raise TypeError(
-            f"{op}: input must have dtype float16, bfloat16 or float32, got float64, whose gradients "
+            f"{op}: {name} must have dtype float16, bfloat16 or float32, got float64, whose gradients "
             "MindSpore's CPU collectives do not sum"
         )
 
@@ -101,7 +101,7 @@ class LinearOverBlocks(LossCell):
             linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
             bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
         _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
-        check_dtype(op, input.dtype)
+        check_dtype(op, "input", input.dtype)
         _linear_checks.check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
         _linear_checks.check_matrix(op, linear_weight.ndim)
         _linear_checks.check_block(op, input.shape[-1], linear_weight.shape, bias_shape)

@@ -11,13 +11,12 @@ from ms_ce import _arguments, _checks, _divisor
 from ms_ce._cell import LossCell
 from ms_ce.backend import choose
 from ms_ce.functional import check_inputs, constant
-from ms_ce.ops.mean import total_weight
+from ms_ce.ops import mean
 from ms_ce.ops.options import make_options
 from ms_ce.ops.rows import RowLoss
 from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.blocks import check_weight
 from ms_ce.parallel.exchange import Group, SumGradient, world
-from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.mean import RowReduction
 from ms_ce.parallel.place import VocabularyBlocks
 
@@ -143,12 +142,6 @@ class VocabParallelCrossEntropyLoss(LossCell):
         if from_outside is not None:
             return self.reduced.over(loss_sum, from_outside, logits.dtype)
         if self.reduction == "mean":
-            divisor = self.divisor(target, row_weight, row_loss)
+            given = (self.weight, row_weight, self.ignore_index, row_loss.dtype)
+            divisor = mean.total_weight(target, row_loss.shape, *given)
         return self.reduced(loss_sum, divisor, logits.dtype)
-
-    def divisor(self, target, row_weight, row_loss):
-        """The mean's divisor over the rows of this rank, as a scalar."""
-        dtype = row_loss.dtype
-        if row_weight is None and not holds_class_indices(target.dtype):
-            return ops.ReduceSum()(ops.OnesLike()(row_loss))
-        return total_weight(target, 0, self.weight, row_weight, self.ignore_index, dtype)

@@ -35,7 +35,7 @@ _SHARE, _ARRAYS, _LEAST, _UNKNOWN = 24, 20, 1 << 20, 1 << 23
 
 
 @constexpr
-def chunk_bytes_of(dtype, rows: int | None, classes: int | None, given: int) -> int:
+def _chunk_bytes_of(dtype, rows: int | None, classes: int | None, given: int) -> int:
     """What the logits of a chunk may take, of each model; 0 stands for the default."""
     if given or rows is None or classes is None:
         return given or _UNKNOWN
@@ -94,6 +94,30 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
     ):
         student = (student_hidden, student_weight, student_bias)
         teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        return self.computed(student, teacher, row_weight)
+
+    def bprop(
+        self,
+        student_hidden,
+        student_weight,
+        student_bias,
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        row_weight,
+        out,
+        dout,
+    ):
+        student = (student_hidden, student_weight, student_bias)
+        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        grads, factor = self.differentiated(student, teacher, row_weight, out, dout)
+        # Anything for constants.
+        tensors = (student_hidden, student_weight, None, student_bias, None, row_weight)
+        found = self.returned(grads, factor, tensors, (None, None))
+        return found[0], found[1], found[3], *teacher, row_weight
+
+    def computed(self, student, teacher, row_weight):
+        """The outputs."""
         sweep, position, teacher = self.begun(student, teacher, row_weight)
         state = (ops.zeros((position.shape[0] + sweep[-1], 4), self.wide),)
         state = over_chunks(self.add_rows, sweep, teacher, state)
@@ -103,6 +127,9 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
             keep, rows[:, 0], rows[:, 1], rows[:, 2], rows[:, 3]
         )
         return self.weighted(row_weight, losses)[0], of_student, of_teacher, dot
+
+    def bytes_of_chunk(self, hidden, columns):
+        return _chunk_bytes_of(hidden.dtype, known_rows(hidden), columns, self.chunk_bytes)
 
     def begun(self, student, teacher, row_weight):
         """(sweep of the student, the position of each row, the teacher's tensors as a sweep holds them)."""
@@ -187,31 +214,12 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         slope = ops.where(where[2].expand_dims(1), slope, 0.0)
         return self.add_products(sweep, where[0], hidden, slope, sums)
 
-    def handed_back(self, grads, factor, student, teacher, row_weight):
-        """What the bprop returns: anything for constants."""
-        tensors = (student[0], student[1], None, student[2], None, row_weight)
-        found = self.returned(grads, factor, tensors, (None, None))
-        return found[0], found[1], found[3], *teacher, row_weight
-
-    def bprop(
-        self,
-        student_hidden,
-        student_weight,
-        student_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
-        row_weight,
-        out,
-        dout,
-    ):
-        student = (student_hidden, student_weight, student_bias)
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+    def differentiated(self, student, teacher, row_weight, out, dout):
+        """(sums of the student's gradients, what they are to be multiplied by)."""
         sweep, position, of_teacher = self.begun(student, teacher, row_weight)
         saved = (of_teacher, dout[0], out[1], out[2], out[3])
         sums = over_chunks(self.add_gradients_of_rows, sweep, saved, self.no_gradients(sweep))
-        grads = self.unordered(sums, position, student_weight)
-        return self.handed_back(grads, None, student, teacher, row_weight)
+        return self.unordered(sums, position, student[1]), None
 
 
 class ChunkedDivergenceSum(ChunkedDivergence):
@@ -220,22 +228,11 @@ class ChunkedDivergenceSum(ChunkedDivergence):
     Inputs: those of ChunkedDivergence. Outputs: the sum (), then the sums of gradients for an upstream gradient of 1.
     """
 
-    def construct(
-        self,
-        student_hidden,
-        student_weight,
-        student_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
-        row_weight,
-    ):
-        student = (student_hidden, student_weight, student_bias)
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+    def computed(self, student, teacher, row_weight):
         sweep, position, of_teacher = self.begun(student, teacher, row_weight)
         state = (ops.zeros((1,), self.wide), *self.no_gradients(sweep))
         state = over_chunks(self.add_both, sweep, of_teacher, state)
-        grads = self.unordered(state[1:], position, student_weight)
+        grads = self.unordered(state[1:], position, student[1])
         return state[0].reshape(()), grads[0], grads[1], grads[2]
 
     def add_both(self, sweep, teacher, first, state):
@@ -253,22 +250,8 @@ class ChunkedDivergenceSum(ChunkedDivergence):
         made = self.add_products(sweep, where[0], hidden, slope, state[1:])
         return state[0] + _sum(losses), made[0], made[1], made[2]
 
-    def bprop(
-        self,
-        student_hidden,
-        student_weight,
-        student_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
-        row_weight,
-        out,
-        dout,
-    ):
-        student = (student_hidden, student_weight, student_bias)
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
-        factor = dout[0].astype(exact_dtype(student_hidden.dtype))
-        return self.handed_back((out[1], out[2], out[3]), factor, student, teacher, row_weight)
+    def differentiated(self, student, teacher, row_weight, out, dout):
+        return (out[1], out[2], out[3]), dout[0].astype(exact_dtype(student[0].dtype))
 
 
 @constexpr
@@ -287,10 +270,7 @@ def divergence(plan: Plan, gradients: Gradients, beta: float, student, teacher, 
     """
     if compiling():
         gradients = made_in_graph(gradients)
-    hidden, matrix, _ = student
-    rows, classes = known_rows(hidden), matrix.shape[0]
-    chunk_bytes = chunk_bytes_of(hidden.dtype, rows, classes, plan.chunk_bytes)
     summed = gradients.in_forward and plan.options.reduction == "sum"
-    cell = _cell(plan.backend, plan.options, chunk_bytes, gradients, beta, summed)
+    cell = _cell(plan.backend, plan.options, plan.chunk_bytes, gradients, beta, summed)
     out = cell(*student, *teacher, row_weight)[0]
     return out if summed or plan.options.reduction == "none" else _sum(out)

@@ -83,6 +83,10 @@ class Sweep(Rows):
         super().__init__(kernels, place, options)
         self.chunk_bytes = chunk_bytes
 
+    def bytes_of_chunk(self, hidden, columns):
+        """What a chunk's logits may take; 0 stands for the default of the linear loss."""
+        return self.chunk_bytes
+
     def prepared(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         """(sweep, the position of each row in its order)."""
         exact = exact_dtype(hidden.dtype)
@@ -104,7 +108,8 @@ class Sweep(Rows):
             position = ops.where(keep, kept - 1, count + seen - kept - 1)
             order = write_rows(zeros_like(order), position.expand_dims(1), order)
         columns, features = self.location.columns(linear_weight.shape[0]), linear_weight.shape[1]
-        size = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, self.chunk_bytes)
+        chunk_bytes = self.bytes_of_chunk(hidden, columns)
+        size = rows_of_chunk(hidden.dtype, known_rows(hidden), columns, features, chunk_bytes)
         if weight is not None:
             weight = weight.astype(exact)
         if row_weight is not None:

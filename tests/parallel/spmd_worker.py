@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import distillation_checks
 import linear_checks
 import mindspore as ms
 import numpy as np
@@ -183,6 +184,7 @@ def main(directory: Path) -> None:
     checks = {case.name: lambda case=case: run(case) for case in cases(ranks)}
     checks |= linear_checks.checks(ranks, Place)
     checks |= token_checks.checks(ranks, Place)
+    checks |= distillation_checks.checks(ranks, Place)
     programs = [name for name in PROGRAMS[ranks] if name not in spmd_programs.RAISING]
     made = {**spmd_programs.PROGRAMS, **precision_programs.PROGRAMS}
     checks |= {name: made[name] for name in programs}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.parallel.distillation_cases import distillation_names
 from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
@@ -35,7 +36,7 @@ def verdicts(tmp_path_factory):
 
 def names(ranks: int) -> list[str]:
     computed = [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
-    return computed + token_names(ranks) + NEED_RANKS
+    return computed + token_names(ranks) + distillation_names(ranks) + NEED_RANKS
 
 
 @pytest.mark.parametrize("ranks", (2, 4))

@@ -13,7 +13,7 @@ import ms_ce.patch
 MODULES = (ms_ce, ms_ce.ops, ms_ce.parallel, ms_ce.patch)
 HANDED_ON = ("self", "exception")
 # Steps of a Cell that no user calls.
-INTERNAL = ("bprop", "check", "divisor", "made_sweep", "sweep", "transformed", "make")
+INTERNAL = ("bprop", "check", "losses", "transformed", "make")
 
 
 def _public(module):
