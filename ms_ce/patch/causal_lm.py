@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import mindspore as ms
 
+from ms_ce.patch.engine import Seam, module_of, original, seam
 from ms_ce.patch.linear_loss import linear_loss
 
 # Their `forward` or `construct` hands the head's output to the loss function and to its result, and nothing else.
@@ -63,6 +65,39 @@ def causal_loss(
     reduction = "mean" if num_items_in_batch is None else "sum"
     loss = linear_loss(*logits[:2], target, logits.bias, reduction, ignore_index, shift=shift)
     return loss if num_items_in_batch is None else loss / num_items_in_batch
+
+
+def loss_function(library: str, losses: str, finished: Callable | None = None) -> Callable:
+    """The library's ForCausalLMLoss of module `losses`, which takes hidden states too; their loss and the states then
+    go through `finished`."""
+
+    def causal_loss_of(
+        logits,
+        labels,
+        vocab_size,
+        num_items_in_batch=None,
+        ignore_index=-100,
+        shift_labels=None,
+        **kwargs,
+    ):
+        options = (num_items_in_batch, ignore_index, shift_labels)
+        if isinstance(logits, LinearLogits):
+            loss = causal_loss(logits, labels, *options)
+            return loss if finished is None else finished(loss, logits.hidden)
+        theirs = original(module_of(library, losses), "ForCausalLMLoss")
+        return theirs(logits, labels, vocab_size, *options, **kwargs)
+
+    return causal_loss_of
+
+
+def seams(library: str, losses: str, models: str, loss: Callable, call: Callable) -> list[Seam]:
+    """Where a library finds the loss of its causal language models, and where it calls a model."""
+    table = module_of(library, losses).LOSS_MAPPING
+    model = module_of(library, models).PreTrainedModel
+    return [
+        seam(library, table, f"{losses}.LOSS_MAPPING", "ForCausalLM", loss),
+        seam(library, model, f"{models}.PreTrainedModel", "__call__", call),
+    ]
 
 
 def without_logits(call, model, forward: str, args, keywords, loss, heads):

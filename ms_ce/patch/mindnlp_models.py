@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ms_ce
 from ms_ce.patch import causal_lm
-from ms_ce.patch.engine import Patch, Seam, module_of, original, seam, version_of
+from ms_ce.patch.engine import Patch, Seam, module_of, seam, version_of
 
 KNOWN = ("0.5.1",)
 _FUNCTIONAL = "mindtorch.nn.functional"
@@ -39,21 +39,7 @@ def nll_loss(input, target, weight=None, ignore_index=-100, reduction="mean"):
     return _placed(loss, input)
 
 
-def causal_loss(
-    logits,
-    labels,
-    vocab_size,
-    num_items_in_batch=None,
-    ignore_index=-100,
-    shift_labels=None,
-    **kwargs,
-):
-    """transformers' ForCausalLMLoss, which takes hidden states too."""
-    options = (num_items_in_batch, ignore_index, shift_labels)
-    if isinstance(logits, causal_lm.LinearLogits):
-        return _placed(causal_lm.causal_loss(logits, labels, *options), logits.hidden)
-    theirs = original(module_of("mindnlp", _LOSSES), "ForCausalLMLoss")
-    return theirs(logits, labels, vocab_size, *options, **kwargs)
+causal_loss = causal_lm.loss_function("mindnlp", _LOSSES, _placed)
 
 
 def _call(self, *args, **keywords):
@@ -62,14 +48,6 @@ def _call(self, *args, **keywords):
     call = modules.Module.__call__
     heads = (modules.Linear,)
     return causal_lm.without_logits(call, self, "forward", args, keywords, causal_loss, heads)
-
-
-def _linear_seams() -> list[Seam]:
-    losses, models = module_of("mindnlp", _LOSSES), module_of("mindnlp", _MODELS)
-    return [
-        seam("mindnlp", losses.LOSS_MAPPING, f"{_LOSSES}.LOSS_MAPPING", "ForCausalLM", causal_loss),
-        seam("mindnlp", models.PreTrainedModel, f"{_MODELS}.PreTrainedModel", "__call__", _call),
-    ]
 
 
 def mindnlp(
@@ -110,7 +88,7 @@ def mindnlp(
         if wanted:
             seams.append(seam("mindnlp", functional, _FUNCTIONAL, name, new))
     if linear:
-        seams += _linear_seams()
+        seams += causal_lm.seams("mindnlp", _LOSSES, _MODELS, causal_loss, _call)
     return Patch("mindnlp", version, seams)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import mint, nn
 
 from ms_ce.patch import causal_lm, mindspore_losses
-from ms_ce.patch.engine import Patch, Seam, module_of, original, seam, version_of
+from ms_ce.patch.engine import Patch, Seam, version_of
 
 KNOWN = ("0.5.0",)
 _LOSSES = "mindone.transformers.loss.loss_utils"
@@ -13,21 +13,7 @@ _MODELS = "mindone.transformers.modeling_utils"
 _HEADS = (nn.Dense, mint.nn.Linear)
 
 
-def causal_loss(
-    logits,
-    labels,
-    vocab_size,
-    num_items_in_batch=None,
-    ignore_index=-100,
-    shift_labels=None,
-    **kwargs,
-):
-    """mindone's ForCausalLMLoss, which takes hidden states too."""
-    options = (num_items_in_batch, ignore_index, shift_labels)
-    if isinstance(logits, causal_lm.LinearLogits):
-        return causal_lm.causal_loss(logits, labels, *options)
-    theirs = original(module_of("mindone", _LOSSES), "ForCausalLMLoss")
-    return theirs(logits, labels, vocab_size, *options, **kwargs)
+causal_loss = causal_lm.loss_function("mindone", _LOSSES)
 
 
 def _call(self, *args, **keywords):
@@ -35,14 +21,6 @@ def _call(self, *args, **keywords):
     return causal_lm.without_logits(
         nn.Cell.__call__, self, "construct", args, keywords, causal_loss, _HEADS
     )
-
-
-def _linear_seams() -> list[Seam]:
-    losses, models = module_of("mindone", _LOSSES), module_of("mindone", _MODELS)
-    return [
-        seam("mindone", losses.LOSS_MAPPING, f"{_LOSSES}.LOSS_MAPPING", "ForCausalLM", causal_loss),
-        seam("mindone", models.PreTrainedModel, f"{_MODELS}.PreTrainedModel", "__call__", _call),
-    ]
 
 
 def mindone(*, cross_entropy: bool = True, linear: bool = False, force: bool = False) -> Patch:
@@ -75,5 +53,5 @@ def mindone(*, cross_entropy: bool = True, linear: bool = False, force: bool = F
     if cross_entropy:
         seams += mindspore_losses.seams("cross_entropy")
     if linear:
-        seams += _linear_seams()
+        seams += causal_lm.seams("mindone", _LOSSES, _MODELS, causal_loss, _call)
     return Patch("mindone", version, seams)
