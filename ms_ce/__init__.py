@@ -18,6 +18,7 @@ from ms_ce.linear import (
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
 from ms_ce.sweep import LossStats, cross_entropy_value_and_grad, cross_entropy_with_stats
 from ms_ce.tokens import linear_token_log_probs, token_log_probs
+from ms_ce.top_k_distillation import linear_top_k_distillation_loss
 
 ops.NLLLoss = primitives.NLLLoss  # type: ignore[misc]
 
@@ -35,6 +36,7 @@ __all__ = [
     "linear_cross_entropy_with_stats",
     "linear_distillation_loss",
     "linear_token_log_probs",
+    "linear_top_k_distillation_loss",
     "nll_loss",
     "ops",
     "patch",

@@ -82,7 +82,8 @@ def _check_both(op: str, student_hidden, student_weight, teacher_hidden, teacher
         )
 
 
-def _checked_model(op, model, hidden, weight, bias):
+def checked_model(op: str, model: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Everything that can be known of hidden states, weight and bias of 'student' or 'teacher'."""
     hidden = _checks.check_tensor(op, model + "_hidden", hidden)
     weight = _checks.check_tensor(op, model + "_weight", weight)
     of_bias = (None, None, None)
@@ -96,8 +97,8 @@ def _checked_model(op, model, hidden, weight, bias):
 
 def check_models(op: str, student: tuple, teacher: tuple, row_weight: Tensor | None) -> None:
     """Everything that can be known of (hidden, weight, bias) of both and of the rows' weights."""
-    _checked_model(op, "student", *student)
-    _checked_model(op, "teacher", *teacher)
+    checked_model(op, "student", *student)
+    checked_model(op, "teacher", *teacher)
     hidden = _checks.known_shape(student[0])
     given = (student[1].shape, _checks.known_shape(teacher[0]), teacher[1].shape)
     _check_both(op, hidden, *given)
@@ -214,27 +215,47 @@ def linear_distillation_loss(
     check_models(op, student, teacher, row_weight)
     lead = student_hidden.shape[:-1]
     factor = temperature * temperature if temperature_squared else 1.0
-    divisor = None
+    row_weight, divisor = shares(op, reduction, factor, student_hidden, row_weight, total_weight)
+    plan = summed(plan)
+    student_hidden = precision.begin(student_hidden)
+    wanted = _linear.gradients(plan.gradient_in_forward, True, False, (), *student)
+    student = (as_rows(student_hidden), student_weight, student_bias)
+    row_weight = constant_rows(row_weight)
+    loss = divergence(plan, wanted, beta, student, constant_model(teacher), row_weight)
+    loss = finished(loss, reduction, lead, student_hidden.dtype, divisor)
+    precision.end()
+    return loss
+
+
+def shares(
+    op: str,
+    reduction: str,
+    factor: float,
+    hidden: Tensor,
+    row_weight: Tensor | None,
+    total_weight: float | Tensor | None,
+) -> tuple[Tensor | None, float | Tensor | None]:
+    """(the rows' weights for a sum, a mean's divisor)."""
+    lead, divisor = hidden.shape[:-1], None
     if reduction == "mean":
-        divisor = _divisor_of(op, total_weight, student_hidden, row_weight)
+        divisor = _divisor_of(op, total_weight, hidden, row_weight)
         row_weight = _divisor.shared_out(divisor / factor, row_weight, lead)
-        plan = _divisor.of_sum(plan)
     elif total_weight is not None:
         _checks.check_divides(op, reduction)
     elif factor != 1.0 or row_weight is not None:
         row_weight = _divisor.shared_out(1.0 / factor, row_weight, lead)
-    student_hidden = precision.begin(student_hidden)
-    dtype = student_hidden.dtype
-    wanted = _linear.gradients(
-        plan.gradient_in_forward, True, False, (), student_hidden, student_weight, student_bias
-    )
-    student = (as_rows(student_hidden), student_weight, student_bias)
-    row_weight = constant_rows(row_weight)
-    loss = divergence(plan, wanted, beta, student, constant_model(teacher), row_weight)
+    return row_weight, divisor
+
+
+def summed(plan: Plan) -> Plan:
+    """With 'sum' for a mean, of which the rows have their shares."""
+    return plan if plan.options.reduction == "none" else _divisor.of_sum(plan)
+
+
+def finished(loss: Tensor, reduction: str, lead: Any, dtype: Any, divisor: Any) -> Tensor:
+    """In the form and dtype of the public result."""
     loss = loss.reshape(lead).astype(dtype) if reduction == "none" else loss.astype(dtype)
-    loss = loss if divisor is None else _divisor.quotient(loss, divisor)
-    precision.end()
-    return loss
+    return loss if divisor is None else _divisor.quotient(loss, divisor)
 
 
 def as_rows(hidden: Tensor) -> Tensor:

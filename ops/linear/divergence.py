@@ -43,7 +43,7 @@ def _chunk_bytes_of(dtype, rows: int | None, classes: int | None, given: int) ->
     return max(_LEAST, 2 * logits // (_SHARE * _ARRAYS))
 
 
-def _times(factor, value):
+def times(factor, value):
     """factor·value; a class without probability adds nothing."""
     return ops.where(factor == 0, 0.0, factor * value)
 
@@ -54,21 +54,48 @@ def _times(factor, value):
 
 def _one_sided(log_q, log_p, reverse):
     if reverse:
-        terms = _times(ops.exp(log_q), log_q - log_p)
+        terms = times(ops.exp(log_q), log_q - log_p)
         return terms, terms
     p = ops.exp(log_p)
-    return _times(p, log_p - log_q), -p
+    return times(p, log_p - log_q), -p
 
 
 def _mixed(log_q, log_p, beta):
     """The derivative of Σ β·p·log(p/m) + (1-β)·q·log(q/m), m = β·p + (1-β)·q, by log q is (1-β)·q·log(q/m)."""
     p, q = ops.exp(log_p) * number(beta, log_p.dtype), ops.exp(log_q) * rest(beta, log_q.dtype)
     log_m = ops.log(p + q)
-    of_student = _times(q, log_q - log_m)
-    return _times(p, log_p - log_m) + of_student, of_student
+    of_student = times(q, log_q - log_m)
+    return times(p, log_p - log_m) + of_student, of_student
 
 
-class ChunkedDivergence(SweepGradients, DifferentiableCell):
+def by_class(log_q, log_p, beta):
+    """As above, of the divergence that beta says."""
+    if 0.0 < beta < 1.0:
+        return _mixed(log_q, log_p, beta)
+    return _one_sided(log_q, log_p, beta == 1.0)
+
+
+class ChunkOfLogits(SweepGradients):
+    """What divergences share, of which every row counts but those of weight 0."""
+
+    def bytes_of_chunk(self, hidden, columns):
+        return _chunk_bytes_of(hidden.dtype, known_rows(hidden), columns, self.chunk_bytes)
+
+    def begun_alone(self, student, row_weight):
+        """(sweep of the student, the position of each row)."""
+        hidden, matrix, bias = student
+        labels = ops.zeros(hidden.shape[:1], mstype.int32)
+        return self.prepared(hidden, matrix, labels, bias, None, row_weight)
+
+    def upstream(self, sweep, where, arriving):
+        """What arrives at the divergences of a chunk's rows, of what arrives at them times their weights."""
+        row_weight, (_, index, valid) = sweep[0][5], where
+        if row_weight is not None:
+            arriving = self.weighted(ops.gather(row_weight, index, 0), arriving)[0]
+        return ops.select(valid, arriving, zeros_like(arriving))
+
+
+class ChunkedDivergence(ChunkOfLogits, DifferentiableCell):
     """Divergences of rows, and in the backward pass their gradients, from logits that are made again there.
 
     Inputs: student_hidden (N, H), student_weight (C_local, H), student_bias (C_local,) or None, the teacher's likewise,
@@ -80,7 +107,7 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         self, kernels, place, options: Options, chunk_bytes: int, gradients: Gradients, beta: float
     ):
         super().__init__(kernels, place, options, chunk_bytes, gradients)
-        self.beta, self.mixes = beta, 0.0 < beta < 1.0
+        self.beta = beta
 
     def construct(
         self,
@@ -128,17 +155,10 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         )
         return self.weighted(row_weight, losses)[0], of_student, of_teacher, dot
 
-    def bytes_of_chunk(self, hidden, columns):
-        return _chunk_bytes_of(hidden.dtype, known_rows(hidden), columns, self.chunk_bytes)
-
     def begun(self, student, teacher, row_weight):
         """(sweep of the student, the position of each row, the teacher's tensors as a sweep holds them)."""
-        hidden, matrix, bias = student
-        labels = ops.zeros(
-            hidden.shape[:1], mstype.int32
-        )  # that all rows count, but for row_weight
-        sweep, position = self.prepared(hidden, matrix, labels, bias, None, row_weight)
-        held, exact = sweep[0][1].shape[0], exact_dtype(hidden.dtype)
+        sweep, position = self.begun_alone(student, row_weight)
+        held, exact = sweep[0][1].shape[0], exact_dtype(student[0].dtype)
         hidden, matrix, bias = teacher
         matrix = matrix.astype(exact)
         bias = None if bias is None else bias.astype(exact)
@@ -162,11 +182,6 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         x = transformed(logits, self.options)
         return x - lse.astype(x.dtype).expand_dims(1)
 
-    def by_class(self, log_q, log_p):
-        if self.mixes:
-            return _mixed(log_q, log_p, self.beta)
-        return _one_sided(log_q, log_p, self.beta == 1.0)
-
     def sums(self, terms, of_student):
         """(rows, 3): a number that means nothing, and the sums over all classes."""
         loss, dot = _sum(terms, 1).astype(self.wide), _sum(of_student, 1).astype(self.wide)
@@ -182,7 +197,7 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         where, _, labels, logits, of_teacher = self.both(sweep, teacher, first)
         student_lse, teacher_lse = self.statistics_of_both(sweep, labels, logits, of_teacher)
         log_q, log_p = self.log_probs(logits, student_lse), self.log_probs(of_teacher, teacher_lse)
-        terms, of_student = self.by_class(log_q, log_p)
+        terms, of_student = by_class(log_q, log_p, self.beta)
         sums = self.sums(terms, of_student)
         rows = ops.stack((sums[:, 1], student_lse, teacher_lse, sums[:, 2]), 1)
         return (write_rows(state[0], where[0].expand_dims(1), rows),)
@@ -190,16 +205,9 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
     def slope(self, logits, log_q, of_student, dot, upstream):
         """The gradient of the student's logits, where `upstream` arrives at the rows' divergences."""
         dot = dot.astype(log_q.dtype).expand_dims(1)
-        slope = of_student - _times(ops.exp(log_q), dot)
+        slope = of_student - times(ops.exp(log_q), dot)
         slope = slope * upstream.astype(log_q.dtype).expand_dims(1)
         return through_transform(slope, logits, self.options)
-
-    def upstream(self, sweep, where, arriving):
-        """What arrives at the divergences of a chunk's rows, of what arrives at them times their weights."""
-        row_weight, (_, index, valid) = sweep[0][5], where
-        if row_weight is not None:
-            arriving = self.weighted(ops.gather(row_weight, index, 0), arriving)[0]
-        return ops.select(valid, arriving, zeros_like(arriving))
 
     def add_gradients_of_rows(self, sweep, saved, first, sums):
         """The logits again, and from them the gradients."""
@@ -209,7 +217,7 @@ class ChunkedDivergence(SweepGradients, DifferentiableCell):
         log_q = self.log_probs(logits, ops.gather(student_lse, index, 0))
         log_p = self.log_probs(of_teacher, ops.gather(teacher_lse, index, 0))
         upstream = self.upstream(sweep, where, ops.gather(arriving, index, 0))
-        of_student = self.by_class(log_q, log_p)[1]
+        of_student = by_class(log_q, log_p, self.beta)[1]
         slope = self.slope(logits, log_q, of_student, ops.gather(dot, index, 0), upstream)
         slope = ops.where(where[2].expand_dims(1), slope, 0.0)
         return self.add_products(sweep, where[0], hidden, slope, sums)
@@ -240,7 +248,7 @@ class ChunkedDivergenceSum(ChunkedDivergence):
         where, hidden, labels, logits, of_teacher = self.both(sweep, teacher, first)
         student_lse, teacher_lse = self.statistics_of_both(sweep, labels, logits, of_teacher)
         log_q, log_p = self.log_probs(logits, student_lse), self.log_probs(of_teacher, teacher_lse)
-        terms, of_student = self.by_class(log_q, log_p)
+        terms, of_student = by_class(log_q, log_p, self.beta)
         sums = self.sums(terms, of_student)
         upstream = self.upstream(sweep, where, ones_like(student_lse))
         losses = sums[:, 1] * upstream
