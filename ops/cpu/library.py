@@ -104,6 +104,21 @@ def description() -> dict[str, Any]:
     return json.loads(load().MsCeDescribe())
 
 
+def of_other_sources(lacking: str) -> OSError:
+    """What is wrong with a library of this version that does not do what this ms_ce asks of it."""
+    return OSError(
+        f"ms_ce: {PATH} was built from other sources of {__version__}, {lacking}: {_AGAIN}"
+    )
+
+
+def operation(name: str) -> dict[str, Any]:
+    """An operation with its arguments."""
+    for each in description()["operations"]:
+        if each["name"] == name:
+            return each
+    raise of_other_sources(f"which lack the operation {name}")
+
+
 @contextlib.contextmanager
 def waiting() -> Iterator[None]:
     """Ends when an operation that was called inside has run; sleeping, and without the interpreter's lock."""

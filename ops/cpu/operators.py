@@ -34,7 +34,12 @@ def _bits(slot: dict[str, str], value: Any) -> int:
 
 def packed(slots: str, values: dict[str, Any]) -> np.ndarray:
     """An int64 array of the kernel's `slots`, "options" or "plan"; a double travels as its bits."""
-    bits = [_bits(slot, values[slot["name"]]) for slot in library.description()[slots]]
+    described = library.description()[slots]
+    names = {slot["name"] for slot in described}
+    if names != values.keys():
+        different = ", ".join(sorted(names ^ values.keys()))
+        raise library.of_other_sources(f"whose {slots} differ by {different}")
+    bits = [_bits(slot, values[slot["name"]]) for slot in described]
     return np.array(bits, np.int64)
 
 
@@ -163,8 +168,7 @@ def make_operator(name: str, bprop: Callable | None = None, derivative: Derivati
     """The kernel's operation `name`, made when ms_ce is imported, on whatever device; it runs on CPU only."""
     if library.problem() is not None:
         return None
-    description = library.description()
-    operation = next(each for each in description["operations"] if each["name"] == name)
+    operation = library.operation(name)
     inputs, outputs = operation["inputs"], operation["outputs"]
     types_in, types_out = ("".join(each["type"] for each in side) for side in (inputs, outputs))
     return compiled(
@@ -172,7 +176,7 @@ def make_operator(name: str, bprop: Callable | None = None, derivative: Derivati
         name,
         [each["name"] for each in inputs],
         [each["name"] for each in outputs],
-        _combinations(types_in + types_out, description["types"]),
+        _combinations(types_in + types_out, library.description()["types"]),
         _out_dtype(types_in, types_out),
         library.waiting,
         bprop,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import shutil
 import struct
 import subprocess
@@ -104,6 +106,59 @@ def test_of_another_version(problem, tmp_path_factory):
     assert f"is of ms_ce 0.0.9, and this is {_version.__version__}: {REMEDY}" in text
 
 
+def of_other_sources(folder: Path, described: dict) -> bytes:
+    """A library of this version that describes itself so, with every operation, none of which works."""
+    text = json.dumps(json.dumps(described))
+    texts = {
+        "MsCeDescribe": text,
+        "MsCeVersion": json.dumps(_version.__version__),
+        "MsCeIsaList": '"x86-64-v2"',
+        "MsCeIsa": '"x86-64-v2"',
+    }
+    source = "".join(
+        f'extern "C" const char* {name}() {{ return {value}; }}\n' for name, value in texts.items()
+    )
+    source += "".join(
+        f'extern "C" long {name}() {{ return 0; }}\n' for name in ("MsCeFinished", "MsCeWait")
+    )
+    return compiled(folder, source)
+
+
+def imported(tmp_path: Path, content: bytes, program: str) -> watched.Ended:
+    """Runs `program` with a copy of ms_ce that has `content` for its library."""
+    ignored = shutil.ignore_patterns("__pycache__", "csrc", "custom_aicore")
+    shutil.copytree(preloaded.ROOT / "ms_ce", tmp_path / "ms_ce", ignore=ignored)
+    (tmp_path / "ms_ce/ops/libms_ce.so").write_bytes(content)
+    return watched.python("-c", program, str(tmp_path))
+
+
+IMPORT = "import sys; sys.path[0] = sys.argv[1]; import ms_ce"
+PACK = """
+import sys
+sys.path[0] = sys.argv[1]
+import ms_ce
+from ms_ce.ops.cpu import operators
+from ms_ce.ops.options import ClassBlock, Options
+operators.packed_options(Options(), ClassBlock(), False, False, False)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "cut", "told"),
+    [
+        (IMPORT, "operations", "which lack the operation CrossEntropyForward:"),
+        (PACK, "options", "whose options differ by logit_scale:"),
+    ],
+)
+def test_of_other_sources(tmp_path, program, cut, told):
+    described = copy.deepcopy(library.description())
+    lost = {"operations": "CrossEntropyForward", "options": "logit_scale"}[cut]
+    described[cut] = [each for each in described[cut] if each["name"] != lost]
+    ended = imported(tmp_path, of_other_sources(tmp_path, described), program)
+    assert ended.status == 1, ended.output
+    assert ended.output.splitlines()[-1].endswith(f"of {_version.__version__}, {told} {REMEDY}")
+
+
 def test_a_processor_below_the_oldest_instruction_set(monkeypatch):
     monkeypatch.setattr(library, "instruction_sets", list)
     library.problem.cache_clear()
@@ -128,14 +183,10 @@ doctor.describe()
 
 def test_a_package_with_a_library_that_is_cut_off(tmp_path):
     """The import says so once, and the losses are right by primitives of MindSpore."""
-    package = tmp_path / "ms_ce"
-    ignored = shutil.ignore_patterns("__pycache__", "csrc", "custom_aicore")
-    shutil.copytree(preloaded.ROOT / "ms_ce", package, ignore=ignored)
-    (package / "ops/libms_ce.so").write_bytes(WHOLE[: len(WHOLE) // 2])
-    ended = watched.python("-c", LOSS, str(tmp_path))
+    ended = imported(tmp_path, WHOLE[: len(WHOLE) // 2], LOSS)
     assert ended.status == 0, ended.output
     assert ended.output.count("without it the CPU has the slower backend 'composed'") == 1
-    assert f"{package}/ops/libms_ce.so is cut off: {REMEDY}" in ended.output
+    assert f"{tmp_path}/ms_ce/ops/libms_ce.so is cut off: {REMEDY}" in ended.output
     assert "cpu        CPU" in ended.output
 
 
