@@ -54,6 +54,7 @@ class _Rows:
     w: Array  # weights (C,)
     lse: Array  # (n,)
     p: Array  # softmax
+    distance: Array  # lse - x', from the maximum: a common offset costs no places
     keep: Array  # (n,) 1 where the row counts
     row_weight: Array  # (n,) r, 0 where the row does not count
     divisor: float  # of the mean; 1 for none and sum
@@ -86,12 +87,14 @@ def _weighted_sum(factor: Array, value: Array) -> Array:
         return np.where(factor == 0, 0.0, factor * value).sum(axis=-1)
 
 
-def _log_sum_exp(x: Array) -> tuple[Array, Array]:
+def _log_sum_exp(x: Array) -> tuple[Array, Array, Array]:
+    """(lse, softmax, lse - x)."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         top = x.max(axis=-1)
         shifted = np.exp(x - top[:, None])
         total = shifted.sum(axis=-1)
-        return top + np.log(total), shifted / total[:, None]
+        log_total = np.log(total)
+        return top + log_total, shifted / total[:, None], log_total[:, None] - (x - top[:, None])
 
 
 def _prepare(
@@ -136,12 +139,11 @@ def _prepare(
         curvature = -2 * tanh * slope * logit_scale / softcap
     else:
         x, slope, curvature = logit_scale * raw, np.full_like(raw, logit_scale), np.zeros_like(raw)
-    lse, p = _log_sum_exp(x)
+    lse, p, distance = _log_sum_exp(x)
     smooth = (1 - label_smoothing) * q + label_smoothing / classes
     divisor = float((own_weight * target_weight).sum()) if reduction == "mean" else 1.0
-    return _Rows(
-        x, slope, curvature, smooth, w, lse, p, keep, own_weight, divisor, target_weight, hard
-    )
+    rows = (x, slope, curvature, smooth, w, lse, p, distance, keep, own_weight)
+    return _Rows(*rows, divisor, target_weight, hard)
 
 
 def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...]) -> Array:
@@ -154,7 +156,7 @@ def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...])
 
 def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
-        loss = r.row_weight * _weighted_sum(r.w * r.q, r.lse[:, None] - r.x)
+        loss = r.row_weight * _weighted_sum(r.w * r.q, r.distance)
         squares = r.row_weight * z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
     return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
 
@@ -178,7 +180,7 @@ def cross_entropy(
     r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
     loss, squares = _row_losses(r, z_loss)
     total_weight = (r.row_weight * r.target_weight).sum()
-    entropy = np.where(r.keep > 0, _weighted_sum(r.p, r.lse[:, None] - r.x), 0.0)
+    entropy = np.where(r.keep > 0, _weighted_sum(r.p, r.distance), 0.0)
     best = r.hard if r.hard is not None else to_rows(np.asarray(target, np.float64)).argmax(-1)
     return Result(
         loss=_reduce(loss + squares, reduction, r.divisor, shape),
@@ -218,7 +220,7 @@ def cross_entropy_grad(
             grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
         grad_logits = np.where(_passes(r), grad_x * r.slope, 0.0)
         excluded = np.isneginf(r.x) & (factor == 0)
-        distance = np.where(excluded, 0.0, r.lse[:, None] - r.x)
+        distance = np.where(excluded, 0.0, r.distance)
         grad_target = None
         if r.hard is None:
             scale = (1 - options.get("label_smoothing", 0.0)) * g * r.w
@@ -268,8 +270,7 @@ def entropy_grad(
     r = _prepare((logits, target, None, None), ignore_index, "none", 0.0, softcap, logit_scale)
     shape = np.shape(logits)
     with np.errstate(invalid="ignore"):
-        log_p = r.x - r.lse[:, None]
-        share = r.p * (log_p - _weighted_sum(r.p, log_p)[:, None])
+        share = r.p * (-r.distance - _weighted_sum(r.p, -r.distance)[:, None])
     g = np.broadcast_to(grad_entropy, rows_shape(shape)).reshape(-1, 1) * r.keep[:, None]
     return from_rows(np.where((r.p == 0) | (g == 0), 0.0, -g * share * r.slope), shape)
 

@@ -29,14 +29,13 @@ class Terms:
         with np.errstate(all="ignore"):
             self.r = r = reference._prepare(given, **options)
             self.unit = _ROUNDINGS * _UNIT[drawn.dtype]
-            distance = np.abs(r.lse[:, None] - r.x)
-            self.distance = np.where(np.isfinite(distance), distance, 0.0)
+            self.distance = np.where(np.isfinite(r.distance), np.abs(r.distance), 0.0)
             # What rounding a scaled or capped logit moves an exponent by.
             largest = np.abs(np.where(np.isfinite(r.x), r.x, 0.0)).max(-1, initial=0.0)
             largest = largest + options["softcap"]  # tanh is near to an absolute error
             moved = options["softcap"] or options["logit_scale"] != 1.0
             self.moved = 1.0 + (largest if moved else np.zeros_like(largest))
-            # lse is a float64: what is left of log Σ in it, and of p = exp(x - lse) in the backward pass.
+            # lse is a float64: what is left of log Σ in it reaches the gradients of targets and weights, lse - x.
             of_lse = np.abs(np.where(np.isfinite(r.lse), r.lse, 0.0))
             self.moved_by_lse = self.moved + of_lse * 2.0**-53 / _UNIT[drawn.dtype]
             self.factor = np.abs(r.w * r.q)
@@ -57,7 +56,7 @@ class Terms:
         ) * expected + least
 
     def row_losses(self) -> np.ndarray:
-        terms = (self.factor * (self.distance + self.moved_by_lse[:, None])).sum(-1)
+        terms = (self.factor * (self.distance + self.moved[:, None])).sum(-1)
         return self.unit * self.counts * (terms + abs(self.z) * self.lse * (self.lse + self.moved))
 
     def known(self) -> bool:
@@ -80,10 +79,7 @@ class Terms:
     def grad_logits(self) -> np.ndarray:
         arrives = self.upstream()[:, None] * abs(self.drawn.options["logit_scale"])
         p = np.where(np.isfinite(self.r.p), self.r.p, 0.0)
-        p = np.maximum(p, (self.moved_by_lse > 1e6)[:, None])  # nothing is left of log Σ
-        slope = (
-            (self.mass + self.z_slope)[:, None] * p * (self.distance + self.moved_by_lse[:, None])
-        )
+        slope = (self.mass + self.z_slope)[:, None] * p * (self.distance + self.moved[:, None])
         rows = self.unit * arrives * (slope + self.factor * self.moved[:, None])
         return reference.from_rows(rows, self.drawn.shape)
 

@@ -140,6 +140,38 @@ def test_a_common_offset_costs_no_accuracy(isa_library: Library, shape, smoothin
     check_close(loss.backward(ONE), loss.reference_grad(ONE).logits, "float32", bound, "gradient")
 
 
+# A double has no places left for log sum beside such an lse, or few.
+FAR = [
+    ("float64", 1e8, 1 / 1024),
+    ("float64", 1e17, 16.0),
+    ("float32", 1e9, 64.0),
+    ("float32", 1e17, 2.0**34),
+]
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize(("dtype", "offset", "step"), FAR)
+def test_gradients_far_from_zero(isa_library: Library, shape, dtype: str, offset, step) -> None:
+    """Those of the same rows near 0, all logits being multiples of what their dtype tells apart at the offset."""
+    near = np.random.default_rng(1).integers(-2, 3, shape) * step
+    far = cast(near + offset, dtype)
+    assert np.array_equal(
+        to_float64(far) - to_float64(far).max(1, keepdims=True), near - near.max(1, keepdims=True)
+    )
+    target = np.zeros(rows_of(shape), np.int64)
+    one, direction = (
+        cast(np.ones(()), dtype),
+        cast(np.random.default_rng(2).normal(size=shape), dtype),
+    )
+    loss, alike = (Loss(isa_library, cast(x, dtype), target) for x in (far, near))
+    bound = tolerance("cpu", dtype)
+    expected = alike.reference_grad(one).logits
+    for grad in (loss.backward(one), loss.value_and_grad()[3]):
+        check_close(grad, expected, dtype, bound, "gradient")
+    second = [of.double_backward(direction, one)[2] for of in (loss, alike)]
+    check_close(*second, dtype, bound, "second derivative")
+
+
 @pytest.mark.parametrize("shape", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_ignored_rows_are_not_read(isa_library: Library, shape, dtype: str) -> None:

@@ -14,7 +14,8 @@ struct ColumnGradient {
   alignas(64) A high[kLanes], factor[kLanes], scale[kLanes], hot[kLanes];
   bool scaled = true;  // in every lane
 
-  void SetSoftmax(int64_t lanes, const double* lse, const double* slope) {
+  // lse in two parts, as Lse of row_sums.h.
+  void SetSoftmax(int64_t lanes, const double* lse, const double* lse_low, const double* slope) {
     int64_t small = 0;
 #pragma omp simd reduction(+ : small)
     for (int64_t l = 0; l < lanes; ++l) {
@@ -26,7 +27,7 @@ struct ColumnGradient {
 #pragma omp simd
     for (int64_t l = 0; l < lanes; ++l) {
       high[l] = static_cast<A>(lse[l]);
-      const A low = static_cast<A>(lse[l] - static_cast<double>(high[l]));
+      const A low = static_cast<A>((lse[l] - static_cast<double>(high[l])) + lse_low[l]);
       factor[l] = static_cast<A>(slope[l] * unit) * Exp(-low);
     }
   }
@@ -97,8 +98,8 @@ static inline void GradientColumns(const Problem& problem, const Block& block, C
 // As LossGradient of row_sums.h; grad and grad_z hold each lane's upstream.
 template <class A>
 static inline void MakeGradient(const Problem& problem, const Block& block, const double* lse,
-                                const double* mass, const double* grad, const double* grad_z,
-                                ColumnGradient<A>* gradient) {
+                                const double* lse_low, const double* mass, const double* grad,
+                                const double* grad_z, ColumnGradient<A>* gradient) {
   const double scale = CoefficientScale(problem);
   alignas(64) double slope[kLanes] = {};
   for (int64_t l = 0; l < block.lanes; ++l) {
@@ -106,7 +107,7 @@ static inline void MakeGradient(const Problem& problem, const Block& block, cons
     gradient->scale[l] = static_cast<A>(grad[l] * scale);
     gradient->hot[l] = static_cast<A>(grad[l] * block.hot[l]);
   }
-  gradient->SetSoftmax(block.lanes, lse, slope);
+  gradient->SetSoftmax(block.lanes, lse, lse_low, slope);
 }
 
 // sum_c a_c of every lane, for the backward pass.

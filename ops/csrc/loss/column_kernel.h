@@ -37,20 +37,39 @@ template <class A>
 static inline void ForwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk,
                                 PlaceSums* losses) {
   ColumnSums<A> sums;
-  double lse[kLanes];
+  double lse[kLanes], lse_low[kLanes];
   ScanColumns(problem, block, chunk, &sums);
-  FinishForward(problem, block, sums, lse, losses);
+  FinishForward(problem, block, sums, lse, lse_low, losses);
+}
+
+// As SavedLse of row_kernel.h.
+template <class A>
+static inline void SavedLses(const Problem& problem, const Block& block, Chunk<A>* chunk, double* lse,
+                             double* lse_low) {
+  LoadLanes(problem.lse, block, lse);
+  int64_t coarse = 0;
+  for (int64_t l = 0; l < block.lanes; ++l) {
+    coarse += IsCoarse<A>(lse[l]) ? 1 : 0;
+    lse_low[l] = 0.0;
+  }
+  if (coarse == 0) return;
+  ColumnSums<A> sums;
+  ScanColumns(problem, block, chunk, &sums);
+  for (int64_t l = 0; l < block.count; ++l) {
+    if (block.target[l] == kIgnored) continue;
+    lse_low[l] = LowOfLse(lse[l], sums.reference[l], Log(static_cast<A>(sums.exp_sum[l])));
+  }
 }
 
 template <class A>
 static inline void BackwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk, PlaceSums*) {
   ColumnGradient<A> gradient;
-  double lse[kLanes], mass[kLanes], grad[kLanes], grad_z[kLanes];
-  LoadLanes(problem.lse, block, lse);
+  double lse[kLanes], lse_low[kLanes], mass[kLanes], grad[kLanes], grad_z[kLanes];
+  SavedLses(problem, block, chunk, lse, lse_low);
   ColumnMass(problem, block, chunk, mass);
   LaneUpstream(problem, problem.grad_loss, block, grad);
   LaneUpstream(problem, problem.grad_z_loss, block, grad_z);
-  MakeGradient(problem, block, lse, mass, grad, grad_z, &gradient);
+  MakeGradient(problem, block, lse, lse_low, mass, grad, grad_z, &gradient);
   GradientColumns(problem, block, chunk, gradient, false);
 }
 
@@ -59,16 +78,16 @@ static inline void ValueAndGradBlock(const Problem& problem, const Block& block,
                                      PlaceSums* losses) {
   ColumnSums<A> sums;
   ColumnGradient<A> gradient;
-  double lse[kLanes], grad[kLanes], grad_z[kLanes];
+  double lse[kLanes], lse_low[kLanes], grad[kLanes], grad_z[kLanes];
   const bool loaded = problem.classes <= kChunk;
   ScanColumns(problem, block, chunk, &sums);
-  FinishForward(problem, block, sums, lse, losses);
+  FinishForward(problem, block, sums, lse, lse_low, losses);
   const double upstream = UnitUpstream(problem);
   for (int64_t l = 0; l < block.lanes; ++l) {
     grad[l] = block.weight[l] * upstream;
     grad_z[l] = 0.0;
   }
-  MakeGradient(problem, block, lse, sums.mass, grad, grad_z, &gradient);
+  MakeGradient(problem, block, lse, lse_low, sums.mass, grad, grad_z, &gradient);
   GradientColumns(problem, block, chunk, gradient, loaded);
 }
 
@@ -76,7 +95,8 @@ template <class A>
 static inline void PartialBackwardBlock(const Problem& problem, const Block& block, Chunk<A>* chunk,
                                         PlaceSums*) {
   ColumnGradient<A> gradient;
-  double grad[kLanes], grad_lse[kLanes], lse[kLanes], mass[kLanes], slope[kLanes] = {};
+  double grad[kLanes], grad_lse[kLanes], lse[kLanes], mass[kLanes];
+  double lse_low[kLanes] = {}, slope[kLanes] = {};
   LoadLanes(problem.grad_loss, block, grad);
   LoadLanes(problem.grad_lse, block, grad_lse);
   LoadLanes(problem.lse, block, lse);
@@ -87,7 +107,7 @@ static inline void PartialBackwardBlock(const Problem& problem, const Block& blo
     gradient.scale[l] = static_cast<A>(grad[l] * scale);
     gradient.hot[l] = static_cast<A>(grad[l] * block.hot[l]);
   }
-  gradient.SetSoftmax(block.lanes, lse, slope);
+  gradient.SetSoftmax(block.lanes, lse, lse_low, slope);
   GradientColumns(problem, block, chunk, gradient, false);
 }
 

@@ -180,10 +180,10 @@ static inline void ScanColumns(const Problem& problem, const Block& block, Chunk
   }
 }
 
-// Writes lse and row losses, and adds the losses up; as RowLoss of row_kernel.h.
+// Writes lse in its two parts and row losses, and adds the losses up; as RowLoss of row_kernel.h.
 template <class A>
 static inline void FinishForward(const Problem& problem, const Block& block, const ColumnSums<A>& sums,
-                                 double* lse, PlaceSums* losses) {
+                                 double* lse, double* lse_low, PlaceSums* losses) {
   alignas(64) A log_sum[kLanes];
   alignas(64) double loss[kLanes];
   for (int64_t l = 0; l < block.lanes; ++l) log_sum[l] = static_cast<A>(sums.exp_sum[l]);
@@ -200,6 +200,7 @@ static inline void FinishForward(const Problem& problem, const Block& block, con
                          ZLoss(problem.z_loss, row_lse);
     const bool kept = block.target[l] != kIgnored;
     lse[l] = kept ? row_lse : 0.0;
+    lse_low[l] = kept ? LowOfLse(row_lse, sums.reference[l], log_of_sum) : 0.0;
     loss[l] = kept ? block.weight[l] * value : 0.0;
   }
   losses->AddRun(block.first, loss, block.count);

@@ -30,9 +30,9 @@ struct DirectionTile {
   alignas(64) A logits[kTile], direction[kTile], coefficients[kTile], p[kTile], first[kTile], second[kTile];
   const A *x, *d, *a;
 
-  void Read(const Problem& problem, const Row& row, int64_t begin, int64_t count, double lse) {
-    const A high = static_cast<A>(lse);
-    const A low = static_cast<A>(lse - static_cast<double>(high));
+  void Read(const Problem& problem, const Row& row, int64_t begin, int64_t count, Lse lse) {
+    const A high = static_cast<A>(lse.high);
+    const A low = static_cast<A>((lse.high - static_cast<double>(high)) + lse.low);
     x = ViewLogits(problem, row, begin, count, logits);
     d = View(problem.direction, row.offset + begin * row.stride, row.stride, count, direction);
     a = UsesCoefficients(problem) ? ViewCoefficients(problem, row, begin, count, coefficients) : nullptr;
@@ -43,7 +43,7 @@ struct DirectionTile {
 };
 
 template <class A>
-static DirectionSums ScanDirection(const Problem& problem, const Row& row, double lse) {
+static DirectionSums ScanDirection(const Problem& problem, const Row& row, Lse lse) {
   DirectionTile<A> tile;
   DirectionSums sums;
   for (int64_t begin = 0; begin < problem.classes; begin += kTile) {
@@ -90,7 +90,7 @@ static void WriteDoubleBackward(const Problem& problem, const Row& row, const Ro
 
 template <class A>
 static void DoubleBackwardRow(const Problem& problem, const Row& row, UnitSums* totals) {
-  const double lse = LoadScalar(problem.lse, row.index);
+  const Lse lse = SavedLse<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row);
   const double mass = CoefficientMass<A>(problem, row);
@@ -98,7 +98,7 @@ static void DoubleBackwardRow(const Problem& problem, const Row& row, UnitSums* 
   const DirectionSums sums = ScanDirection<A>(problem, row, lse);
   const double scale = CoefficientScale(problem);
   const double divisor = problem.reduction == Reduction::kMean ? problem.total_weight : 1.0;
-  const double by_z = row.weight * 2.0 * problem.z_loss * lse * sums.mean / divisor;
+  const double by_z = row.weight * 2.0 * problem.z_loss * lse.high * sums.mean / divisor;
   const double by_loss =
       row.weight *
           ((row.hot + scale * mass) * sums.mean - scale * sums.coefficient - row.hot * sums.target) /

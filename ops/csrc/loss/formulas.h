@@ -58,6 +58,12 @@ MS_CE_INLINE double WholeLse(double reference, double exp_sum, double log_sum) {
   return exp_sum == 0.0 ? static_cast<double>(NAN) : lse;
 }
 
+// What the sum above has lost to rounding; 0 beside an lse that is no number.
+MS_CE_INLINE double LowOfLse(double lse, double reference, double log_sum) {
+  const double low = (reference - lse) + log_sum;
+  return low - low == 0.0 ? low : 0.0;
+}
+
 // What the softmax is multiplied by in a row's gradient: grad on its loss, mass being sum_c of all its
 // coefficients, and grad + grad_z on its z part.
 MS_CE_INLINE double LossSlope(double grad, double grad_z, double mass, double z_loss, double lse) {

@@ -72,16 +72,25 @@ static RowSums ScanRow(const Problem& problem, const Row& row, A* terms) {
 
 // Returns the row's lse.
 template <class A>
-static double FinishForwardRow(const Problem& problem, const Row& row, const RowSums& sums,
-                               UnitSums* totals) {
-  const double lse = WholeLse(sums.reference, sums.exp_sum, ::log(sums.exp_sum));
+static Lse FinishForwardRow(const Problem& problem, const Row& row, const RowSums& sums, UnitSums* totals) {
+  const double log_sum = ::log(sums.exp_sum);
+  const double lse = WholeLse(sums.reference, sums.exp_sum, log_sum);
   const double z_loss = row.weight * ZLoss(problem.z_loss, lse);
   const double loss = row.weight * RowLoss<A>(problem, row, sums) + z_loss;
   totals->loss += loss;
   if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
   if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
   if (problem.statistics) RowStatistics<A>(problem, row, sums, z_loss, totals);
-  return lse;
+  return {lse, LowOfLse(lse, sums.reference, log_sum)};
+}
+
+// The saved lse of a row, whose low part is computed again where it matters.
+template <class A>
+static Lse SavedLse(const Problem& problem, const Row& row) {
+  const double lse = LoadScalar(problem.lse, row.index);
+  if (!IsCoarse<A>(lse)) return {lse};
+  const RowSums sums = ScanRow<A>(problem, row, nullptr);
+  return {lse, LowOfLse(lse, sums.reference, ::log(sums.exp_sum))};
 }
 
 // What a block of classes has of the row loss, relative to nothing, so that blocks can be added.
@@ -130,7 +139,7 @@ static void BackwardRow(const Problem& problem, const Row& row) {
   const double mass = CoefficientMass<A>(problem, row);
   const double grad = RowUpstream(problem, problem.grad_loss, row);
   const double grad_z = RowUpstream(problem, problem.grad_z_loss, row);
-  RowGradient gradient = LossGradient(problem, row, LoadScalar(problem.lse, row.index), mass, grad, grad_z);
+  RowGradient gradient = LossGradient(problem, row, SavedLse<A>(problem, row), mass, grad, grad_z);
   if (HasGradEntropy(problem)) {
     gradient.grad_entropy = LoadScalar(problem.grad_entropy, row.index);
     gradient.entropy = LoadScalar(problem.entropy, row.index);
@@ -139,7 +148,7 @@ static void BackwardRow(const Problem& problem, const Row& row) {
 }
 
 // The gradient of the loss itself, for an upstream gradient of 1.
-static inline RowGradient OwnGradient(const Problem& problem, const Row& row, double lse, double mass) {
+static inline RowGradient OwnGradient(const Problem& problem, const Row& row, Lse lse, double mass) {
   return LossGradient(problem, row, lse, mass, row.weight * UnitUpstream(problem), 0.0);
 }
 
@@ -148,14 +157,14 @@ static inline RowGradient OwnGradient(const Problem& problem, const Row& row, do
 template <class A>
 static double ValueAndGradRow(const Problem& problem, const Row& row, UnitSums* totals, A* terms) {
   const RowSums sums = ScanRow<A>(problem, row, terms);
-  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const Lse lse = FinishForwardRow<A>(problem, row, sums, totals);
   const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
   if (terms == nullptr || sums.moved) {
     GradientRow<A>(problem, row, gradient);
   } else {
     GradientFromTerms(problem, row, gradient, terms, sums.exp_sum);
   }
-  return lse;
+  return lse.high;
 }
 
 // A plain row, which waits in `terms` for the next one.
@@ -166,7 +175,7 @@ static void ValueAndGradPlainRow(const Problem& problem, const Row& row, UnitSum
   PlainTile<T> tile(problem, row, terms, waiting);
   const RowSums sums = ScanTiles<A>(problem, &tile);
   waiting->Finish();
-  const double lse = FinishForwardRow<A>(problem, row, sums, totals);
+  const Lse lse = FinishForwardRow<A>(problem, row, sums, totals);
   const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);
   if (sums.moved || !waiting->Take(problem, row, gradient, terms, sums.exp_sum)) {
     GradientInLines<T>(problem, row, gradient);
@@ -180,7 +189,7 @@ static void PartialBackwardRow(const Problem& problem, const Row& row) {
   const double slope = PartialSlope(grad, grad_lse, LoadScalar(problem.mass, row.index));
   GradientRow<A>(
       problem, row,
-      {LoadScalar(problem.lse, row.index), slope, grad * CoefficientScale(problem), grad * row.hot});
+      {{LoadScalar(problem.lse, row.index)}, slope, grad * CoefficientScale(problem), grad * row.hot});
 }
 
 }  // namespace MS_CE_ISA

@@ -66,17 +66,30 @@ static inline RowSums ScanTiles(const Problem& problem, Tile* tile) {
   return sums;
 }
 
+// An lse in two parts: beside a common offset of 1e8 a double has no places left for log sum.
+struct Lse {
+  double high, low = 0.0;
+};
+
+// Whether rounding an lse to a double moves exponents by more than A's own rounding does.
+template <class A>
+MS_CE_INLINE bool IsCoarse(double lse) {
+  constexpr double kLargest = sizeof(A) == sizeof(double) ? 0x1p5 : 0x1p27;
+  return (lse > kLargest) | (lse < -kLargest);
+}
+
 // grad of x'_c: slope p_c - scale a_c - hot 1{c = target} - grad_entropy p_c (x'_c - lse + entropy)
 struct RowGradient {
-  double lse, slope, scale, hot;
+  Lse lse;
+  double slope, scale, hot;
   double grad_entropy = 0.0, entropy = 0.0;
 };
 
 // The gradient for upstream `grad` on the row loss and `grad_z` on its z part.
-static inline RowGradient LossGradient(const Problem& problem, const Row& row, double lse, double mass,
+static inline RowGradient LossGradient(const Problem& problem, const Row& row, Lse lse, double mass,
                                        double grad, double grad_z) {
   const double scale = CoefficientScale(problem);
-  const double slope = LossSlope(grad, grad_z, row.hot + scale * mass, problem.z_loss, lse);
+  const double slope = LossSlope(grad, grad_z, row.hot + scale * mass, problem.z_loss, lse.high);
   return {lse, slope, grad * scale, grad * row.hot};
 }
 
@@ -98,8 +111,8 @@ struct SoftmaxFactor {
   A high, factor;
   bool scaled;
 
-  SoftmaxFactor(double lse, double slope) : high(OneNan(static_cast<A>(lse))) {
-    const double exact = slope * ::exp(static_cast<double>(high) - lse);
+  SoftmaxFactor(Lse lse, double slope) : high(OneNan(static_cast<A>(lse.high))) {
+    const double exact = slope * ::exp((static_cast<double>(high) - lse.high) - lse.low);
     scaled = !IsSmallSlope(exact);
     factor = OneNan(static_cast<A>(scaled ? exact * Unscale(A(1)) : exact));
   }

@@ -107,7 +107,7 @@ static inline void TileGradient(const A* x, const A* a, A* out, int64_t count, A
 template <class A, bool kScaled>
 static inline void AddEntropyGradient(const RowGradient& gradient, const SoftmaxFactor<A>& softmax,
                                       const A* x, int64_t count, A* out) {
-  const A low = static_cast<A>(gradient.lse - static_cast<double>(softmax.high));
+  const A low = static_cast<A>((gradient.lse.high - static_cast<double>(softmax.high)) + gradient.lse.low);
   const A entropy = static_cast<A>(gradient.entropy);
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
