@@ -18,7 +18,7 @@ export PATH := $(abspath $(BIN)):$(abspath $(RELEASE))/bin:$(PATH)
 # Archives are dated by their commit: the same sources give the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
-.PHONY: demo demo-sharded test fuzz test-rare test-mutations check-ascend test-aarch64 test-without-avx test-sanitizers \
+.PHONY: demo demo-sharded test fuzz soak test-valgrind test-rare test-mutations check-ascend test-aarch64 test-without-avx test-sanitizers \
   test-versions test-mindformers test-models test-torch test-every-float test-wheels \
   test-aarch64-mindspore wheels archives dist docs notebooks benchmark lint format clean
 
@@ -126,6 +126,20 @@ test-sanitizers: $(INSTALLED)
 SECONDS ?= 600
 fuzz: $(INSTALLED)
 	python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(PUBLIC),--public $(PUBLIC))
+
+# 100,000 training steps of a tiny model in each mode, logits and the linear loss, in shapes from a set of 20. STEPS= sets
+# another number; a process may grow by 16 MiB after its first tenth.
+STEPS ?= 100000
+soak: $(INSTALLED)
+	GLOG_v=3 python -m tests.soak --steps $(STEPS)
+
+# Once a release: every operation replayed under valgrind, which knows no AVX-512.
+test-valgrind: $(INSTALLED)
+	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel
+	cmake --build build/kernel --target ms_ce_kernel_test -j2
+	python -m tests.kernel.replay build/calls
+	valgrind --quiet --error-exitcode=1 --leak-check=full build/kernel/ms_ce_kernel_test --isa x86-64-v3 \
+	  --replay build/calls --at-most 2000
 
 test-every-float: $(INSTALLED)
 	cmake -S ops/csrc -B build/kernel -DMS_CE_TEST_BINARY=ON -DMS_CE_OUTPUT_DIR=$(CURDIR)/build/kernel

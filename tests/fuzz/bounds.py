@@ -38,6 +38,7 @@ class Terms:
             # lse is a float64: what is left of log Σ in it reaches the gradients of targets and weights, lse - x.
             of_lse = np.abs(np.where(np.isfinite(r.lse), r.lse, 0.0))
             self.moved_by_lse = self.moved + of_lse * 2.0**-53 / _UNIT[drawn.dtype]
+            self.least_p = 0.0  # a probability below may count as 0
             self.factor = np.abs(r.w * r.q)
             self.mass = self.factor.sum(-1)
             self.lse = of_lse
@@ -81,6 +82,7 @@ class Terms:
         p = np.where(np.isfinite(self.r.p), self.r.p, 0.0)
         slope = (self.mass + self.z_slope)[:, None] * p * (self.distance + self.moved[:, None])
         rows = self.unit * arrives * (slope + self.factor * self.moved[:, None])
+        rows = rows + arrives * (self.mass + self.z_slope)[:, None] * self.least_p
         return reference.from_rows(rows, self.drawn.shape)
 
     def grad_target(self) -> np.ndarray:
