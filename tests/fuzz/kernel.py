@@ -182,6 +182,50 @@ def invariances(
         same_bits("an ignored row", found, results(kernel, drawn._replace(logits=logits)))
 
 
+def of_rows(drawn: Drawn, rows: np.ndarray) -> Drawn:
+    """The loss of some rows of logits (N, C), in their order."""
+
+    def taken(array: np.ndarray | None, per_row: bool = True) -> np.ndarray | None:
+        if array is None or not per_row:
+            return array
+        return np.ascontiguousarray(array[rows]).view(type(array))
+
+    return drawn._replace(
+        shape=(len(rows), drawn.shape[1]),
+        logits=taken(drawn.logits),
+        target=taken(drawn.target),
+        row_weight=taken(drawn.row_weight),
+        upstream=taken(drawn.upstream, drawn.options["reduction"] == "none"),
+    )
+
+
+def rows_are_alone(
+    kernel: Kernel, drawn: Drawn, found: dict[str, np.ndarray], random: np.random.Generator
+) -> None:
+    """A row's results are the same bits in any order of the rows, and without the others."""
+    if len(drawn.shape) != 2 or drawn.options["reduction"] != "none" or not drawn.shape[0]:
+        return
+    order = random.permutation(drawn.shape[0])
+    for rows in (order, order[:1]):
+        alone = results(kernel, of_rows(drawn, rows))
+        for name, values in found.items():
+            if values.shape[:1] == (drawn.shape[0],) and not name.startswith("WeightGrad"):
+                same = np.ascontiguousarray(values[rows]).tobytes() == alone[name].tobytes()
+                assert same, f"other rows change {name}"
+
+
+def gradients_cancel(drawn: Drawn, found: dict[str, np.ndarray]) -> None:
+    """A common offset of a row's logits changes no loss: its gradients add up to 0."""
+    if drawn.options["z_loss"] or drawn.options["softcap"] or not np.prod(drawn.shape):
+        return
+    terms, axis = Terms(drawn), 0 if len(drawn.shape) == 1 else 1
+    grad = to64(found["Backward grad_logits"])
+    with np.errstate(all="ignore"):
+        allowed = terms.grad_logits() + terms._rounded(grad, drawn.dtype)
+        left, most = np.abs(grad.sum(axis)), allowed.sum(axis)
+    assert not np.any(left > most), f"gradients add up to {left.max()}"
+
+
 def one(seed: int, number: int, library: Library) -> int:
     """Draws and checks loss `number` of `seed`; returns the calls made. AssertionError says what is wrong."""
     random = np.random.default_rng([seed, number])
@@ -191,6 +235,8 @@ def one(seed: int, number: int, library: Library) -> int:
         found = results(kernel, drawn)
         against_reference(drawn, found)
         invariances(kernel, drawn, found, random)
+        rows_are_alone(kernel, drawn, found, random)
+        gradients_cancel(drawn, found)
     except (AssertionError, RuntimeError) as failure:
         text = f"seed {seed}, case {number}: {drawn}, odd {drawn.odd}, {library.handle.MsCeIsa().decode()}: {failure}"
         raise AssertionError(text) from failure

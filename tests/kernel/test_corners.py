@@ -173,6 +173,29 @@ def test_gradients_far_from_zero(isa_library: Library, shape, dtype: str, offset
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)
+def test_a_row_far_from_zero_changes_no_other(isa_library: Library, shape) -> None:
+    """Not a bit of it, though the pass reads its lse again."""
+    logits, target = zeros(shape)
+    logits = logits.astype(np.float64)
+    one = np.ones(())
+    alone = Loss(isa_library, logits, target, reduction="sum").backward(one)
+    logits[0] += 1e8
+    beside = Loss(isa_library, logits, target, reduction="sum").backward(one)
+    assert np.array_equal(alone[1:], beside[1:])
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("at", [0, -1])
+def test_no_probability_beside_infinity(isa_library: Library, shape, at: int) -> None:
+    """Coefficients that are all 0 make a loss of 0, in every operation."""
+    logits, _ = zeros(shape)
+    logits[:, at] = INF
+    loss = Loss(isa_library, logits, np.zeros(shape, np.float32), reduction="sum")
+    assert loss.reference().loss == 0.0
+    assert loss.forward()[0] == loss.statistics()[0] == loss.value_and_grad()[0] == 0.0
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_ignored_rows_are_not_read(isa_library: Library, shape, dtype: str) -> None:
     """nan in their logits reaches neither the loss nor a gradient, which is 0 there."""

@@ -56,7 +56,8 @@ static inline void SavedLses(const Problem& problem, const Block& block, Chunk<A
   ColumnSums<A> sums;
   ScanColumns(problem, block, chunk, &sums);
   for (int64_t l = 0; l < block.count; ++l) {
-    if (block.target[l] == kIgnored) continue;
+    // Each lane by itself: no row's results may depend on the others of its block.
+    if (block.target[l] == kIgnored || !IsCoarse<A>(lse[l])) continue;
     lse_low[l] = LowOfLse(lse[l], sums.reference[l], Log(static_cast<A>(sums.exp_sum[l])));
   }
 }

@@ -56,7 +56,8 @@ static inline void RaiseReference(const Chunk<A>& chunk, int64_t lanes, bool fir
     const A shift = raised > old ? raised - old : A(0);
     sums->reference[l] = raised;
     sums->exp_sum[l] *= static_cast<double>(Exp(-shift));
-    sums->distance[l] += (static_cast<double>(raised) - old) * sums->mass[l];
+    const double moved = (static_cast<double>(raised) - old) * sums->mass[l];
+    sums->distance[l] += sums->mass[l] == 0.0 ? 0.0 : moved;  // raised may be inf
   }
 }
 

@@ -31,7 +31,7 @@ static inline void MoveReference(RowSums* sums, double reference) {
     sums->exp_distance = scale * (sums->exp_distance + shift * sums->exp_sum);
     sums->exp_sum *= scale;
   }
-  sums->distance += shift * sums->mass;
+  if (sums->mass != 0.0) sums->distance += shift * sums->mass;  // shift may be inf
   sums->reference = reference;
 }
 
