@@ -106,7 +106,7 @@ def linear_top_k_distillation_loss(
     wanted = _linear.gradients(plan.gradient_in_forward, True, False, (), *student)
     student = (as_rows(student_hidden), student_weight, student_bias)
     log_probs = readable(without_gradient(teacher_log_probs)).reshape((-1, k))
-    teacher = (log_probs, teacher_indices.reshape((-1, k)))
+    teacher = (log_probs, without_gradient(teacher_indices).reshape((-1, k)))
     loss = top_k_divergence(plan, wanted, beta, tail, student, teacher, constant_rows(row_weight))
     loss = finished(loss, reduction, lead, student_hidden.dtype, divisor)
     precision.end()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn, ops
 
+import ms_ce
 from ms_ce.ops import custom, eager
 from tests.integration.programs import PROGRAMS, Gradient, numpy_of
 
@@ -109,3 +110,23 @@ def test_in_a_graph_it_is_zero(backend, name):
             np.testing.assert_array_equal(gradient, 0)
             zeros += 1
     assert zeros == len(_integers(tensors))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "composed"])
+def test_stored_classes_of_a_teacher_have_none(backend, handed_over):
+    """In a graph 0, and PyNative is told none."""
+    classes = Tensor(np.array([[0, 3], [1, 4], [2, 0]], np.int32))
+    log_probs = ops.log(ops.full((3, 2), 0.4, dtype=ms.float32))
+    tensors = ops.ones((3, 4), ms.float32), ops.ones((5, 4), ms.float32), log_probs, classes
+
+    def loss(hidden, table, log_probs, classes):
+        return ms_ce.linear_top_k_distillation_loss(
+            hidden, table, log_probs, classes, backend=backend
+        )
+
+    ms.grad(loss, (0, 1))(*tensors)
+    told, calls = handed_over
+    assert calls
+    assert [each for each in told if each[1] is not None] == []
+    gradient = ms.jit(ms.grad(loss, (0, 1, 3)))(*tensors)[2]
+    np.testing.assert_array_equal(gradient.asnumpy(), 0)
