@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import numpy as np
-from mindspore import dtype as mstype
 from mindspore import nn, ops
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.cpu.divisor import option, through_divisor
+from ms_ce.ops.cpu.divisor import through_divisor
 from ms_ce.ops.cpu.operators import (
     factors,
     make_operator,
 )
-from ms_ce.ops.cpu.refusal import after, none_of, none_of_target, refused
+from ms_ce.ops.cpu.refusal import none_of, none_of_target, refused
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index, known_one, may_need_gradient
 from ms_ce.ops.options import ClassBlock
 
 _THIRD = "derivatives of the cpu backend end at the second order"
-_MIXED = (
-    "second derivatives by input and target, or by input and weight, are not offered under softcap or z_loss; "
-    "take backend='composed'"
-)
 
 
 def _data_gradients(
-    grad_loss, logits, target, weight, row_weight, lse, total_weight, options, first
+    grad_loss, grad_z_loss, logits, target, weight, row_weight, lse, total_weight, options
 ):
-    """Gradients of the loss with respect to target, weight, row_weight and options, an operator's inputs from `first`
-    on. A row's weight is a constant."""
+    """Gradients of the loss with respect to target, weight, row_weight and options. A row's weight is a constant."""
     rest = (row_weight, lse, total_weight, options)
     grad_target, grad_weight = target, weight
     if is_class_index(target.dtype):
         grad_target = zeros_like(target)
-    elif wanted(first):
+    elif wanted(1):
         grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
-    if wanted(first + 1) and weight.ndim == 1:
-        grad_weight = _weight_grad(grad_loss, logits, target, weight, *rest)
+    if wanted(2) and weight.ndim == 1:
+        grad_weight = _weight_grad(grad_loss, grad_z_loss, logits, target, weight, *rest)
     return grad_target, grad_weight, row_weight, options
 
 
@@ -46,7 +39,7 @@ def _gradients(grad_loss, grad_z_loss, logits, target, weight, row_weight, out, 
     grad = logits
     if wanted(0):
         grad = _backward(grad_loss, grad_z_loss, *saved)
-    data = _data_gradients(grad_loss, *saved, 1)
+    data = _data_gradients(grad_loss, grad_z_loss, *saved)
     return grad, data[0], data[1], data[2], data[3]
 
 
@@ -75,29 +68,22 @@ def _backward_bprop(
     out,
     dout,
 ):
-    """With d the direction, Σ d·grad_logits = Σ w·q'·(Σ p·d - d): the loss's own form with d for x, Σ p·d for lse."""
+    """With d the direction times dx'/dx, Σ d·grad_logits = Σ w·q'·(Σ p·d - d) + 2·z·lse·Σ p·d: the loss's own form,
+    with d for x' and Σ p·d for lse."""
     second = _double_backward(
         dout, grad_loss, grad_z_loss, logits, target, weight, row_weight, lse, total_weight, options
     )
-    saved = (target, weight, row_weight, second[3], total_weight, options)
-    data = _data_gradients(grad_loss, dout, *saved, 3)
-    grad_target, grad_weight = data[0], data[1]
-    if not is_class_index(target.dtype):
-        grad_target = _unless_transformed(grad_target, dout, options)
-    if weight.ndim == 1:
-        grad_weight = _unless_transformed(grad_weight, dout, options)
+    grad_target, grad_weight = target, weight
+    given, mean = (logits, target, weight, row_weight), second[3]
+    if is_class_index(target.dtype):
+        grad_target = zeros_like(target)
+    elif wanted(3):
+        grad_target = _target_grad_along(dout, grad_loss, *given, mean, total_weight, options)
+    if wanted(4) and weight.ndim == 1:
+        saved = (lse, mean, total_weight, options)
+        grad_weight = _weight_grad_along(dout, grad_loss, grad_z_loss, *given, *saved)
     rest = (row_weight, lse, total_weight, options)
     return second[0], second[1], second[2], grad_target, grad_weight, *rest
-
-
-def _unless_transformed(value, direction, options):
-    """Refused where the form above does not hold: under softcap, or for z-loss's share of a weighted mean."""
-    plain = ops.logical_and(option(options, "softcap") == 0, option(options, "z_loss") == 0)
-    if compiling():
-        arriving = ops.where(plain, 0.0, direction.astype(mstype.float32))
-        return after(value, refused(_MIXED, arriving))
-    wide = value if value.dtype == mstype.float64 else value.astype(mstype.float32)
-    return ops.where(plain, wide, np.nan).astype(value.dtype)
 
 
 def _forward_like(grad_loss, logits, target, weight, row_weight, options):
@@ -121,20 +107,31 @@ def _target_grad_bprop(
     grad_grad = at_direction[0] - at_zero[0]
     grad_weight = weight
     if weight.ndim == 1:
-        grad_weight = _weight_grad(grad_loss, logits, dout, *rest) - _weight_grad(
-            grad_loss, logits, zero, *rest
+        grad_weight = _weight_grad(grad_loss, grad_loss, logits, dout, *rest) - _weight_grad(
+            grad_loss, grad_loss, logits, zero, *rest
         )
     return grad_grad, grad_logits, zero, grad_weight, *rest[1:]
 
 
 def _weight_grad_bprop(
-    grad_loss, logits, target, weight, row_weight, lse, total_weight, options, out, dout
+    grad_loss,
+    grad_z_loss,
+    logits,
+    target,
+    weight,
+    row_weight,
+    lse,
+    total_weight,
+    options,
+    out,
+    dout,
 ):
     """Affine in the weight, except that a mean over class indices divides by Σ w[target]."""
     zero = zeros_like(weight)
     rest = (row_weight, lse, total_weight, options)
-    grad_logits = _backward(grad_loss, grad_loss, logits, target, dout, *rest) - _backward(
-        grad_loss, grad_loss, logits, target, zero, *rest
+    upstream = (grad_loss, grad_z_loss)
+    grad_logits = _backward(*upstream, logits, target, dout, *rest) - _backward(
+        *upstream, logits, target, zero, *rest
     )
     grad_target, grad_weight = zeros_like(target), zero
     at_direction = _forward_like(grad_loss, logits, target, dout, row_weight, options)
@@ -142,17 +139,22 @@ def _weight_grad_bprop(
         ratio, grad_weight = through_divisor(
             dout, at_direction[1], out, target, row_weight, (weight, total_weight), options
         )
-        whole = _backward(grad_loss, grad_loss, logits, target, weight, *rest)
+        whole = _backward(*upstream, logits, target, weight, *rest)
         grad_logits = grad_logits - ratio.astype(logits.dtype) * whole
     else:
         grad_target = _target_grad(grad_loss, logits, target, dout, *rest)
+    grad_grad_z = zeros_like(grad_z_loss)
     if grad_loss.ndim == 0:
-        unit = _weight_grad(ops.ones_like(grad_loss), logits, target, weight, *rest)
+        one, none = ops.ones_like(grad_loss), zeros_like(grad_loss)
+        unit = _weight_grad(one, none, logits, target, weight, *rest)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
+        if wanted(1):
+            unit = _weight_grad(none, one, logits, target, weight, *rest)
+            grad_grad_z = (dout * unit).sum().astype(grad_z_loss.dtype)
     else:
         at_zero = _forward_like(grad_loss, logits, target, zero, row_weight, options)
         grad_grad = at_direction[0] - at_zero[0]
-    return grad_grad, grad_logits, grad_target, grad_weight, *rest
+    return grad_grad, grad_grad_z, grad_logits, grad_target, grad_weight, *rest
 
 
 def _third_derivative(
@@ -176,8 +178,48 @@ def _third_derivative(
     return *grads, grad_target, grad_weight, row_weight, lse, total_weight, options
 
 
+def _third_of_target(
+    direction,
+    grad_loss,
+    logits,
+    target,
+    weight,
+    row_weight,
+    mean,
+    total_weight,
+    options,
+    out,
+    dout,
+):
+    given = (direction, grad_loss, logits, target, weight)
+    return *none_of(refused(_THIRD, dout), *given), row_weight, mean, total_weight, options
+
+
+def _third_of_weight(
+    direction,
+    grad_loss,
+    grad_z_loss,
+    logits,
+    target,
+    weight,
+    row_weight,
+    lse,
+    mean,
+    total_weight,
+    options,
+    out,
+    dout,
+):
+    nothing = refused(_THIRD, dout)
+    grads = none_of(nothing, direction, grad_loss, grad_z_loss, logits)
+    grad_target, grad_weight = none_of_target(nothing, target), none_of(nothing, weight)[0]
+    return *grads, grad_target, grad_weight, row_weight, lse, mean, total_weight, options
+
+
 _double_backward = make_operator("CrossEntropyDoubleBackward", _third_derivative)
 _backward = make_operator("CrossEntropyBackward", _backward_bprop)
+_target_grad_along = make_operator("CrossEntropyTargetGradAlong", _third_of_target)
+_weight_grad_along = make_operator("CrossEntropyWeightGradAlong", _third_of_weight)
 _target_grad = make_operator("CrossEntropyTargetGrad", _target_grad_bprop)
 _weight_grad = make_operator("CrossEntropyWeightGrad", _weight_grad_bprop)
 _forward = make_operator("CrossEntropyForward", _forward_bprop)
@@ -225,7 +267,7 @@ def _gradient_for(grad_loss, gradient, *saved):
 def _forward_with_gradient_bprop(logits, target, weight, row_weight, options, out, dout):
     saved = (logits, target, weight, row_weight, out[2], out[1], options)
     grad = _gradient_for(dout[0], out[3], *saved)
-    data = _data_gradients(dout[0], *saved, 1)
+    data = _data_gradients(dout[0], dout[0], *saved)
     return grad, data[0], data[1], data[2], data[3]
 
 

@@ -25,9 +25,8 @@ def _nll_weight_grad(grad_loss, log_prob, target, weight, row_weight, options):
     total_weight = _nll_like(grad_loss, log_prob, target, exact, row_weight, options)[1]
     total_weight = total_weight.astype(mstype.float64)
     lse = zeros_like(target).astype(mstype.float64)
-    return _nll_distance(
-        grad_loss, log_prob, target, weight, row_weight, lse, total_weight, options
-    )
+    tensors = (log_prob, target, weight, row_weight, lse, total_weight, options)
+    return _nll_distance(grad_loss, grad_loss, *tensors)
 
 
 def _sum_for_mean(options):
@@ -38,7 +37,17 @@ def _sum_for_mean(options):
 
 
 def _nll_distance_bprop(
-    grad_loss, log_prob, target, weight, row_weight, lse, total_weight, options, out, dout
+    grad_loss,
+    grad_z_loss,
+    log_prob,
+    target,
+    weight,
+    row_weight,
+    lse,
+    total_weight,
+    options,
+    out,
+    dout,
 ):
     """As _weight_grad_bprop: with d the direction, Σ d·grad_weight = -Σ g·x_y·(d_y - w_y·Σd/Σw), over Σw for a mean."""
     at_direction = _nll_like(grad_loss, log_prob, target, dout, row_weight, options)
@@ -53,13 +62,14 @@ def _nll_distance_bprop(
     grad_log_prob = _nll_backward(grad_loss, target, moved, row_weight, log_prob, undivided)
     if grad_loss.ndim == 0:
         one = ops.ones_like(grad_loss)
-        unit = _nll_distance(one, log_prob, target, weight, row_weight, lse, total_weight, options)
+        tensors = (log_prob, target, weight, row_weight, lse, total_weight, options)
+        unit = _nll_distance(one, one, *tensors)
         grad_grad = (dout * unit).sum().astype(grad_loss.dtype)
     else:
         grad_grad = at_direction[0]
     nothing = zeros_like(target)
     rest = (row_weight, lse, total_weight, options)
-    return grad_grad, grad_log_prob, nothing, grad_weight, *rest
+    return grad_grad, zeros_like(grad_z_loss), grad_log_prob, nothing, grad_weight, *rest
 
 
 def _nll_bprop(log_prob, target, weight, row_weight, options, out, dout):

@@ -37,18 +37,13 @@ _refuse = make_operator("RefuseDerivative", _refuse_bprop)
 
 
 def refused(sentence: str, *arriving):
-    """0, for `after`, where nothing arrives at any of the tensors `arriving`; else the sentence is raised."""
+    """0, for `none_of`, where nothing arrives at any of the tensors `arriving`; else the sentence is raised."""
     if not compiling():
         raise NotImplementedError("ms_ce: " + sentence)
     amount = _amount(arriving[0])
     for each in arriving[1:]:
         amount = amount + _amount(each)
     return _refuse(amount, _characters(sentence))
-
-
-def after(value, nothing):
-    """The value, which whoever reads it gets after `refused` has run."""
-    return _depend(value, nothing)
 
 
 def _after_bprop(given, out, dout):

@@ -204,7 +204,7 @@ static void TargetGrad(const Problem& problem, int64_t first, int64_t count, Uni
       problem, first, count, totals,
       [&](const Row& row) {
         const double upstream = RowUpstream(problem, problem.grad_loss, row);
-        TargetGradRow<A>(problem, row, LoadScalar(problem.lse, row.index), upstream);
+        TargetGradRow<A>(problem, row, Centre(problem, row.index), upstream);
       },
       [&](const Row& row) { ZeroGradTarget(problem, row); });
   FinishStreaming();

@@ -166,14 +166,15 @@ def _of_rows(
         return (reduced(loss_sum, divisor, options.reduction),)
     _, lse, _, squares, correct, entropy = out
     lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)
+    logged = ops.stop_gradient(divisor)
     num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
     if options.reduction == "none":
-        return out[0], divisor, lse, squares, num_correct, entropy
+        return out[0], logged, lse, squares, num_correct, entropy
     counts = None if row_weight is None else ops.not_equal(row_weight, 0)
     rows_counted = total_weight(target, count, None, counts, ignored, exact)
     return (
         reduced(loss_sum, divisor, options.reduction),
-        divisor,
+        logged,
         lse,
         reduced(_sum(squares), divisor, options.reduction),
         num_correct,

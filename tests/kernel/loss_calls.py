@@ -90,8 +90,8 @@ class LossProblem:
         """All gradients."""
         return reference.cross_entropy_grad(*self.exact, **{**self.whole, **changes})
 
-    def _by_logits(self, grad: Any) -> np.ndarray:
-        """grad is the reference's derivative by the logits of Σ grad_loss·loss; linear in grad_loss."""
+    def _of_upstreams(self, grad: Any) -> np.ndarray:
+        """grad is a derivative by the reference of Σ grad_loss·loss, linear in grad_loss; with what z-loss adds."""
         by_loss = grad(grad_loss=to_float64(self.upstream))
         if self.upstream_z is None:
             return by_loss
@@ -120,12 +120,14 @@ class LossProblem:
 
     def expected(self) -> dict[str, Any]:
         """What the operations but double backward return."""
-        grads = self.gradient(grad_loss=to_float64(self.upstream))
+        grad_weight = None
+        if self.weight is not None:
+            grad_weight = self._of_upstreams(lambda **changes: self.gradient(**changes).weight)
         return {
             **self.result._asdict(),
-            "grad_logits": self._by_logits(lambda **changes: self.gradient(**changes).logits),
-            "grad_target": grads.target,
-            "grad_weight": grads.weight,
+            "grad_logits": self._of_upstreams(lambda **changes: self.gradient(**changes).logits),
+            "grad_target": self.gradient(grad_loss=to_float64(self.upstream)).target,
+            "grad_weight": grad_weight,
         }
 
     def second(self, direction: np.ndarray) -> dict[str, Any]:
@@ -153,9 +155,33 @@ class LossProblem:
         return {
             "grad_grad_loss": along(),
             "grad_grad_z_loss": along() - along(z_loss=0.0),
-            "grad_logits": self._by_logits(hvp),
+            "grad_logits": self._of_upstreams(hvp),
             "direction_mean": mean,
         }
+
+    def along(self, direction: np.ndarray, second: dict[str, Any]) -> dict[str, Any]:
+        """Derivatives of Σ direction·grad_logits by target and weight, `second` being those by the upstreams.
+
+        With d' = d·dx'/dx and m = Σ p·d' of a row, ∂/∂q_c = g·(1-ε)·w_c·(m - d'_c), and ∂/∂w_c = Σ g·q'_c·(m - d'_c),
+        less, where a mean divides by Σ w[y], its share of the whole.
+        """
+        options = {name: value for name, value in self.whole.items() if name != "z_loss"}
+        row_weight = options.pop("row_weight")
+        rows = reference._prepare((*self.exact, row_weight), **options)
+        moved = reference.to_rows(to_float64(direction)) * rows.slope
+        distance = second["direction_mean"].reshape(-1, 1) - moved
+        upstream, divisor = to_float64(self.upstream), rows.divisor or np.inf
+        at_rows = (upstream.reshape(-1) * rows.row_weight / divisor)[:, None]
+        keep = 1.0 - self.settings.get("label_smoothing", 0.0)
+        grad_target = reference.from_rows(at_rows * keep * rows.w * distance, self.logits.shape)
+        grad_weight = (at_rows * rows.q * distance).sum(0)
+        if rows.hard is not None and not self.per_row and self.settings["reduction"] == "mean":
+            hits = np.bincount(rows.hard, rows.row_weight, len(rows.w)) / divisor
+            whole = upstream * second["grad_grad_loss"]
+            if self.upstream_z is not None:
+                whole = whole + to_float64(self.upstream_z) * second["grad_grad_z_loss"]
+            grad_weight = grad_weight - whole * hits
+        return {"grad_target": grad_target, "grad_weight": grad_weight}
 
 
 def loss_calls(loss_case: LossCase) -> list[Call]:
@@ -192,6 +218,14 @@ def loss_calls(loss_case: LossCase) -> list[Call]:
         along = {**given, "direction": direction}
         second = problem.second(direction)
         calls.append(Call("CrossEntropyDoubleBackward", dtype, along, second))
+        saved, moved = (
+            {**along, "direction_mean": second["direction_mean"]},
+            problem.along(direction, second),
+        )
+        kinds = (("Target", problem.case.probabilities), ("Weight", problem.weight is not None))
+        for kind, there in kinds:
+            if there:
+                calls.append(Call(f"CrossEntropy{kind}GradAlong", dtype, saved, moved))
     return calls
 
 

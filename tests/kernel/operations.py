@@ -125,9 +125,9 @@ class Loss:
         """grad_target."""
         return self._run_backward("TargetGrad", grad_loss)[0]
 
-    def weight_grad(self, grad_loss: np.ndarray) -> np.ndarray:
+    def weight_grad(self, grad_loss: np.ndarray, grad_z: np.ndarray | None = None) -> np.ndarray:
         """grad_weight."""
-        return self._run_backward("WeightGrad", grad_loss)[0]
+        return self._run_backward("WeightGrad", grad_loss, grad_z)[0]
 
     def value_and_grad(self) -> tuple[np.ndarray, ...]:
         """loss, total_weight, lse, grad_logits."""

@@ -218,7 +218,7 @@ def test_nll(library: Library, shape, reduction: str, dtype: str, weights: str) 
     # NLL's weight gradient is cross-entropy's with lse = 0: the kernel must take the lse it is given.
     by_weight, lse = empty((classes,), weight_dtype), np.zeros(rows)
     total = np.asarray(expected_total, np.float64)
-    inputs = [grad_loss, log_prob, target, weight, NO_ROW_WEIGHT, lse, total, opts]
+    inputs = [grad_loss, placeholder, log_prob, target, weight, NO_ROW_WEIGHT, lse, total, opts]
     library.call("CrossEntropyWeightGrad", inputs, [by_weight])
     bound = tolerance("cpu", weight_dtype)
     check_close(to_float64(by_weight), expected.weight, weight_dtype, bound, "grad_weight")

@@ -24,6 +24,12 @@ EXPECTED = {
         "row_weight:R:rows lse:D:rows total_weight:D:scalar options:I:options",
         "grad_grad_loss:F:loss grad_grad_z_loss:F:loss grad_logits:F:logits direction_mean:D:rows",
     ),
+    "CrossEntropyWeightGradAlong": (
+        "either",
+        "direction:F:logits grad_loss:U:loss grad_z_loss:U:loss logits:F:logits target:T:target weight:W:weight "
+        "row_weight:R:rows lse:D:rows direction_mean:D:rows total_weight:D:scalar options:I:options",
+        "grad_weight:W:weight",
+    ),
     "CrossEntropyPartialTargetGrad": (
         "either",
         "grad_rows:V:rows logits:F:logits target:P:target weight:W:weight lse:D:rows total_weight:D:scalar "

@@ -101,6 +101,8 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(CrossEntropyDoubleBackward)           \
   X(CrossEntropyTargetGrad)               \
   X(CrossEntropyWeightGrad)               \
+  X(CrossEntropyTargetGradAlong)          \
+  X(CrossEntropyWeightGradAlong)          \
   X(CrossEntropyValueAndGrad)             \
   X(CrossEntropyValueAndGrads)            \
   X(CrossEntropyPartial)                  \

@@ -150,7 +150,18 @@ inline constexpr Operation kOperations[] = {
      {kGradLoss, kLogits, kProbabilityTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
      {kGradTarget}, RunTargetGrad},
     {"CrossEntropyWeightGrad", Form::kEither,
-     {kGradLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
+     {kGradWeight}, RunWeightGradient},
+
+    // The derivatives of sum(direction * CrossEntropyBackward(...)) by target and weight, with the direction's mean
+    // of CrossEntropyDoubleBackward.
+    {"CrossEntropyTargetGradAlong", Form::kEither,
+     {kDirection, kGradLoss, kLogits, kProbabilityTarget, kWeight, kRowWeight, kDirectionMean, kSavedTotalWeight,
+      kOptions},
+     {kGradTarget}, RunTargetGrad},
+    {"CrossEntropyWeightGradAlong", Form::kEither,
+     {kDirection, kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kDirectionMean,
+      kSavedTotalWeight, kOptions},
      {kGradWeight}, RunWeightGradient},
 
     // The loss and its gradient for upstream 1; each row is read from memory once and written once.

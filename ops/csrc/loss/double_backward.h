@@ -123,29 +123,48 @@ static inline void IgnoredDoubleBackward(const Problem& problem, const Row& row)
   StoreZeros(problem.grad_logits, row.offset, row.stride, problem.classes, false);
 }
 
+// The derivatives of the loss by targets and weights are made of lse and x'. Their own derivatives along a
+// direction are the same formulas with what moves in the place of the two: of a row, and of its classes.
+static inline double Centre(const Problem& problem, int64_t index) {
+  return problem.direction.data == nullptr ? LoadScalar(problem.lse, index) : problem.direction_mean[index];
+}
+
+template <class A>
+static const A* ViewMoving(const Problem& problem, const Row& row, int64_t first, int64_t count, const A* x,
+                           A* scratch) {
+  if (problem.direction.data == nullptr) return x;
+  alignas(64) A slope[kTile], curve[kTile];
+  LogitDerivatives(problem, x, count, slope, curve);
+  const A* d = View(problem.direction, row.offset + first * row.stride, row.stride, count, scratch);
+#pragma omp simd
+  for (int64_t i = 0; i < count; ++i) scratch[i] = d[i] * slope[i];
+  return scratch;
+}
+
 // d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c). Where w_c is 0 it is 0, and also
 // where the coefficient is 0 beside a logit of -inf: that class is left out of the loss altogether.
 template <class A>
-static void TargetGradRow(const Problem& problem, const Row& row, double row_lse, double row_upstream) {
+static void TargetGradRow(const Problem& problem, const Row& row, double centre, double row_upstream) {
   alignas(64) A logits_scratch[kTile];
+  alignas(64) A moving_scratch[kTile];
   alignas(64) A weight_scratch[kTile];
   alignas(64) A coefficient_scratch[kTile];
   alignas(64) A out[kTile];
-  const A lse = static_cast<A>(row_lse);
-  const A low = static_cast<A>(row_lse - static_cast<double>(lse));
+  const A high = static_cast<A>(centre), low = static_cast<A>(centre - static_cast<double>(high));
   const A upstream = static_cast<A>(row_upstream * (1.0 - problem.label_smoothing));
   // Lines of 16-bit values that bypass the cache make the loads behind them wait here.
   const bool stream = problem.stream_stores && FloatBytes(problem.grad_target.dtype) >= 4;
   for (int64_t first = 0; first < problem.classes; first += kTile) {
     const int64_t count = TileCount(problem, first);
     const A* x = ViewLogits(problem, row, first, count, logits_scratch);
+    const A* moving = ViewMoving(problem, row, first, count, x, moving_scratch);
     const A* w = ViewWeights(problem, first, count, weight_scratch);
     const A* a = ViewCoefficients(problem, row, first, count, coefficient_scratch);
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const A scale = upstream * w[i];
       const bool excluded = (a[i] == A(0)) & (x[i] == -static_cast<A>(INFINITY));
-      out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((lse - x[i]) + low);
+      out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((high - moving[i]) + low);
     }
     Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, stream);
   }
@@ -157,20 +176,22 @@ template <class A>
 static void WeightGradTile(const Problem& problem, const Row& row, int64_t begin, int64_t count,
                            double upstream, double* grad_weight) {
   alignas(64) A logits_scratch[kTile];
+  alignas(64) A moving_scratch[kTile];
   alignas(64) A target_scratch[kTile];
   alignas(64) A weight_scratch[kTile];
   const A* x = ViewLogits(problem, row, begin, count, logits_scratch);
+  const A* moving = ViewMoving(problem, row, begin, count, x, moving_scratch);
   const A* w = ViewWeights(problem, begin, count, weight_scratch);
   const A* q = nullptr;
   if (problem.probability) {
     q = View(problem.target, row.offset + begin * row.stride, row.stride, count, target_scratch);
   }
-  const double lse = LoadScalar(problem.lse, row.index);
+  const double centre = Centre(problem, row.index);
   for (int64_t i = 0; i < count; ++i) {
     double share = problem.smooth;
     if (q != nullptr) share += (1.0 - problem.label_smoothing) * q[i];
     if (share == 0.0 || (w[i] == A(0) && x[i] == -static_cast<A>(INFINITY))) continue;
-    grad_weight[begin + i] += upstream * share * (lse - x[i]);
+    grad_weight[begin + i] += upstream * share * (centre - moving[i]);
   }
 }
 
@@ -190,11 +211,13 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
     }
     if (row.target < first || row.target >= first + count) continue;
     hits[row.target] += row.weight;
-    const double target = LoadLogit<A>(problem, row, row.target);
+    const A target = static_cast<A>(LoadLogit<A>(problem, row, row.target));
     const double keep = 1.0 - problem.label_smoothing;
-    const bool excluded = row.target_weight == 0.0 && target == -INFINITY;
+    const bool excluded = row.target_weight == 0.0 && target == -static_cast<A>(INFINITY);
     if (keep == 0.0 || excluded) continue;
-    grad_weight[row.target] += upstream * keep * (LoadScalar(problem.lse, index) - target);
+    A scratch;
+    const A moving = *ViewMoving(problem, row, row.target, 1, &target, &scratch);
+    grad_weight[row.target] += upstream * keep * (Centre(problem, index) - moving);
   }
 }
 

@@ -31,7 +31,8 @@ int64_t RowsPerUnit(const Problem& problem) {
 }
 
 // L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0. What arrives
-// at the z-losses beside the loss reaches the weights by the divisor alone.
+// at the z-losses beside the loss reaches the weights by the divisor alone. Along a direction the
+// derivatives of L and lse^2 stand in their place.
 void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
   const Kernels& kernels = KernelsFor(problem);
   double loss = 0.0, squares = 0.0;
@@ -41,7 +42,8 @@ void DivideByWeights(const Problem& problem, const std::vector<double>& hits, st
   for (int64_t row = 0; row < problem.rows && problem.z_loss != 0.0; ++row) {
     const double lse = kernels.load(problem.lse, row);
     const bool weighted = problem.row_weight.data != nullptr;
-    squares += (weighted ? kernels.load(problem.row_weight, row) : 1.0) * lse * lse;
+    const double square = problem.direction.data == nullptr ? lse : 2.0 * problem.direction_mean[row];
+    squares += (weighted ? kernels.load(problem.row_weight, row) : 1.0) * lse * square;
   }
   double upstream = kernels.load(problem.grad_loss, 0);
   if (problem.grad_z_loss.data != nullptr) upstream += kernels.load(problem.grad_z_loss, 0);
