@@ -5,6 +5,7 @@ from types import ModuleType
 
 from ms_ce import _versions as _versions  # first: it warns of what MindSpore is imported with
 from ms_ce import ops, primitives
+from ms_ce._cell import keep_whole
 from ms_ce._version import __version__
 from ms_ce.backend import available_backends
 from ms_ce.deployment import relocate_mindir
@@ -43,6 +44,7 @@ __all__ = [
     "relocate_mindir",
     "token_log_probs",
 ]
+keep_whole(globals().get(name) for name in __all__)
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
+
 from mindspore import Tensor, ops
 from mindspore._c_expression import MixedPrecisionType
 from mindspore.rewrite.common import namespace
+from mindspore.rewrite.parsers import assign_parser
 
 from ms_ce.ops import precision
 
@@ -38,5 +42,12 @@ class LossCell(precision.UncastCell):
         return cast(input, self.input_dtype)
 
 
-# Mixed precision of level O1 writes Cells anew; of ours it would lose the names of other modules.
+# Mixed precision of level O1 writes Cells and functions anew, those that lie below the working directory or outside of
+# site-packages; of ours it would lose the names of other modules.
 namespace._subtree_black_list.append(LossCell)
+
+
+def keep_whole(public: Iterable[object]) -> None:
+    """It leaves the functions among `public` as they are."""
+    functions = [each for each in public if inspect.isfunction(each)]
+    assign_parser.AssignParser._function_parse_black_list.extend(functions)

@@ -1,5 +1,6 @@
 """The losses of ms_ce over a device mesh: for MindSpore's partitioner, and for programs that split by themselves."""
 
+from ms_ce._cell import keep_whole
 from ms_ce.parallel.config import ParallelConfig
 from ms_ce.parallel.distillation import VocabParallelLinearDistillationLoss
 from ms_ce.parallel.exchange import SumGradient
@@ -27,4 +28,5 @@ __all__ = [
     "shard",
 ]
 
+keep_whole(globals()[name] for name in __all__)
 register_where_imported()

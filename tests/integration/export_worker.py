@@ -18,7 +18,7 @@ import ms_ce
 from tests.integration.programs import PROGRAMS, Gradient, numpy_of
 from tests.support.tolerances import MODES_AGREE
 
-_BY_ROW = ("logits", "target", "probabilities", "hidden", "mask")
+_BY_ROW = ("logits", "target", "probabilities", "hidden", "teacher", "mask")
 
 
 def forms(backend: str, names: list[str]):

@@ -25,6 +25,8 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
         "weight": (random.random(CLASSES) + 0.5).astype(np.float32),
         "hidden": random.normal(size=(ROWS, FEATURES)).astype(np.float32),
         "table": random.normal(size=(CLASSES, FEATURES)).astype(np.float32),
+        "teacher": random.normal(size=(ROWS, 3)).astype(np.float32),
+        "teacher table": random.normal(size=(CLASSES, 3)).astype(np.float32),
         "mask": np.array([1, 1, 0, 1, 0.5, 1], np.float32),
     }
 
@@ -94,6 +96,11 @@ def _with_row_weight(function):
     return weighted
 
 
+def _z_loss(*tensors, **options):
+    stats = ms_ce.cross_entropy_with_stats(*tensors, **options)
+    return stats[3]
+
+
 def _linear_layer(backend):
     layer = ms_ce.LinearCrossEntropyLoss(FEATURES, CLASSES, bias=True, backend=backend)
     layer.linear_weight.set_data(Tensor(arrays()["table"]))
@@ -135,6 +142,19 @@ PROGRAMS = {
     "cross_entropy row_weight": _function(
         _with_row_weight(ms_ce.cross_entropy), ("logits", "target", "mask")
     ),
+    "nll_loss row_weight": _function(_with_row_weight(ms_ce.nll_loss), (*_CLASSES, "mask")),
+    "cross_entropy_with_stats row_weight": _function(
+        _with_row_weight(ms_ce.cross_entropy_with_stats), (*_CLASSES, "mask"), **_OPTIONS
+    ),
+    "cross_entropy_with_stats z_loss": _function(
+        _with_row_weight(_z_loss), (*_CLASSES, "mask"), **_OPTIONS
+    ),
+    "cross_entropy_value_and_grad row_weight": _function(
+        _with_row_weight(ms_ce.cross_entropy_value_and_grad),
+        (*_CLASSES, "mask"),
+        False,
+        **_OPTIONS,
+    ),
     "linear_cross_entropy row_weight chunks": _function(
         _with_row_weight(ms_ce.linear_cross_entropy), (*_LINEAR, "mask"), chunk_bytes=40
     ),
@@ -146,6 +166,18 @@ PROGRAMS = {
     ),
     "linear_token_log_probs chunks": _function(
         ms_ce.linear_token_log_probs, _LINEAR, entropy=True, chunk_bytes=40
+    ),
+    "linear_distillation_loss": _function(
+        _with_row_weight(ms_ce.linear_distillation_loss),
+        ("hidden", "table", "teacher", "teacher table", "mask"),
+        beta=0.5,
+        temperature=1.5,
+    ),
+    "linear_distillation_loss chunks": _function(
+        _with_row_weight(ms_ce.linear_distillation_loss),
+        ("hidden", "table", "teacher", "teacher table", "mask"),
+        gradient_in_forward=True,
+        chunk_bytes=40,
     ),
     "CrossEntropyLoss": Program(
         lambda backend: ms_ce.CrossEntropyLoss(_weight(), backend=backend, **_OPTIONS),
