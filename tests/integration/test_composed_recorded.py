@@ -131,3 +131,22 @@ def test_what_nobody_wants_is_not_made(monkeypatch):
     log_p = LOGITS[0, 2] - np.log(np.exp(LOGITS[0].astype(np.float64)).sum())
     actual = ms.grad(loss)(weight).asnumpy()
     np.testing.assert_allclose(actual, [0.0, 0.0, -log_p, 0.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("label_smoothing", (0.1, 1.0))
+def test_a_weight_that_is_nan_stays_out_of_ignored_rows(label_smoothing):
+    random = np.random.default_rng(0)
+    logits, target = random.normal(size=(5, 4)), np.array([0, -100, 1, -100, 0], np.int32)
+    weight = np.array([1.0, 2.0, np.nan, 0.5])
+    options = {"label_smoothing": label_smoothing, "reduction": "sum", "z_loss": 0.1}
+
+    def loss(logits, target, weight):
+        return ms_ce.cross_entropy(logits, target, weight, backend="composed", **options)
+
+    tensors = (Tensor(logits), Tensor(target), Tensor(weight))
+    by_logits, by_weight = ms.grad(loss, (0, 2))(*tensors)
+    expected = reference.cross_entropy_grad(logits, target, weight, **options)
+    assert np.isnan(expected.logits[0]).all()
+    np.testing.assert_array_equal(by_logits.asnumpy()[[1, 3]], 0.0)
+    np.testing.assert_allclose(by_logits.asnumpy(), expected.logits, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(by_weight.asnumpy(), expected.weight, rtol=1e-12, atol=1e-12)

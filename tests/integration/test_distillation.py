@@ -179,3 +179,17 @@ MESSAGES = [
 def test_messages(tensors, options, error, text):
     with pytest.raises(error, match=f"linear_distillation_loss: {text}"):
         ms_ce.linear_distillation_loss(*tensors, **options)
+
+
+@pytest.mark.parametrize("chunk_bytes", (None, SEVERAL_CHUNKS))
+def test_a_mapped_gradient_is_refused(chunk_bytes, backend):
+    """By our sentence: its rows are always a loop over chunks."""
+    hidden, table, _, teacher, teacher_table, _ = (to_tensor(each) for each in draw("float32"))
+
+    def loss(hidden):
+        return ms_ce.linear_distillation_loss(
+            hidden, table, teacher[0], teacher_table, chunk_bytes=chunk_bytes, backend=backend
+        )
+
+    with pytest.raises(ValueError, match="in several chunks is not vectorised"):
+        ms.vmap(ms.grad(loss))(hidden)

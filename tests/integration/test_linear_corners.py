@@ -339,3 +339,37 @@ def test_target_out_of_range_names_its_position(run):
 def test_cell_errors(arguments, error, message):
     with pytest.raises(error, match=message):
         ms_ce.LinearCrossEntropyLoss(*arguments)
+
+
+@pytest.mark.parametrize("gradient_in_forward", (False, True))
+@pytest.mark.parametrize("reduction", ("none", "mean"))
+@pytest.mark.parametrize("chunk_bytes", (None, 2 * 4 * 8))
+def test_what_hidden_states_of_ignored_rows_hold_reaches_no_gradient(
+    chunk_bytes, reduction, gradient_in_forward, backend
+):
+    random = np.random.default_rng(0)
+    hidden, table = random.normal(size=(5, 3)), random.normal(size=(4, 3))
+    target = np.array([0, -100, 1, -100, 0], np.int32)
+    spoilt = hidden.copy()
+    spoilt[1], spoilt[3] = np.nan, np.inf
+    options = {"reduction": reduction}
+
+    def loss(hidden, table, target):
+        value = ms_ce.linear_cross_entropy(
+            hidden,
+            table,
+            target,
+            backend=backend,
+            chunk_bytes=chunk_bytes,
+            gradient_in_forward=gradient_in_forward,
+            **options,
+        )
+        return value.sum()
+
+    of_hidden, of_table = ms.grad(loss, (0, 1))(Tensor(spoilt), Tensor(table), Tensor(target))
+    upstream = np.ones(5) if reduction == "none" else 1.0
+    expected = reference.linear_cross_entropy_grad(
+        hidden, table, target, grad_loss=upstream, **options
+    )
+    np.testing.assert_allclose(of_hidden.asnumpy(), expected.input, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(of_table.asnumpy(), expected.linear_weight, rtol=1e-12, atol=1e-12)
