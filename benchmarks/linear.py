@@ -3,6 +3,7 @@
     python benchmarks/linear.py                   the cases of the README
     python benchmarks/linear.py --case small      one of them
     python benchmarks/linear.py --tokens          log-probabilities and entropies of tokens
+    python benchmarks/linear.py --distillation    from a teacher's hidden states
     python benchmarks/linear.py --large           16 GB of logits on this machine, ms_ce alone
 
 Every entrant first computes the loss and all gradients of a few rows, which are compared with a float64 computation;
@@ -28,7 +29,7 @@ from typing import Any, NamedTuple
 
 import environment
 import numpy as np
-from linear_worker import ENTROPY_SHARE, IGNORE_INDEX, inputs
+from linear_worker import ENTROPY_SHARE, IGNORE_INDEX, inputs, teacher_of
 
 WORKER = Path(__file__).resolve().with_name("linear_worker.py")
 ARITHMETIC = Path(__file__).resolve().with_name("arithmetic.cc")
@@ -83,6 +84,8 @@ TOKENS = (
     TORCH_TOKENS,
     *PRODUCTS,
 )
+OURS_DISTILLATION, TORCH_DISTILLATION = "ms_ce distillation", "torch distillation"
+DISTILLATION = (OURS_DISTILLATION, "ms_ce distillation, PyNative", TORCH_DISTILLATION)
 ENTRANTS = (
     OURS,
     OURS_LARGE,
@@ -177,6 +180,27 @@ def truth_of_tokens(case: Case) -> tuple[float, np.ndarray, np.ndarray]:
     return float(loss), gradient @ linear_weight, gradient.T @ hidden
 
 
+def truth_of_distillation(case: Case) -> tuple[float, np.ndarray, np.ndarray]:
+    """The same of the mean of KL(teacher‖student)."""
+    student = inputs(case.rows, case.features, case.classes, 0.0)[:2]
+    hidden, linear_weight = (each.astype(np.float64) for each in student)
+    log_probs = []
+    for rows, table in (student, teacher_of(*student)):
+        logits = rows.astype(np.float64) @ table.astype(np.float64).T
+        logits -= logits.max(1, keepdims=True)
+        log_probs.append(logits - np.log(np.exp(logits).sum(1, keepdims=True)))
+    log_q, log_p = log_probs
+    loss = (np.exp(log_p) * (log_p - log_q)).sum(1).mean()
+    gradient = (np.exp(log_q) - np.exp(log_p)) / case.rows
+    return float(loss), gradient @ linear_weight, gradient.T @ hidden
+
+
+def truth_of(name: str) -> Any:
+    if name in DISTILLATION:
+        return truth_of_distillation
+    return truth_of_tokens if name in TOKENS else truth
+
+
 def error_of(worker: Worker, case: Case, folder: str, right) -> float:
     """Largest error of loss and gradients, relative to the largest value of each."""
     few = case._replace(rows=CHECKED_ROWS)
@@ -197,7 +221,7 @@ def checked(name: str, case: Case, folder: str) -> tuple[Worker | None, dict[str
         worker = Worker(name, folder)
         if name in PRODUCTS:  # no loss, nothing to compare
             return worker, {}
-        error = error_of(worker, case, folder, truth_of_tokens if name in TOKENS else truth)
+        error = error_of(worker, case, folder, truth_of(name))
     except WorkerError as failure:
         return None, {"refused": str(failure)}
     if error > CHECK_BOUND:
@@ -232,7 +256,7 @@ def run_case(case: Case, rounds: int, names: tuple[str, ...]) -> dict[str, Any]:
             arithmetic.append(float(subprocess.check_output([program])))
             for name, worker in workers.items():
                 records[name]["samples"].append(worker.ask(case.request("time"))["seconds"])
-                if name in TOKENS and name not in PRODUCTS:
+                if name in TOKENS + DISTILLATION and name not in PRODUCTS:
                     seconds = worker.ask(case.request("forward"))["seconds"]
                     records[name]["forward"].append(seconds)
         for worker in workers.values():
@@ -259,7 +283,8 @@ def row(name: str, record: dict[str, Any], case: Case) -> str:
         cells += ["", ""]
     else:
         beyond = record["growth"] - case.gradient_bytes
-        cells += [f"{record['growth'] / 1e6:.0f}", f"{100 * beyond / case.logits_bytes:.1f} %"]
+        logits = case.logits_bytes * (2 if name in DISTILLATION else 1)  # of both models
+        cells += [f"{record['growth'] / 1e6:.0f}", f"{100 * beyond / logits:.1f} %"]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -286,13 +311,15 @@ def table(result: dict[str, Any]) -> list[str]:
         if TORCH in seconds and products in seconds:
             ratio = seconds[products] / seconds[TORCH]
             lines += ["", f"{products} alone takes {ratio:.2f} × the time of {TORCH}."]
-    if OURS_TOKENS in seconds and TORCH_TOKENS in seconds:
-        ours, torch = (result["entrants"][name] for name in (OURS_TOKENS, TORCH_TOKENS))
+    for pair in ((OURS_TOKENS, TORCH_TOKENS), (OURS_DISTILLATION, TORCH_DISTILLATION)):
+        if pair[0] not in seconds or pair[1] not in seconds:
+            continue
+        ours, torch = (result["entrants"][name] for name in pair)
         ratio = ours["seconds"] / torch["seconds"]
         forward = [statistics.median(each["forward"]) for each in (ours, torch)]
         lines += [
             "",
-            f"{OURS_TOKENS} takes {ratio:.2f} × the time of {TORCH_TOKENS}, forward alone {forward[0]:.2f} s beside "
+            f"{pair[0]} takes {ratio:.2f} × the time of {pair[1]}, forward alone {forward[0]:.2f} s beside "
             f"{forward[1]:.2f} s.",
         ]
     return [*lines, ""]
@@ -315,22 +342,29 @@ def report(results: list[dict[str, Any]], facts: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
-    parser.add_argument("--entrant", action="append", choices=dict.fromkeys(ENTRANTS + TOKENS))
+    parser.add_argument(
+        "--entrant", action="append", choices=dict.fromkeys(ENTRANTS + TOKENS + DISTILLATION)
+    )
     parser.add_argument("--tokens", action="store_true", help="linear_token_log_probs")
+    parser.add_argument(
+        "--distillation", action="store_true", help="linear_distillation_loss, beside both logits"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--large", action="store_true", help=f"{LARGE.rows} rows of {LARGE.classes}"
     )
     parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    names = tuple(arguments.entrant or (TOKENS if arguments.tokens else ENTRANTS))
-    chosen = arguments.case or (["32k"] if arguments.tokens else [case.name for case in CASES])
+    kind = "tokens" if arguments.tokens else "distillation" if arguments.distillation else ""
+    of_kind = {"tokens": TOKENS, "distillation": DISTILLATION, "": ENTRANTS}[kind]
+    names = tuple(arguments.entrant or of_kind)
+    chosen = arguments.case or (["32k"] if kind else [case.name for case in CASES])
     cases = [case for case in CASES if case.name in chosen]
     if arguments.large:
         names, cases = (OURS,), [LARGE]
     facts = {"date": environment.date(), "commit": environment.commit(), **environment.machine()}
     facts["load average at the start"] = environment.load_average()
-    name = "linear" + ("_large" if arguments.large else "_tokens" if arguments.tokens else "")
+    name = "linear" + ("_large" if arguments.large else f"_{kind}" if kind else "")
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: list[dict[str, Any]] = []
     for case in cases:  # each is in the files as soon as it is known

@@ -27,6 +27,11 @@ def inputs(rows: int, features: int, classes: int, ignored: float):
     return hidden, linear_weight, target
 
 
+def teacher_of(hidden, linear_weight):
+    """Hidden states and table of a teacher: those of the student in another order."""
+    return hidden[::-1].copy(), linear_weight[::-1].copy()
+
+
 def resident_bytes(field: str = "VmRSS") -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split(field + ":")[1].split()[0]) * 1024
@@ -74,10 +79,17 @@ class MindSporeLoss:
             )
             return -(log_prob + ENTROPY_SHARE * entropy).mean()
 
+        def distillation(hidden, linear_weight, *teacher):
+            return ms_ce.linear_distillation_loss(
+                hidden, linear_weight, *teacher, gradient_in_forward=True
+            )
+
+        self.learns = "distillation" in name
         if name == "MindSpore MatMul x3":
             self.function = ms.jit(products)
         else:
             loss = {"tokens": tokens, "two sweeps": two_sweeps, "MindSpore MatMul": plain}
+            loss["distillation"] = distillation
             chosen = next((f for key, f in loss.items() if key in name), linear)
             self.function, self.loss = ms.value_and_grad(chosen, (0, 1)), chosen
             if "PyNative" not in name:
@@ -85,20 +97,23 @@ class MindSporeLoss:
 
     def tensors(self, hidden, linear_weight, target):
         # Results of an operator lie in MindSpore's own memory; a Tensor made of an array is copied there when used.
-        ms = self.ms
+        ms, taught = self.ms, teacher_of(hidden, linear_weight) if self.learns else ()
         hidden, linear_weight = ms.Tensor(hidden) * 1.0, ms.Tensor(linear_weight) * 1.0
         hidden.asnumpy(), linear_weight.asnumpy()
+        if self.learns:
+            teacher = [each * 1.0 for each in map(ms.Tensor, taught)]
+            return hidden, linear_weight, *teacher
         return hidden, linear_weight, ms.Tensor(target.astype(np.int32))
 
-    def __call__(self, hidden, linear_weight, target):
-        loss, gradients = self.function(hidden, linear_weight, target)
+    def __call__(self, *tensors):
+        loss, gradients = self.function(*tensors)
         loss = float(loss)
         for gradient in gradients:
             gradient[:1].asnumpy()  # MindSpore is asynchronous
         return loss, gradients
 
-    def forward(self, hidden, linear_weight, target):
-        return float(self.loss(hidden, linear_weight, target))
+    def forward(self, *tensors):
+        return float(self.loss(*tensors))
 
     def arrays(self, gradients):
         return [gradient.asnumpy() for gradient in gradients]
@@ -126,27 +141,37 @@ class TorchLoss:
             entropy = -(log_p.exp() * log_p).sum(-1)
             return -(log_prob + ENTROPY_SHARE * entropy).mean()
 
-        self.function = chunked if "chunked" in name else tokens if "tokens" in name else plain
+        def distillation(hidden, linear_weight, *teacher):
+            log_q = functional.log_softmax(functional.linear(hidden, linear_weight), -1)
+            log_p = functional.log_softmax(functional.linear(*teacher), -1)
+            return functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+
+        self.learns = "distillation" in name
+        losses = {"chunked": chunked, "tokens": tokens, "distillation": distillation}
+        self.function = next((loss for key, loss in losses.items() if key in name), plain)
         self.products_alone = "x3" in name
 
     def tensors(self, hidden, linear_weight, target):
         torch = self.torch
         first = torch.from_numpy(hidden).requires_grad_()
+        if self.learns:
+            teacher = [torch.from_numpy(each) for each in teacher_of(hidden, linear_weight)]
+            return first, torch.from_numpy(linear_weight).requires_grad_(), *teacher
         return first, torch.from_numpy(linear_weight).requires_grad_(), torch.from_numpy(target)
 
-    def __call__(self, hidden, linear_weight, target):
+    def __call__(self, hidden, linear_weight, *rest):
         if self.products_alone:
             with self.torch.no_grad():
                 product = hidden @ linear_weight.T
                 return product[0, 0].item(), (product @ linear_weight, product.T @ hidden)
         hidden.grad = linear_weight.grad = None
-        loss = self.function(hidden, linear_weight, target)
+        loss = self.function(hidden, linear_weight, *rest)
         loss.backward()
         return loss.item(), (hidden.grad, linear_weight.grad)
 
-    def forward(self, hidden, linear_weight, target):
+    def forward(self, *tensors):
         with self.torch.no_grad():
-            return self.function(hidden, linear_weight, target).item()
+            return self.function(*tensors).item()
 
     def arrays(self, gradients):
         return [gradient.numpy() for gradient in gradients]
