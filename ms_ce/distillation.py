@@ -178,7 +178,8 @@ def linear_distillation_loss(
         softcap (float), logit_scale (float): of both models, as in `cross_entropy`; the temperature divides what they
             return.
         chunk_bytes (int): what the logits of a chunk may take, of each model. Default: such that all arrays of a
-            chunk take a twenty-fourth of both models' logits, and at least 1 MiB each.
+            chunk take a twenty-fourth of both models' logits, and at least 1 MiB each. Arrays of the table's size
+            come on top (docs/tokens.md).
         gradient_in_forward (bool): as in `linear_cross_entropy`. It saves making the logits of both models again.
         backend (str): 'auto', or a name of `available_backends()`.
 
