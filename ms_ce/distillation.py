@@ -47,6 +47,12 @@ def _check_model(op: str, model: str, dtypes, ranks, shapes) -> None:
                 f"{op}: {model}_{part} must have dtype float16, bfloat16, float32 or float64, got "
                 f"{str(dtype).lower()}"
             )
+    given = [
+        (part, rank)
+        for part, dtype, rank in zip(parts, dtypes, ranks, strict=True)
+        if dtype is not None
+    ]
+    _checks.refuse_unknown_rank(op, **{f"{model}_{part}": rank for part, rank in given})
     for part, rank, least in zip(parts, ranks, (1, 2, 1), strict=True):
         form = ("(…, in_features)", "(num_classes, in_features)", "(num_classes,)")[least - 1]
         form = "(…, in_features)" if part == "hidden" else form

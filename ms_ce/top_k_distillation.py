@@ -62,9 +62,10 @@ def linear_top_k_distillation_loss(
     Keyword Args:
         beta (float): as in `linear_distillation_loss`. Default 0.
         tail (bool): whether the other classes count, as one. Default True.
-        temperature (float), temperature_squared (bool), reduction (str), row_weight (Tensor), total_weight (number,
-            Tensor), softcap (float), logit_scale (float), gradient_in_forward (bool), backend (str): as there; of the
-            student.
+        temperature (float), temperature_squared (bool), reduction (str): as there.
+        row_weight (Tensor), total_weight (number, Tensor): as there.
+        softcap (float), logit_scale (float): of the student.
+        gradient_in_forward (bool), backend (str): as there.
         chunk_bytes (int): what the logits of a chunk may take. Default: as there.
 
     Returns:

@@ -132,10 +132,16 @@ class Derivative:
 if AVAILABLE:
 
     class _Recorded(_versions.Function):
-        """apply(run, derivative, *inputs): run(*inputs), differentiated by `derivative`."""
+        """apply(run, derivative, order, *inputs): run(*inputs), differentiated by `derivative`.
+
+        Integers come last: MindSpore loses count of the outputs behind one that has no gradient. `order` is filled with
+        the places that the outputs had.
+        """
 
         @staticmethod
-        def forward(ctx: Any, run: Callable, derivative: Derivative, *inputs: Tensor) -> Any:
+        def forward(
+            ctx: Any, run: Callable, derivative: Derivative, order: list[int], *inputs: Tensor
+        ) -> Any:
             result = run(*inputs)
             outputs = result if isinstance(result, tuple) else (result,)
             ctx.made = outputs[derivative.visible :] if derivative.made else None
@@ -147,13 +153,16 @@ if AVAILABLE:
             ctx.mark_non_differentiable(*[each for each in outputs if not _is_float(each)])
             tensors = [each for each in inputs if isinstance(each, Tensor)]
             ctx.save_for_backward(*tensors, *outputs)
-            return outputs if len(outputs) > 1 else outputs[0]
+            order += sorted(range(len(outputs)), key=lambda place: not _is_float(outputs[place]))
+            ctx.order = order
+            return tuple(outputs[place] for place in order) if len(outputs) > 1 else outputs[0]
 
         @staticmethod
         def backward(ctx: Any, *upstreams: Tensor | None) -> tuple:
             derivative, saved = ctx.derivative, iter(ctx.saved_tensors)
             inputs = [next(saved) if other is None else other[0] for other in ctx.others]
-            outputs, needed = tuple(saved), ctx.needs_input_grad[2:]
+            outputs, needed = tuple(saved), ctx.needs_input_grad[3:]
+            upstreams = _in_places(upstreams, ctx.order)
             mask = [
                 bool(need) and _is_float(each) for need, each in zip(needed, inputs, strict=True)
             ]
@@ -162,7 +171,18 @@ if AVAILABLE:
             if any(rest):
                 _refuse_assigned(ctx.nodes, inputs)
             grads = derivative.gradients(rest, inputs, outputs, upstreams)
-            return (None, None, *(made.get(place, grad) for place, grad in enumerate(grads)))
+            return (None, None, None, *(made.get(place, grad) for place, grad in enumerate(grads)))
+
+    def _recorded(run: Callable, derivative: Derivative, inputs: Sequence[Any]) -> Any:
+        order: list[int] = []
+        found = _Recorded.apply(run, derivative, order, *inputs)
+        return _in_places(found, order) if isinstance(found, tuple) else found
+
+
+def _in_places(values: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
+    """values[i] at place order[i]."""
+    by_place = dict(zip(order, values, strict=True))
+    return tuple(by_place[place] for place in range(len(by_place)))
 
 
 def _made(ctx: Any, upstream: Tensor | None) -> Iterable[tuple[int, Tensor]]:
@@ -197,7 +217,7 @@ def call(run: Callable, derivative: Derivative | None, inputs: Sequence[Tensor])
     instead = derivative.instead()
     if instead is not None:
         return instead(*inputs)
-    return _Recorded.apply(run, derivative, *inputs)
+    return _recorded(run, derivative, inputs)
 
 
 class DifferentiableCell(nn.Cell):
@@ -206,4 +226,4 @@ class DifferentiableCell(nn.Cell):
     def __call__(self, *inputs: Any) -> Any:
         if not AVAILABLE or not recording():
             return super().__call__(*inputs)
-        return _Recorded.apply(self.construct, Derivative(self.bprop), *inputs)
+        return _recorded(self.construct, Derivative(self.bprop), inputs)

@@ -40,10 +40,11 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
             Default: all ranks.
 
     Keyword Args:
-        beta (float), temperature (float), temperature_squared (bool), reduction (str), softcap (float), logit_scale
-            (float): as in `ms_ce.linear_distillation_loss`.
-        class_blocks (sequence of int), num_classes (int), row_group (str), gradients_mean (bool), chunk_bytes (int),
-            gradient_in_forward (bool), backend (str): as in `VocabParallelLinearCrossEntropyLoss`.
+        beta (float), temperature (float), temperature_squared (bool): as in `ms_ce.linear_distillation_loss`.
+        reduction (str), softcap (float), logit_scale (float): as there.
+        class_blocks (sequence of int), num_classes (int): as in `VocabParallelLinearCrossEntropyLoss`.
+        row_group (str), gradients_mean (bool), chunk_bytes (int): as there.
+        gradient_in_forward (bool), backend (str): as there.
 
     Inputs:
         - **student_hidden** - (…, student_features), float16, bfloat16 or float32, the same on every rank.

@@ -155,8 +155,9 @@ class VocabParallelLinearTokenLogProbs(LinearOverBlocks):
     Keyword Args:
         temperature (float), entropy (bool), ignore_index (int), softcap (float), logit_scale (float): as in
             `ms_ce.token_log_probs`.
-        class_blocks (sequence of int), num_classes (int), sequence_parallel (bool), chunk_bytes (int), frozen (tuple of
-            str), backend (str): as in `VocabParallelLinearCrossEntropyLoss`.
+        class_blocks (sequence of int), num_classes (int), sequence_parallel (bool): as in
+            `VocabParallelLinearCrossEntropyLoss`.
+        chunk_bytes (int), frozen (tuple of str), backend (str): as there.
 
     Inputs:
         - **input**, **linear_weight**, **target** - as there, target of class indices only.

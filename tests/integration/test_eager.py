@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 
 import ms_ce
 from ms_ce import functional, reference
-from ms_ce.ops import eager
+from ms_ce.ops import eager, pieces
 from ms_ce.ops.cpu import library, losses
 
 _random = np.random.default_rng(1)
@@ -158,6 +158,17 @@ def test_probabilities_with_both_gradients_in_the_forward_pass(
     expected = reference.cross_entropy_grad(LOGITS, PROBABILITIES, WEIGHT, **settings)
     agree(gradients[0], expected.logits)
     agree(gradients[1], 0.0 * expected.target if stopped else expected.target)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "composed"])
+def test_an_output_behind_an_integer_goes_through_a_cell_with_a_bprop(backend):
+    """MindSpore loses count of the outputs behind one that has no gradient."""
+
+    def value(logits):
+        stats = ms_ce.cross_entropy_with_stats(logits, Tensor(TARGET), backend=backend)
+        return stats[0] + pieces.total(stats[5])
+
+    agree(ms.grad(value)(Tensor(LOGITS)), GRADIENT)
 
 
 def test_probabilities_differentiated_twice(launched):
