@@ -192,6 +192,7 @@ def _check_row_weight(
             f"{op}: row_weight must have dtype {_names(FLOATS)}, got {str(dtype).lower()}; "
             "cast it with row_weight.astype(mindspore.float32)"
         )
+    refuse_unknown_rank(op, row_weight=rank)
     if rank != rows_rank or (shape is not None and rows is not None and shape != rows):
         expected = f"shape {rows}" if rows is not None else f"{rows_rank} dimensions"
         got = f"{rank} dimensions" if shape is None else f"shape {shape}"
@@ -221,6 +222,7 @@ def check_total_weight(op: str, dtype, shape: Shape) -> None:
         raise TypeError(
             f"{op}: total_weight must have dtype {_names((*LABELS, *FLOATS))}, got {str(dtype).lower()}"
         )
+    refuse_unknown_rank(op, total_weight=None if shape is None else len(shape))
     if shape != ():
         raise ValueError(
             f"{op}: total_weight must be a number or have shape (), got {shape}; use total_weight.reshape(()) or the "

@@ -67,6 +67,12 @@ def shared_out(divisor, row_weight, shape):
     return weights
 
 
+def from_outside(plan, total_weight, row_weight, rows):
+    """(the divisor, the rows' weights over it, the plan of the sum that is left); `rows` is the rows' shape."""
+    divisor = divisor_of(plan.op, plan.options.reduction, total_weight)
+    return divisor, shared_out(divisor, row_weight, rows), of_sum(plan)
+
+
 def quotient(total, divisor):
     """The loss, from the sum of rows whose weights were shared out."""
     if not isinstance(divisor, Tensor):

@@ -112,9 +112,8 @@ def linear_cross_entropy_on(
         _linear_checks.check_matrix(plan.op, linear_weight.ndim)
     divisor = None
     if total_weight is not None:
-        divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
         rows = (*input.shape[:-1], *linear_weight.shape[1:-1])
-        plan, row_weight = _divisor.of_sum(plan), _divisor.shared_out(divisor, row_weight, rows)
+        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
     input = precision.begin(input)
     input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
     form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)

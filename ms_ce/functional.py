@@ -99,9 +99,8 @@ def cross_entropy_on(
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
-        row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
-        plan = _divisor.of_sum(plan)
+        rows = rows_shape(input.shape)
+        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
     tensors = (input, target, weight, constant(row_weight))
     loss = kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
@@ -121,10 +120,9 @@ def nll_loss_on(
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
     if total_weight is None:
         return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
-    divisor = _divisor.divisor_of(plan.op, plan.options.reduction, total_weight)
-    row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
-    options = _divisor.of_sum(plan).options
-    loss = kernels.nll_loss(input, target, weight, row_weight, options)[0]
+    rows = rows_shape(input.shape)
+    divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+    loss = kernels.nll_loss(input, target, weight, row_weight, plan.options)[0]
     return _divisor.quotient(loss, divisor), total_weight
 
 

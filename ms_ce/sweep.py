@@ -68,9 +68,8 @@ def cross_entropy_with_stats(
     Returns:
         LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
         this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and
-        lse are float32
-        (float64 for float64 input), num_correct is int64, the others have input's dtype. For probability targets
-        a row is correct where the largest logit stands at the largest probability.
+        lse are float32 (float64 for float64 input), num_correct is int64, the others have input's dtype. For
+        probability targets a row is correct where the largest logit stands at the largest probability.
 
     Example:
         >>> import mindspore, ms_ce
@@ -88,9 +87,8 @@ def cross_entropy_with_stats(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        divisor = _divisor.divisor_of(op, plan.options.reduction, total_weight)
-        row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
-        plan = _divisor.of_sum(plan)
+        rows = rows_shape(input.shape)
+        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
     tensors = (input, target, weight, constant(row_weight))
     results = kernels.cross_entropy_with_stats(*tensors, plan.options)
     stats = in_order(results, divisor, exact_dtype(input.dtype))
@@ -142,9 +140,8 @@ def cross_entropy_value_and_grad(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        divisor = _divisor.divisor_of(op, plan.options.reduction, total_weight)
-        row_weight = _divisor.shared_out(divisor, row_weight, rows_shape(input.shape))
-        plan = _divisor.of_sum(plan)
+        rows = rows_shape(input.shape)
+        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
     tensors = (input, target, weight, constant(row_weight))
     result = kernels.cross_entropy_value_and_grad(*tensors, plan.options)
     loss, gradient = result[0], result[3]

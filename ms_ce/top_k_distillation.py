@@ -115,8 +115,9 @@ def linear_top_k_distillation_loss(
 
 
 @constexpr
-def _check_top_k(op: str, classes: int, dtypes, lead, log_probs, indices) -> None:
-    """Shapes, as far as they are known."""
+def _check_top_k(op: str, classes: int, dtypes, ranks, lead, log_probs, indices) -> None:
+    """What is known of the teacher's log-probabilities and indices."""
+    _checks.refuse_unknown_rank(op, teacher_log_probs=ranks[0], teacher_indices=ranks[1])
     if dtypes[0] not in _checks.FLOATS:
         raise TypeError(
             f"{op}: teacher_log_probs must have dtype float16, bfloat16, float32 or float64, got "
@@ -147,7 +148,8 @@ def _checked_top_k(op, student, log_probs, indices, row_weight):
     hidden = _checks.known_shape(student[0])
     lead = None if hidden is None else hidden[:-1]
     shapes = (lead, _checks.known_shape(log_probs), _checks.known_shape(indices))
-    _check_top_k(op, student[1].shape[0], (log_probs.dtype, indices.dtype), *shapes)
+    dtypes, ranks = (log_probs.dtype, indices.dtype), (log_probs.ndim, indices.ndim)
+    _check_top_k(op, student[1].shape[0], dtypes, ranks, *shapes)
     if row_weight is not None:
         _checks.check_row_weight(op, row_weight, student[0].ndim - 1, lead)
 

@@ -28,6 +28,9 @@ def arrays(seed: int = 0) -> dict[str, np.ndarray]:
         "teacher": random.normal(size=(ROWS, 3)).astype(np.float32),
         "teacher table": random.normal(size=(CLASSES, 3)).astype(np.float32),
         "mask": np.array([1, 1, 0, 1, 0.5, 1], np.float32),
+        "divisor": np.array(2.5, np.float32),
+        "top": np.log(np.full((ROWS, 2), 0.3, np.float32)),
+        "top indices": np.array([[0, 1], [4, 2], [1, 0], [3, 2], [2, 4], [0, 3]], np.int32),
     }
 
 
@@ -96,6 +99,13 @@ def _with_row_weight(function):
     return weighted
 
 
+def _with_total_weight(function):
+    def divided(*tensors, **options):
+        return function(*tensors[:-1], total_weight=tensors[-1], **options)
+
+    return divided
+
+
 def _z_loss(*tensors, **options):
     stats = ms_ce.cross_entropy_with_stats(*tensors, **options)
     return stats[3]
@@ -158,6 +168,12 @@ PROGRAMS = {
     "linear_cross_entropy row_weight chunks": _function(
         _with_row_weight(ms_ce.linear_cross_entropy), (*_LINEAR, "mask"), chunk_bytes=40
     ),
+    "cross_entropy total_weight": _function(
+        _with_total_weight(ms_ce.cross_entropy), (*_CLASSES, "divisor"), **_OPTIONS
+    ),
+    "linear_cross_entropy total_weight chunks": _function(
+        _with_total_weight(ms_ce.linear_cross_entropy), (*_LINEAR, "divisor"), chunk_bytes=40
+    ),
     "token_log_probs": _function(
         ms_ce.token_log_probs, ("logits", "target"), entropy=True, temperature=1.5
     ),
@@ -178,6 +194,12 @@ PROGRAMS = {
         ("hidden", "table", "teacher", "teacher table", "mask"),
         gradient_in_forward=True,
         chunk_bytes=40,
+    ),
+    "linear_top_k_distillation_loss": _function(
+        _with_row_weight(ms_ce.linear_top_k_distillation_loss),
+        ("hidden", "table", "top", "top indices", "mask"),
+        beta=0.5,
+        temperature=1.5,
     ),
     "CrossEntropyLoss": Program(
         lambda backend: ms_ce.CrossEntropyLoss(_weight(), backend=backend, **_OPTIONS),

@@ -15,7 +15,9 @@ from tests.support.tolerances import check_close, tolerance
 
 EVERYTHING = {"label_smoothing": 0.1, "z_loss": 0.05, "softcap": 4.0, "logit_scale": 1.5}
 OPTIONS = {"everything": EVERYTHING, "z-loss": {"z_loss": 0.05}}
-REDUCTIONS = ("none", "mean", "sum")
+DIVIDED = "mean over total_weight"
+REDUCTIONS = ("none", "mean", "sum", DIVIDED)
+TOTAL_WEIGHT = 2.5
 FORMS = {
     "class indices": Case("", (7, 5), weight=True, ignored=0.3),
     "one row": Case("", (5,), weight=True),
@@ -38,6 +40,15 @@ def weighted(stats, outputs, upstream):
     return value
 
 
+def settings_of(options, reduction):
+    """(what the loss is given, what the reference is given, what the reference's result is divided by)"""
+    if reduction == DIVIDED:
+        given = {**options, "reduction": "mean", "total_weight": TOTAL_WEIGHT}
+        return given, {**options, "reduction": "sum"}, TOTAL_WEIGHT
+    given = {**options, "reduction": reduction}
+    return given, given.copy(), 1.0
+
+
 def expected_gradients(gradients, arguments, outputs, upstream, options):
     """By the reference, whose gradient is linear in z_loss but for the loss without it."""
 
@@ -50,18 +61,18 @@ def expected_gradients(gradients, arguments, outputs, upstream, options):
 
 
 def check_logits(form, options, reduction, weighted_rows, outputs, backend, run):
-    case = FORMS[form]._replace(options={"reduction": reduction})
+    given, settings, divisor = settings_of(options, reduction)
+    case = FORMS[form]._replace(options={"reduction": given["reduction"]})
     data = case.inputs("float64")
     rows = data["target"].shape
     if case.probabilities:
         rows = reference.rows_shape(case.shape)
     row_weight = np.random.default_rng(3).random(rows) + 0.25 if weighted_rows else None
-    settings = {**options, "reduction": reduction}
     factor = to_tensor(row_weight)
 
     def value(logits, target, weight, upstream):
         stats = ms_ce.cross_entropy_with_stats(
-            logits, target, weight, **settings, row_weight=factor, backend=backend
+            logits, target, weight, **given, row_weight=factor, backend=backend
         )
         return weighted(stats, outputs, upstream)
 
@@ -71,8 +82,9 @@ def check_logits(form, options, reduction, weighted_rows, outputs, backend, run)
     tensors = [to_tensor(each) for each in (*arguments, data["grad_loss"])]
     actual = run(ms.grad(value, asked), *tensors)
     settings["row_weight"] = row_weight
+    upstream = data["grad_loss"] / divisor
     expected = expected_gradients(
-        reference.cross_entropy_grad, arguments, outputs, data["grad_loss"], settings
+        reference.cross_entropy_grad, arguments, outputs, upstream, settings
     )
     bound = tolerance(backend, "float64", "softcap" in options)
     for place, found in zip(asked, actual, strict=True):
@@ -110,7 +122,7 @@ def check_hidden(holder, probabilities, options, reduction, outputs, run):
         target = random.random((8, 5))
         target = target / target.sum(1, keepdims=True)
     upstream = random.normal(size=(8,) if reduction == "none" else ())
-    settings = {**options, "reduction": reduction}
+    given, settings, divisor = settings_of(options, reduction)
     factor = to_tensor(row_weight)
 
     def value(hidden, linear_weight, target, bias, weight, upstream):
@@ -120,7 +132,7 @@ def check_hidden(holder, probabilities, options, reduction, outputs, run):
             target,
             bias,
             weight,
-            **settings,
+            **given,
             row_weight=factor,
             backend=backend,
             chunk_bytes=chunk_bytes,
@@ -134,7 +146,7 @@ def check_hidden(holder, probabilities, options, reduction, outputs, run):
     actual = run(ms.grad(value, asked), *tensors)
     settings["row_weight"] = row_weight
     found = expected_gradients(
-        reference.linear_cross_entropy_grad, arguments, outputs, upstream, settings
+        reference.linear_cross_entropy_grad, arguments, outputs, upstream / divisor, settings
     )
     expected = dict(zip(reference.LinearGradients._fields, found, strict=True))
     for place, gradient in zip(asked, actual, strict=True):

@@ -90,6 +90,30 @@ def test_unknown_rank_is_refused_by_name(name, backend):
         ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_one_tensor_of_unknown_rank(name, graph_mode):
+    """Each in its turn: refused by its name, or as good as one of known rank."""
+    program = PROGRAMS[name]
+    tensors = program.tensors()
+    expected = numpy_of(Function(program.make("cpu"), {})(*tensors))
+    for place in range(len(tensors)):
+        network = Function(program.make("cpu"), {})
+        shapes = [None if k == place else each.shape for k, each in enumerate(tensors)]
+        pairs = zip(shapes, tensors, strict=True)
+        network.set_inputs(*(Tensor(shape=shape, dtype=each.dtype) for shape, each in pairs))
+        try:
+            actual = numpy_of(network(*tensors))
+        except ValueError as error:
+            refused = str(error)
+        else:
+            refused = None
+        if refused is None:
+            for found, wanted in zip(actual, expected, strict=True):
+                np.testing.assert_array_equal(found, wanted)
+        else:
+            assert "must have a known number of dimensions" in refused
+
+
 def test_unknown_number_of_classes_of_a_composed_linear_loss_is_asked_for(graph_mode):
     program = PROGRAMS["linear_cross_entropy"]
     tensors = program.tensors()
