@@ -134,8 +134,8 @@ if AVAILABLE:
     class _Recorded(_versions.Function):
         """apply(run, derivative, order, *inputs): run(*inputs), differentiated by `derivative`.
 
-        Integers come last: MindSpore loses count of the outputs behind one that has no gradient. `order` is filled with
-        the places that the outputs had.
+        Integers come last: MindSpore loses count of the outputs behind one that has no gradient. Where there are any,
+        `order` is filled with the places that the outputs had.
         """
 
         @staticmethod
@@ -150,12 +150,17 @@ if AVAILABLE:
             # Where a tensor was given, and what else was, None for an absent weight say.
             ctx.others = [None if isinstance(each, Tensor) else (each,) for each in inputs]
             ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*[each for each in outputs if not _is_float(each)])
+            integers = [place for place, each in enumerate(outputs) if not _is_float(each)]
+            if integers:
+                ctx.mark_non_differentiable(*[outputs[place] for place in integers])
+                order += [place for place in range(len(outputs)) if place not in integers]
+                order += integers
             tensors = [each for each in inputs if isinstance(each, Tensor)]
             ctx.save_for_backward(*tensors, *outputs)
-            order += sorted(range(len(outputs)), key=lambda place: not _is_float(outputs[place]))
             ctx.order = order
-            return tuple(outputs[place] for place in order) if len(outputs) > 1 else outputs[0]
+            if order:
+                outputs = tuple(outputs[place] for place in order)
+            return outputs if len(outputs) > 1 else outputs[0]
 
         @staticmethod
         def backward(ctx: Any, *upstreams: Tensor | None) -> tuple:
@@ -180,7 +185,9 @@ if AVAILABLE:
 
 
 def _in_places(values: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
-    """values[i] at place order[i]."""
+    """values[i] at place order[i]; without an order, as they are."""
+    if not order:
+        return values
     by_place = dict(zip(order, values, strict=True))
     return tuple(by_place[place] for place in range(len(by_place)))
 
