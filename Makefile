@@ -156,7 +156,7 @@ test-mindformers: $(INSTALLED)
 	$(MINDFORMERS)/bin/pip install --quiet mindspore==2.10.0 'numpy<2' .
 	$(MINDFORMERS)/bin/pip install --quiet --no-deps -r tests/parallel/mindformers_requirements.txt
 	MS_CE_MINDFORMERS_PYTHON=$(CURDIR)/$(MINDFORMERS)/bin/python \
-	  python -m pytest tests/parallel/test_mindformers.py
+	  python -m pytest tests/parallel/mindformers_run.py
 
 # Training steps of model libraries, each in an environment of its own, with and without ms_ce.patch; writes the tables
 # of docs/model_libraries.md. ONLY=mindcv runs one library.
@@ -169,7 +169,7 @@ test-models: $(INSTALLED)
 test-torch: $(INSTALLED)
 	MS_CE_TORCH_PYTHON=$$(PYTHONPATH=benchmarks python -c \
 	  'import environment; print(environment.peer_python())' | tail -n 1) \
-	  python -m pytest tests/integration/test_torch*.py
+	  python -m pytest tests/integration/torch*_run.py
 
 # The site, into build/site: open build/site/index.html. A warning is an error.
 docs: $(DOCS)/.installed

@@ -187,7 +187,7 @@ if AVAILABLE:
 def _in_places(values: Sequence[Any], order: Sequence[int]) -> tuple[Any, ...]:
     """values[i] at place order[i]; without an order, as they are."""
     if not order:
-        return values
+        return tuple(values)
     by_place = dict(zip(order, values, strict=True))
     return tuple(by_place[place] for place in range(len(by_place)))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+from collections import Counter
 
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tests.support import leaks
+from tests.support import leaks, rare
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore's warnings would bury a failure
 COSTLY = ("test_capture", "test_examples")  # integration tests that share what takes minutes
@@ -44,6 +45,23 @@ def _hold_to(
     if mindspore.__version__ not in SpecifierSet(versions):
         reason = f"MindSpore {versions}: {reason}"
         item.add_marker(pytest.mark.xfail(reason=reason, strict=always, run=run))
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    """Marks the cases of large tests that are rare (tests/support/rare.py)."""
+    cases = [
+        item
+        for item in items
+        if hasattr(item, "callspec")
+        and item.path.parent.name in rare.FOLDERS
+        and not item.get_closest_marker("rare")
+    ]
+    number = Counter((item.path, item.originalname) for item in cases)
+    for item in cases:
+        part = rare.part_of(item.callspec.id)
+        if part and number[item.path, item.originalname] >= rare.MANY:
+            item.add_marker(pytest.mark.rare(part=part))
 
 
 def pytest_collection_finish(session):

@@ -30,8 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVIRONMENTS = ROOT / ".venv-versions"
 DOCUMENT = ROOT / "docs" / "versions.md"
 FOLDERS = ("unit", "integration", "parallel")
-# They need the tools of `make lint`, or an environment that `make test-torch` or `make test-mindformers` makes.
-NOT_HERE = ("test_layout.py", "test_torch.py", "test_torch_samples.py", "test_mindformers.py")
+NOT_HERE = ("test_layout.py",)  # needs the tools of `make lint`
 ALL_TESTS = ("-n", "2", "--dist", "loadgroup", "-m", "not rare")
 BEGIN, END = "<!-- make test-versions -->", "<!-- end -->"
 

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 from mindspore import Tensor, nn
 
-# The comparison with torch needs an environment of its own; `make test-torch` makes one and names it.
-collect_ignore_glob = [] if os.environ.get("MS_CE_TORCH_PYTHON") else ["test_torch*.py"]
-
 MODES = ("pynative", "jit", "graph")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 

@@ -1,4 +1,4 @@
-"""torch's loss and gradients of the cases that test_torch.py wrote; needs torch and numpy only.
+"""torch's loss and gradients of the cases that torch_run.py wrote; needs torch and numpy only.
 
 python torch_worker.py FOLDER
 """

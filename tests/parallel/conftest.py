@@ -1,12 +1,21 @@
-"""The comparison with mindformers needs an environment of its own; `make test-mindformers` makes one and names it."""
+"""What is launched ends with the tests, and computes only what they ask for."""
 
-import os
 import signal
 
-from tests.parallel.processes import kill_all_and_end
+import pytest
 
-collect_ignore = [] if os.environ.get("MS_CE_MINDFORMERS_PYTHON") else ["test_mindformers.py"]
+from tests.parallel.processes import kill_all_and_end
 
 
 def pytest_configure(config):
     signal.signal(signal.SIGTERM, kill_all_and_end)
+
+
+@pytest.fixture(scope="module")
+def asked_for(request):
+    """The parameters of this file's tests that run: what a launch need not compute, it leaves out."""
+    return [
+        item.callspec.params
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    ]

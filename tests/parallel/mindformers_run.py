@@ -1,4 +1,4 @@
-"""Our drop-in gives mindformers' numbers, shapes and dtypes, and the right ones where mindformers' are wrong.
+"""mindformers' numbers, shapes and dtypes from our drop-in, right ones where those are wrong: `make test-mindformers`.
 
 MS_CE_MINDFORMERS_PYTHON names the interpreter of an environment with mindspore and mindformers_requirements.txt.
 """

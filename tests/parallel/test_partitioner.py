@@ -3,7 +3,6 @@
 partitioner_worker.py compiles and interprets in processes of its own; the tests read what it wrote.
 """
 
-import functools
 import json
 import math
 
@@ -42,28 +41,24 @@ EXTRAS = [
 ]
 
 
-# Each rank takes a second: `make test` leaves this one out.
-LARGE = "mesh 16x8"
+# Each rank takes a second: `make test` leaves these out.
+RARE = {"mesh 16x8", "mesh 2x4", "mesh 8x1", "fused, mesh 1x4"}
 
 
 def marked(names):
     rare = pytest.mark.rare(part=1)
-    return [pytest.param(name, marks=rare) if name == LARGE else name for name in names]
+    return [pytest.param(name, marks=rare) if name in RARE else name for name in names]
 
 
-@pytest.fixture(scope="session")
-def results(tmp_path_factory):
-    """results(name): what the worker wrote of a case; one launch for all but the large one."""
-
-    @functools.cache
-    def launch(large):
-        names = [name for name in CASES if (name == LARGE) == large] + EXTRAS * (not large)
-        directory = tmp_path_factory.mktemp("partitioner")
-        finished = run_script("partitioner_worker.py", ["results.json", *names], directory)
-        assert finished.code == 0, finished.output
-        return json.loads((directory / "results.json").read_text())
-
-    return lambda name: launch(name == LARGE)[name]
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, asked_for):
+    """results(name): what the worker wrote of a case; one launch for all that is asked for."""
+    wanted = {case.get("name") for case in asked_for}
+    names = [name for name in CASES if name in wanted] + EXTRAS
+    directory = tmp_path_factory.mktemp("partitioner")
+    finished = run_script("partitioner_worker.py", ["results.json", *names], directory)
+    assert finished.code == 0, finished.output
+    return json.loads((directory / "results.json").read_text()).__getitem__
 
 
 @pytest.mark.parametrize("name", marked(CASES))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.support import rare
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -15,4 +17,11 @@ def test_every_part_has_its_turn():
         r"^rare=\$\(\(commits % (\d+) \+ 1\)\)$", (ROOT / ".ci" / "run").read_text(), re.M
     )
     assert turns is not None
-    assert parts == set(range(1, int(turns[1]) + 1))
+    assert int(turns[1]) == rare.PARTS
+    assert parts == set(range(1, rare.PARTS + 1))
+
+
+def test_the_cases_of_a_large_test_are_spread_over_make_test_and_every_part():
+    found = [rare.part_of(f"case-{number}") for number in range(600)]
+    assert 250 < found.count(None) < 350
+    assert all(50 < found.count(part) < 150 for part in range(1, rare.PARTS + 1))

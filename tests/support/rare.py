@@ -1,0 +1,15 @@
+"""Which cases `make test` leaves to the rare tests: about every other one of a test that has many."""
+
+from __future__ import annotations
+
+import zlib
+
+MANY = 20  # cases of one test
+FOLDERS = ("integration", "parallel")  # where a case takes a second, not milliseconds
+PARTS = 3  # of the rare tests, of which CI runs one for each commit
+
+
+def part_of(case: str) -> int | None:
+    """The part in which a case has its turn, by its name; None for one of `make test`."""
+    place, rare = divmod(zlib.crc32(case.encode()), 2)
+    return place % PARTS + 1 if rare else None
