@@ -52,6 +52,7 @@ class _Rows:
     curvature: Array  # d²x'/dx²
     q: Array  # q', smoothed target
     w: Array  # weights (C,)
+    factor: Array  # w·q'; 0 for the other classes of a class index, whatever they weigh
     lse: Array  # (n,)
     p: Array  # softmax
     distance: Array  # lse - x', from the maximum: a common offset costs no places
@@ -142,7 +143,9 @@ def _prepare(
     lse, p, distance = _log_sum_exp(x)
     smooth = (1 - label_smoothing) * q + label_smoothing / classes
     divisor = float((own_weight * target_weight).sum()) if reduction == "mean" else 1.0
-    rows = (x, slope, curvature, smooth, w, lse, p, distance, keep, own_weight)
+    with np.errstate(invalid="ignore"):
+        factor = np.where((smooth == 0) & (hard is not None), 0.0, w * smooth)
+    rows = (x, slope, curvature, smooth, w, factor, lse, p, distance, keep, own_weight)
     return _Rows(*rows, divisor, target_weight, hard)
 
 
@@ -156,7 +159,7 @@ def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...])
 
 def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
-        loss = r.row_weight * _weighted_sum(r.w * r.q, r.distance)
+        loss = r.row_weight * _weighted_sum(r.factor, r.distance)
         squares = r.row_weight * z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
     return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
 
@@ -211,8 +214,7 @@ def cross_entropy_grad(
     """Derivatives of Σ grad_loss·loss with respect to logits, probability target and weight; options as there."""
     shape = np.shape(logits)
     r = _prepare((logits, target, weight, row_weight), **options)
-    g = _upstream(grad_loss, r)[:, None]
-    factor = r.w * r.q
+    g, factor = _upstream(grad_loss, r)[:, None], r.factor
     with np.errstate(invalid="ignore"):
         mass = factor.sum(-1, keepdims=True)
         grad_x = g * (mass * r.p - factor)
@@ -244,10 +246,9 @@ def cross_entropy_hvp(
     """Hessian with respect to logits of Σ grad_loss·loss, times `direction` (of the logits' shape)."""
     shape = np.shape(logits)
     r = _prepare((logits, target, weight, row_weight), **options)
-    g = _upstream(grad_loss, r)[:, None]
+    g, factor = _upstream(grad_loss, r)[:, None], r.factor
     d = to_rows(np.asarray(direction, np.float64))
     dx = d * r.slope
-    factor = r.w * r.q
     mass = factor.sum(-1, keepdims=True)
     mean = (r.p * dx).sum(-1, keepdims=True)
     z_slope = 2 * z_loss * r.lse[:, None]
@@ -290,7 +291,7 @@ def nll_loss(
     shape = np.shape(log_prob)
     given = (log_prob, target, weight, row_weight)
     r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
-    rows = r.row_weight * np.where(r.keep > 0, _weighted_sum(r.w * r.q, -r.x), 0.0)
+    rows = r.row_weight * np.where(r.keep > 0, _weighted_sum(r.factor, -r.x), 0.0)
     return _reduce(rows, reduction, r.divisor, shape), (r.row_weight * r.target_weight).sum()
 
 
@@ -313,10 +314,10 @@ def nll_loss_grad(
     if weight is not None:
         grad_weight = _weighted_sum((g * r.q).T, -r.x.T)
         if reduction == "mean" and r.hard is not None and r.divisor != 0:
-            loss = _weighted_sum(r.row_weight[:, None] * r.w * r.q, -r.x).sum() / r.divisor
+            loss = _weighted_sum(r.row_weight[:, None] * r.factor, -r.x).sum() / r.divisor
             counts = np.bincount(r.hard, weights=r.row_weight, minlength=len(r.w))
             grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
-    return Gradients(from_rows(-g * r.w * r.q, shape), None, grad_weight)
+    return Gradients(from_rows(-g * r.factor, shape), None, grad_weight)
 
 
 class LinearGradients(NamedTuple):
@@ -338,8 +339,7 @@ def _shifted(hidden: Array, target: Array) -> tuple[Array, Array]:
 
 def _as_rows(hidden, linear_weight, target, linear_bias, row_weight, shift: bool):
     """(hidden rows, logits, target rows, row weights, leading shape), in float64."""
-    hidden = np.asarray(hidden, np.float64)
-    target = np.asarray(target)
+    hidden, target = np.asarray(hidden, np.float64), np.asarray(target)
     if shift:
         hidden, target = _shifted(hidden, target)
     if row_weight is not None:

@@ -37,6 +37,16 @@ def evaluate(run, backend, logits, target, weight=None, **options):
 
 # name, logits, target, keyword arguments, expected loss, expected gradient
 CORNERS = [
+    ("nan as another class's weight", LOGITS, [2, 0], {"weight": [1.0, NAN, 2.0]}, SAME, SAME),
+    ("inf as another class's weight", LOGITS, [2, 0], {"weight": [1.0, INF, 2.0]}, SAME, SAME),
+    (
+        "nan as the weight of one row's class",
+        LOGITS,
+        [2, 1],
+        {"weight": [1.0, NAN, 2.0], "reduction": "none"},
+        SAME,
+        SAME,
+    ),
     ("every target ignored", LOGITS, [-100, -100], {}, NAN, ZERO),
     ("every target ignored, sum", LOGITS, [-100, -100], {"reduction": "sum"}, 0.0, ZERO),
     ("total weight 0", LOGITS, [1, 1], {"weight": [1.0, 0.0, 1.0]}, NAN, ZERO),

@@ -21,6 +21,7 @@ BY_HAND = [
     ("sum", {"reduction": "sum"}, [0, 2], None, LN2 + LN3),
     ("ignored", {}, [-100, 1], None, LN3),
     ("weighted", {}, [0, 2], WEIGHT, (LN2 + 4 * LN3) / 5),
+    ("nan weight of another class", {}, [0, 2], np.array([1.0, np.nan, 4.0]), (LN2 + 4 * LN3) / 5),
     # row 1: 0.7·ln 2 + 0.1·(ln 2 + 2 ln 2 + 2 ln 2), the distances lse - x being (ln 2, ln 4, ln 4)
     ("smoothed", {"label_smoothing": 0.3, "reduction": "none"}, [0, 2], None, [1.2 * LN2, LN3]),
     # smooth term Σ w·(lse - x)/3: (1 + 2·2 + 4·2)·ln 2/3 and 7·ln 3/3
