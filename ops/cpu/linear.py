@@ -77,11 +77,11 @@ def _once(made, sources):
     return tuple([_once_where_python_runs(gradient) for gradient in made])
 
 
-def _returned(grads, arguments, plan):
+def _returned(grads, arguments, row_weight, options, plan):
     """What a bprop returns."""
-    grad_target, grad_class_weight = data_gradients(arguments, plan)
-    row_weight, options = arguments[7], arguments[10]
-    return grads[0], grads[1], grad_target, grads[2], grad_class_weight, row_weight, options, plan
+    grad_hidden, grad_table, grad_bias = grads
+    grad_target, grad_weight = data_gradients(arguments, plan)
+    return grad_hidden, grad_table, grad_target, grad_bias, grad_weight, row_weight, options, plan
 
 
 def _two_sweeps_bprop(gradients: Gradients, second: int):
@@ -97,7 +97,7 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
         grads = (hidden, linear_weight, linear_bias)
         if wanted(0) or wanted(1) or wanted(3):
             grads = completed(backward(*arguments, plan), arguments, plan)
-        return _returned(grads, arguments, plan)
+        return _returned(grads, arguments, row_weight, options, plan)
 
     return bprop
 
@@ -108,17 +108,18 @@ def _one_sweep_bprop(gradients: Gradients):
     def bprop(
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
     ):
-        made = (out[3], out[4], out[5])
+        _, total_weight, lse, by_hidden, by_table, by_bias, applied = out
+        upstream, made = dout[0], (by_hidden, by_table, by_bias)
         if not compiling():
-            done = _rescale(dout[0], out[3], out[4], out[5], out[6])
-            made = (_depend(out[3], done), _depend(out[4], done), _depend(out[5], done))
-        elif not known_one(dout[0]):
-            made = tuple([multiply(each, dout[0]) for each in made])
-        sources = (dout[0], hidden, linear_weight, linear_bias, weight, *_probabilities(target))
+            done = _rescale(upstream, by_hidden, by_table, by_bias, applied)
+            made = (_depend(by_hidden, done), _depend(by_table, done), _depend(by_bias, done))
+        elif not known_one(upstream):
+            made = tuple([multiply(each, upstream) for each in made])
+        sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
         made = _once(made, sources)
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
-        arguments = (dout[0], dout[0], *tensors, out[2], out[1], options)
-        return _returned(completed(made, arguments, plan), arguments, plan)
+        arguments = (upstream, upstream, *tensors, lse, total_weight, options)
+        return _returned(completed(made, arguments, plan), arguments, row_weight, options, plan)
 
     return bprop
 
@@ -178,5 +179,6 @@ def linear_cross_entropy(
     operator = _stats_operator(rows, gradients) if with_stats else _loss_operator(rows, gradients)
     results = operator(input, linear_weight, *arguments)
     if not with_stats:
-        results = results[:1]
+        loss = results[0]
+        return (after_first(loss, plan, input) if rows else loss,)
     return per_row(results, plan, after_first, input)
