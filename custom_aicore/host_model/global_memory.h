@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace host_model {
@@ -26,7 +27,7 @@ struct GlobalBuffer {
     bool writable;
     int64_t bytesRead = 0, bytesWritten = 0, copies = 0, smallestCopy = 0;
     std::vector<WriteRecord> writes;
-    std::vector<std::pair<uint64_t, uint64_t>> bypassed;  // bytes that were read past the L2 cache
+    std::map<uint64_t, uint64_t> bypassed;  // ranges of bytes that were read past the L2 cache, apart from each other
 };
 
 class GlobalMemory {
@@ -53,11 +54,17 @@ public:
 
     // A read past the L2 cache must be the last one of its bytes: another would wait for the memory again.
     static void CheckLastRead(GlobalBuffer& buffer, uint64_t begin, uint64_t end, bool bypasses) {
-        for (const auto& range : buffer.bypassed)
-            if (begin < range.second && range.first < end)
-                throw std::runtime_error("the kernel reads bytes of " + buffer.name +
-                                         " again that it read past the L2 cache");
-        if (bypasses) buffer.bypassed.emplace_back(begin, end);
+        auto& ranges = buffer.bypassed;
+        const auto next = ranges.upper_bound(begin);
+        const auto before = next == ranges.begin() ? ranges.end() : std::prev(next);
+        if ((next != ranges.end() && next->first < end) || (before != ranges.end() && before->second > begin))
+            throw std::runtime_error("the kernel reads bytes of " + buffer.name +
+                                     " again that it read past the L2 cache");
+        if (!bypasses) return;
+        if (before != ranges.end() && before->second == begin)
+            before->second = end;
+        else
+            ranges.emplace(begin, end);
     }
 
     void RecordWrite(GlobalBuffer& buffer, uint64_t begin, uint64_t end, int64_t block, uint32_t time) {

@@ -121,7 +121,7 @@ public:
         for (bool grew = true; grew && covered < end;) {
             grew = false;
             for (const WriteRecord& w : buffer.writes) {
-                if (w.begin > covered || w.end <= covered) continue;
+                if (w.begin > covered || w.end <= covered || covered >= end) continue;
                 const bool ordered =
                     w.epoch < gm->epoch || (w.block == block && HappensBefore(PIPE_STORE, w.time, PIPE_LOAD));
                 if (!ordered)

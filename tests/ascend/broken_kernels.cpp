@@ -266,6 +266,23 @@ void exchange(GM_ADDR, GM_ADDR y, GM_ADDR workspace, GM_ADDR) {
   Store(Of(y), k.b, 8);
 }
 
+// Two exchanges, whose records lie behind each other; nobody waits for the second.
+void exchanges_twice(GM_ADDR, GM_ADDR y, GM_ADDR workspace, GM_ADDR) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIV_1_0);
+  Plain k;
+  GlobalTensor<float> records;
+  records.SetGlobalBuffer(reinterpret_cast<float*>(workspace));
+  const uint32_t all = static_cast<uint32_t>(GetBlockNum()) * 8;
+  Duplicate(k.a, static_cast<float>(GetBlockIdx()), 8);
+  Wait<HardEvent::V_MTE3>();
+  Store(records[GetBlockIdx() * 8], k.a, 8);
+  SyncAll();
+  Store(records[all + GetBlockIdx() * 8], k.a, 8);
+  Load(k.b, records, all);
+  Wait<HardEvent::MTE2_MTE3>();
+  Store(Of(y), k.b, all);
+}
+
 void flag_nobody_sets(GM_ADDR, GM_ADDR, GM_ADDR, GM_ADDR) {
   Plain k;
   WaitFlag<HardEvent::MTE2_V>(0);
@@ -337,6 +354,7 @@ void reads_past_the_cache(GM_ADDR x, GM_ADDR, GM_ADDR, GM_ADDR) {
 }
 
 #include "counted_kernels.h"
+#include "selecting_kernels.h"
 
 void stale_cache(GM_ADDR, GM_ADDR y, GM_ADDR, GM_ADDR) { Of(y).GetValue(0); }
 
@@ -405,6 +423,18 @@ extern "C" int broken_launch(const char* kernel, host_model::LaunchRequest* requ
   NUMBERED(flags, 4);
   NUMBERED(flags, 5);
   NUMBERED(flags, 6);
+  NUMBERED(selects, 0);
+  NUMBERED(selects, 1);
+  NUMBERED(selects, 2);
+  NUMBERED(selects, 3);
+  NUMBERED(selects, 4);
+  NUMBERED(selects, 5);
+  NUMBERED(selects, 6);
+  NUMBERED(selects, 7);
+  NUMBERED(selects, 8);
+  NUMBERED(selects, 9);
+  NUMBERED(selects, 10);
+  KERNEL(exchanges_twice);
   NUMBERED(exchange, 0);
   NUMBERED(exchange, 1);
   NUMBERED(exchange, 2);

@@ -60,6 +60,16 @@ FAULTS = {
     "exchange_2": "missing synchronisation|nobody wrote",
     "exchange_3": "nobody wrote",
     "exchange_4": "whose type is not MIX",
+    "selects_1": "only equality",
+    "selects_2": "Compare: a count",
+    "selects_3": "a scalar needs its mode",
+    "selects_4": "selects whole repeats",
+    "selects_5": "Select reads unified buffer bytes nobody wrote",
+    "selects_6": "Compare needs an address aligned to 32 bytes",
+    "selects_7": "two tensors need their mode",
+    "selects_8": "Select reads unified buffer bytes nobody wrote",
+    "selects_9": "patterns 1 and 2",
+    "selects_10": "GatherMask reads unified buffer bytes nobody wrote",
     "starts_at_the_end": "starts 512 elements into one of 512",
     "leaves_the_control_register": "control register is left changed",
     "reads_past_the_cache_twice": "bytes of x again that it read past the L2 cache",
@@ -105,10 +115,29 @@ def test_sound_kernel_passes(kernel, lazy):
     np.testing.assert_array_equal(run(kernel, lazy_pipes=lazy), expected)
 
 
+@pytest.mark.parametrize("lazy", [0, *ADVERSARIAL])
+def test_sound_selection(lazy):
+    x = np.arange(BLOCKS * ELEMENTS).reshape(BLOCKS, ELEMENTS)[:, :64]
+    y, counted = count("selects_0", lazy_pipes=lazy)
+    selected, either, gathered = np.split(y.reshape(BLOCKS, ELEMENTS)[:, :192], 3, axis=1)
+    np.testing.assert_array_equal(selected, np.where(x == 3, x, -1))
+    np.testing.assert_array_equal(either, np.where(x == 3, x, -2))
+    np.testing.assert_array_equal(gathered, np.hstack([x, x + 64])[:, 1::2])
+    repeats = {kind: counted.kinds[kind].repeats for kind in ("Compare", "Select", "GatherMask")}
+    assert repeats == {"Compare": BLOCKS, "Select": 2 * BLOCKS, "GatherMask": 2 * BLOCKS}
+
+
 def test_sound_exchange_between_blocks():
     for falling in (False, True):
         y = run("exchange_0", falling_order=falling).reshape(BLOCKS, ELEMENTS)[:, 0]
         np.testing.assert_array_equal(y, (np.arange(BLOCKS) + 1) % BLOCKS)
+
+
+def test_a_load_up_to_what_another_block_is_writing():
+    for falling in (False, True):
+        y = run("exchanges_twice", falling_order=falling).reshape(BLOCKS, ELEMENTS)
+        expected = np.repeat(np.arange(BLOCKS), 8)
+        np.testing.assert_array_equal(y[:, : 8 * BLOCKS], np.tile(expected, (BLOCKS, 1)))
 
 
 @pytest.mark.parametrize("kernel", [name for name in FAULTS if name.startswith("flags_")])
