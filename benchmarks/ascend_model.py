@@ -77,7 +77,7 @@ def print_table(rows: int, classes: int, dtype: str, chip: tables.Chip, markdown
     for name, c in costs(rows, classes, dtype, chip).items():
         numbers = (c.memory, c.repeats, c.conflicts, c.waits, c.scalar)
         total = f"{c.total():.0f}"
-        if name == "MsCeBackward":
+        if name != "MsCeForward" and c.read < 1.5 * size:
             total += f" ({c.total(past_cache=True):.0f})"
         lines.append(
             (

@@ -10,9 +10,13 @@ constexpr int64_t kShortCols = 1024;   // up to here rows are handled as a matri
 constexpr int64_t kCopyBytes = 16384;  // below this a copy does not reach the bandwidth of global memory
 constexpr int64_t kFewRows = 16;       // of a tile of short rows
 constexpr int64_t kLookupRowsPerCore = 16;
-constexpr int64_t kLookupRows = 1024;      // rows of a group where only one element of each is read
-constexpr int64_t kFixedBytes = 12544;     // accumulators, every block's record, lane counts, constants
-constexpr int64_t kSmallTileBytes = 4096;  // weights stay in the unified buffer where tiles of this size still fit
+constexpr int64_t kLookupRows = 1024;   // rows of a group where only one element of each is read
+constexpr int64_t kFixedBytes = 12544;  // accumulators, every block's record, lane counts, constants
+constexpr int64_t kSmallTileBytes =
+    4096;                            // weights or a row stay in the unified buffer where tiles of this size still fit
+constexpr int64_t kKeptRows = 8;     // of a group of rows that stay, one at a time
+constexpr int64_t kKeptStep = 512;   // their tiles are whole multiples: 64 elements' maxima then fill whole blocks
+constexpr int64_t kKeptBytes = 640;  // factor of a row and what it is made of
 
 inline int32_t DotOf(const MsCeProblem& p) {
     if (HasProbabilities(p.kind)) return MS_CE_DOT_PROB;
@@ -43,8 +47,9 @@ inline int64_t BytesPerRow(const MsCeProblem& p, int32_t dot, bool laneSums, boo
     // A row by its class, 64 columns at most, the class in a block, and bits of all columns.
     if (!lookups && UsesOneHot(p))
         bytes += Min(RoundUp(p.cols, kBlock / p.logitsBytes), kLanes) * 4 + kBlock + CeilDiv(p.cols, kLanes) * 8;
+    const int64_t pitch = RoundUp(p.cols, kBlock / p.logitsBytes);
+    if (TakesStatistics(p.kind) && laneSums) bytes += 2 * (lookups ? kLaneBytes : LaneBlocks(pitch) * kBlock);
     int64_t lanes = 0;
-    if (TakesStatistics(p.kind) && laneSums) lanes += 2;
     if (TakesStatistics(p.kind) && dot != MS_CE_DOT_NONE) lanes += 3;
     if (WritesGradient(p.kind) && dot == MS_CE_DOT_WEIGHTED) lanes += 1;
     return bytes + lanes * kLaneBytes;
@@ -55,10 +60,11 @@ inline int64_t KeptBytes(const MsCeTiling& t) {
     return t.keepsWeights ? RoundUp(t.sliceCols, kLanes) * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
-// What is reserved beside tiles and rows. Values of rows are kept for 64 rows at least: one set of them, or two where the next
-// rows are loaded while these are at work. Short rows have numbers of their columns beside that.
+// What is reserved beside tiles and rows. Values of rows are kept for 64 rows at least: one set of them, or two where the
+// next rows are loaded while these are at work. Short rows have numbers of their columns beside that, and room to place
+// their lanes in bank groups.
 inline int64_t FixedBytes(const MsCeTiling& t, bool isShort) {
-    if (isShort) return kFixedBytes + 5376;
+    if (isShort) return kFixedBytes + 2560 + 2 * kBankGroups * kBlock;
     const bool twoSets = t.path == MS_CE_SPLIT || t.problem.kind == MS_CE_FORWARD_GRAD;
     return kFixedBytes + (twoSets ? 3776 : 1152);
 }
@@ -66,8 +72,8 @@ inline int64_t FixedBytes(const MsCeTiling& t, bool isShort) {
 // Short rows in one tile, with `outputs` gradient tiles.
 inline int64_t ShortRowsOf(const MsCeTiling& t, int64_t pitch, int64_t outputs) {
     const MsCeProblem& p = t.problem;
-    const int64_t perRow =
-        pitch * BytesPerElement(p, t.dot, 2, outputs, false, true) + BytesPerRow(p, t.dot, p.cols > kLanes, false);
+    const int64_t perRow = pitch * BytesPerElement(p, t.dot, t.ringTiles, outputs, false, true) +
+                           BytesPerRow(p, t.dot, p.cols > kLanes, false);
     return Min((p.ubBytes - FixedBytes(t, true) - KeptBytes(t)) / perRow, kMaxCopyRows) / 8 * 8;
 }
 
@@ -76,6 +82,8 @@ inline bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
     const int64_t pitch = RoundUp(p.cols, kBlock / p.logitsBytes);
     t.keepsWeights = UsesWeights(p, t.dot);
+    // The forward operators need a tile no longer once it has been cast.
+    t.ringTiles = p.logitsBytes != 4 && !WritesGradient(p.kind) ? 1 : 2;
     // A second gradient tile is worth less than twice the rows in one, between whose steps the vector pipe waits.
     t.outputTiles = ShortRowsOf(t, pitch, 2) < kFewRows && ShortRowsOf(t, pitch, 1) >= kFewRows ? 1 : 2;
     const int64_t fit = ShortRowsOf(t, pitch, t.outputTiles);
@@ -86,7 +94,6 @@ inline bool TileShort(MsCeTiling& t, int64_t rowsPerCore) {
     t.tileCols = static_cast<int32_t>(p.cols);
     t.tilePitch = static_cast<int32_t>(pitch);
     t.tilesPerRow = 1;
-    t.ringTiles = 2;
     t.resident = 1;
     return true;
 }
@@ -114,6 +121,20 @@ inline int64_t RingTile(MsCeTiling& t, int64_t cols) {
     return 0;
 }
 
+// A row of several tiles may stay in the unified buffer in fp32, with a value for every 64 elements, beside two tiles on
+// their way in and two on their way out. Returns a tile's elements, 0 where there is no room. Smoothing with weights, which
+// takes the row twice, is left to the other forms.
+inline int64_t KeptTile(const MsCeTiling& t, int64_t cols) {
+    const MsCeProblem& p = t.problem;
+    if (t.dot == MS_CE_DOT_WEIGHTED) return 0;
+    const int64_t row = RoundUp(cols, kLanes) * 4 + RoundUp(CeilDiv(cols, kLanes), kLanes) * 4 + kKeptBytes;
+    const int64_t space = p.ubBytes - FixedBytes(t, false) - row - kKeptRows * BytesPerRow(p, t.dot, true, true);
+    const int64_t copy = p.logitsBytes != 4 ? 4 : 0;  // the row is it
+    const int64_t bytes = BytesPerElement(p, t.dot, 2, 2, true, true) - copy;
+    const int64_t fit = Min(Max(0, space) / bytes, kCopyBytes / p.logitsBytes) / kKeptStep * kKeptStep;
+    return fit * p.logitsBytes < kSmallTileBytes ? 0 : fit;
+}
+
 inline void TileLong(MsCeTiling& t, int64_t cols, int64_t rowsPerCore) {
     const MsCeProblem& p = t.problem;
     const int64_t group = t.path == MS_CE_SPLIT ? 1 : (t.dot == MS_CE_DOT_NONE ? 32 : 16);
@@ -127,17 +148,22 @@ inline void TileLong(MsCeTiling& t, int64_t cols, int64_t rowsPerCore) {
         t.keepsWeights = 0;
         fit = LargestTile(t, group, 2, 2);
     }
+    int64_t rows = group;
     if (together && cols > fit) {
-        fit = RingTile(t, cols);
+        fit = KeptTile(t, cols);
+        t.keepsRow = fit > 0 ? 1 : 0;
+        if (!t.keepsRow) fit = RingTile(t, cols);
         t.resident = fit > 0 ? 1 : 0;
         if (!t.resident) fit = LargestTile(t, 1, 2, 2);
+        rows = 1;
     }
     t.tilesPerRow = static_cast<int32_t>(CeilDiv(cols, fit));
-    t.tileCols = static_cast<int32_t>(t.tilesPerRow == 1 ? cols : RoundUp(CeilDiv(cols, t.tilesPerRow), kLanes));
+    const int64_t step = t.keepsRow ? kKeptStep : kLanes;
+    t.tileCols = static_cast<int32_t>(t.tilesPerRow == 1 ? cols : RoundUp(CeilDiv(cols, t.tilesPerRow), step));
     t.tilesPerRow = static_cast<int32_t>(CeilDiv(cols, t.tileCols));
     t.tilePitch = static_cast<int32_t>(RoundUp(t.tileCols, kBlock / p.logitsBytes));
-    t.tileRows = static_cast<int32_t>(t.tilesPerRow == 1 ? Max(1, Min(Min(group, rowsPerCore), fit / t.tilePitch)) : 1);
-    t.groupRows = static_cast<int32_t>(together ? t.tileRows : group);
+    t.tileRows = static_cast<int32_t>(t.tilesPerRow == 1 ? Max(1, Min(Min(rows, rowsPerCore), fit / t.tilePitch)) : 1);
+    t.groupRows = static_cast<int32_t>(t.keepsRow ? kKeptRows : together ? t.tileRows : group);
 }
 
 // One element per row is read: rows are spread over the cores, a group of them at a time.

@@ -51,7 +51,7 @@ public:
         RowsExp(view.maximum, view.lanes, rows, view.stride);
         if (view.hasSums) {
             RowsOperation<MulOperation>(view.maximum, view.maximum, lanes.sum, view.lanes, rows, view.stride,
-                                        view.stride, BLOCKS_PER_REPEAT, 1);
+                                        view.stride, view.stride, 1);
         }
         RowsReduce<BlockSum>(logSum, view.maximum, view.lanes, rows, view.stride, blocks);
         if (Clamps()) {

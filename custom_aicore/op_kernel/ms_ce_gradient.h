@@ -25,6 +25,10 @@ public:
         smoothBlocks_ = lseBlocks_[2 * padded * FLOATS_PER_BLOCK];
         pipe.InitBuffer(outputQueue_, tiling.outputTiles,
                         tiling.tileRows * tiling.tilePitch * static_cast<int32_t>(sizeof(T)));
+        if (tiling.keepsRow) {
+            pipe.InitBuffer(factorBuffer_, (RING + 2 * FLOATS_PER_BLOCK) * static_cast<int32_t>(sizeof(float)));
+            factors_ = factorBuffer_.template Get<float>();
+        }
         if (tiling.dot == MS_CE_DOT_WEIGHTED && tiling.path == MS_CE_SHORT) {
             pipe.InitBuffer(laneBuffer_, padded * static_cast<int32_t>(kLaneBytes));
         }
@@ -36,25 +40,9 @@ public:
     __aicore__ inline void SetRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& lse,
                                    const Floats& mass) {
         const MsCeProblem& p = tiling_.problem;
-        // What the gradient of the row's class has less. The scalar pipe may still read that of other rows.
-        Synchronise<HardEvent::S_V>();
-        AscendC::Mul(amount_, upstream, state.classWeight, rows);
+        SetScales(rows, state, upstream, mass);
         if (p.kind == MS_CE_NLL_BACKWARD) {
             return;
-        }
-        AscendC::Muls(amount_, amount_, 1.0f - p.labelSmoothing, rows);
-        const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
-        if (HasProbabilities(p.kind)) {
-            AscendC::Mul(scale_, mass, upstream, rows);
-            AscendC::Mul(smooth_, upstream, state.valid, rows);
-        } else {
-            AscendC::Muls(scale_, state.classWeight, 1.0f - p.labelSmoothing, rows);
-            if (tiling_.dot != MS_CE_DOT_NONE) {
-                AscendC::Axpy(scale_, mass, smooth, rows);
-            }
-            AscendC::Mul(scale_, scale_, upstream, rows);
-            AscendC::Muls(smooth_, upstream, smooth, rows);
-            AscendC::Mul(smooth_, smooth_, state.valid, rows);
         }
         if (p.zLoss != 0.0f) {
             AscendC::Mul(negated_, lse, upstream, rows);
@@ -64,6 +52,50 @@ public:
         BroadcastRows(lseBlocks_, lse, rows);
         BroadcastRows(scaleBlocks_, scale_, rows);
         BroadcastRows(smoothBlocks_, smooth_, rows);
+    }
+
+    // The same for rows that stay; what depends on their logits comes with SetRow.
+    __aicore__ inline void SetKeptRows(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& mass) {
+        SetScales(rows, state, upstream, mass);
+        BroadcastRows(scaleBlocks_, scale_, rows);
+        Synchronise<HardEvent::V_S>();
+    }
+
+    // Takes up a row that counts and has become exp(x - m): m and Σ exp(x - m) eight times each, and the upstream gradient.
+    __aicore__ inline void SetRow(int32_t row, const Rows<T>& state, const Floats& maximum, const Floats& total,
+                                  float upstream) {
+        const MsCeProblem& p = tiling_.problem;
+        const Floats factor = factors_[RING];
+        Floats scale = scaleBlocks_[row * FLOATS_PER_BLOCK];
+        if (p.zLoss != 0.0f) {
+            const Floats lse = factors_[RING + FLOATS_PER_BLOCK];
+            AscendC::Ln(lse, total, FLOATS_PER_BLOCK);
+            AscendC::Add(lse, lse, maximum, FLOATS_PER_BLOCK);
+            AscendC::Axpy(scale, lse, 2.0f * p.zLoss * upstream, FLOATS_PER_BLOCK);
+        }
+        AscendC::Div(factor, scale, total, FLOATS_PER_BLOCK);
+        BroadcastRows(factors_, factor, 1);
+        BroadcastRows(factors_[LANES], factor, 1);
+        column_ = state.LocalClass(row);
+        classAmount_ = amount_.GetValue(row);
+        smoothAmount_ =
+            tiling_.dot == MS_CE_DOT_NONE ? 0.0f : upstream * (p.labelSmoothing / static_cast<float>(p.totalClasses));
+    }
+
+    // A tile of that row becomes its gradient and is written, in two steps with room for other work between them.
+    __aicore__ inline void ScaleTile(const Floats& exponentials, const Tile& tile) {
+        scaled_ = outputQueue_.template AllocTensor<T>();
+        TileValueOperation<MulOperation>(Scaled(exponentials), exponentials, factors_, tile.cols);
+    }
+    __aicore__ inline void SendTile(int64_t row, const Floats& exponentials, const Tile& tile) {
+        const Floats g = Scaled(exponentials);
+        if (smoothAmount_ != 0.0f) {
+            AscendC::Adds(g, g, -smoothAmount_, tile.cols);
+        }
+        if (Holds(tile.cols, column_ - tile.begin)) {
+            SubtractAt(g, column_ - tile.begin, classAmount_);
+        }
+        Write(row, tile, g, scaled_, tile.cols);
     }
 
     // Gradient of a tile of long rows, written out. For NLLLoss there are no logits: x is ignored and only the class of each
@@ -164,6 +196,40 @@ public:
     }
 
 private:
+    // Coefficients that do not depend on the logits.
+    __aicore__ inline void SetScales(int32_t rows, const Rows<T>& state, const Floats& upstream, const Floats& mass) {
+        const MsCeProblem& p = tiling_.problem;
+        // What the gradient of the row's class has less. The scalar pipe may still read that of other rows.
+        Synchronise<HardEvent::S_V>();
+        AscendC::Mul(amount_, upstream, state.classWeight, rows);
+        if (p.kind == MS_CE_NLL_BACKWARD) {
+            return;
+        }
+        AscendC::Muls(amount_, amount_, 1.0f - p.labelSmoothing, rows);
+        const float smooth = p.labelSmoothing / static_cast<float>(p.totalClasses);
+        if (HasProbabilities(p.kind)) {
+            AscendC::Mul(scale_, mass, upstream, rows);
+            AscendC::Mul(smooth_, upstream, state.valid, rows);
+        } else {
+            AscendC::Muls(scale_, state.classWeight, 1.0f - p.labelSmoothing, rows);
+            if (tiling_.dot != MS_CE_DOT_NONE) {
+                AscendC::Axpy(scale_, mass, smooth, rows);
+            }
+            AscendC::Mul(scale_, scale_, upstream, rows);
+            AscendC::Muls(smooth_, upstream, smooth, rows);
+            AscendC::Mul(smooth_, smooth_, state.valid, rows);
+        }
+    }
+
+    // Where a kept tile is computed: in its place, or in the output tile.
+    __aicore__ inline Floats Scaled(const Floats& exponentials) const {
+        if constexpr (Tiles<T>::kCasts) {
+            return exponentials;
+        } else {
+            return scaled_;
+        }
+    }
+
     // Where the gradient is computed in fp32: the output tile itself, or the tile of casts.
     __aicore__ inline Floats InFloat(Tiles<T>& tiles, const LocalTensor<T>& out) {
         if constexpr (Tiles<T>::kCasts) {
@@ -215,15 +281,19 @@ private:
                 continue;
             }
             const int64_t column = state.LocalClass(row + r) - begin;
-            if (column < 0 || column >= cols) {
-                continue;
+            if (Holds(cols, column)) {
+                SubtractAt(g[r * pitch], column, amount_.GetValue(row + r));
             }
-            const float amount = amount_.GetValue(row + r);
-            const int32_t block = static_cast<int32_t>(column) / FLOATS_PER_BLOCK * FLOATS_PER_BLOCK;
-            uint64_t mask[2] = {1ull << (column - block), 0};
-            const Floats at = g[r * pitch + block];
-            AscendC::Adds(at, at, -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
         }
+    }
+
+    __aicore__ inline bool Holds(int32_t cols, int64_t column) const { return column >= 0 && column < cols; }
+
+    // g[column] -= amount.
+    __aicore__ inline void SubtractAt(const Floats& g, int64_t column, float amount) {
+        const int32_t block = static_cast<int32_t>(column) / FLOATS_PER_BLOCK * FLOATS_PER_BLOCK;
+        uint64_t mask[2] = {1ull << (column - block), 0};
+        AscendC::Adds(g[block], g[block], -amount, mask, 1, AscendC::UnaryRepeatParams(1, 1, 8, 8));
     }
 
     __aicore__ inline void Write(int64_t row, const Tile& tile, const Floats& g, LocalTensor<T>& out,
@@ -254,10 +324,14 @@ private:
 
     MsCeTiling tiling_;
     GlobalTensor<T> output_;
-    LocalTensor<T> borrowed_;
+    LocalTensor<T> borrowed_, scaled_;
+    int64_t column_ = 0;  // of the row that SetRow took up: its class, and what is subtracted there and everywhere
+    float classAmount_ = 0.0f;
+    float smoothAmount_ = 0.0f;
+    Floats factors_;  // its factor RING times, and room for two blocks
     Floats scale_, smooth_, negated_, amount_, lseBlocks_, scaleBlocks_, smoothBlocks_;
     AscendC::TQue<AscendC::TPosition::VECOUT, 1> outputQueue_;
-    AscendC::TBuf<AscendC::TPosition::VECCALC> rowBuffer_, blockBuffer_, laneBuffer_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> rowBuffer_, blockBuffer_, laneBuffer_, factorBuffer_;
 };
 
 }  // namespace ms_ce

@@ -28,7 +28,6 @@ public:
         tiling_ = tiling;
         const MsCeProblem& p = tiling.problem;
         gradLoss_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.gradLoss));
-        logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(gm.logits));
         lse_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.lse));
         mass_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(gm.mass));
         rows_[0].Init(pipe, tiling, gm.target, gm.weight, nullptr);
@@ -186,7 +185,7 @@ private:
         const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
         rows_[set].Load(row, count);
         if (hasLogits_) {
-            short_.Fetch(tiles_, logits_, rows_[set], row, count);
+            short_.Fetch(tiles_, rows_[set], row, count);
         }
     }
 
@@ -207,7 +206,6 @@ private:
     bool hasLogits_ = true;
     float common_ = 0.0f;
     int32_t padded_ = 0;
-    GlobalTensor<T> logits_;
     GlobalTensor<float> gradLoss_, lse_, mass_;
     Floats upstream_, rowLse_, rowMass_;
     Rows<T> rows_[2];

@@ -11,7 +11,7 @@ namespace ms_ce {
 // Where the statistics of a group lie. A stride is in blocks from row to row.
 struct StatisticsView {
     Floats maximum;  // per row `lanes` maxima; turned into exp(m - row maximum) here
-    int32_t stride;
+    int32_t stride;  // of them and of the sums
     int32_t lanes;
     bool hasSums;  // false where every lane holds one logit, whose sum of exponentials is 1
     Floats count;  // sums of v per lane; stride 0 where they are the same for every row
@@ -23,18 +23,21 @@ struct StatisticsView {
 // The lane sets of a group's rows, 64 floats per row.
 class Lanes {
 public:
-    __aicore__ inline void Init(AscendC::TPipe& pipe, int32_t rows, int32_t dot, bool sums) {
-        const int32_t bytes = rows * static_cast<int32_t>(kLaneBytes);
-        rows_ = rows;
-        sums_ = sums;
-        dot_ = dot;
-        if (sums) {
+    __aicore__ inline void Init(AscendC::TPipe& pipe, const MsCeTiling& tiling) {
+        const int32_t bytes = tiling.groupRows * static_cast<int32_t>(kLaneBytes);
+        dot_ = tiling.dot;
+        if (tiling.path != MS_CE_SHORT) {
             pipe.InitBuffer(maximumBuffer_, bytes);
             pipe.InitBuffer(sumBuffer_, bytes);
             maximum = maximumBuffer_.Get<float>();
             sum = sumBuffer_.Get<float>();
+        } else if (tiling.problem.cols > LANES) {
+            stride = static_cast<int32_t>(LaneBlocks(tiling.tilePitch));
+            const int32_t blocks = tiling.groupRows * stride + static_cast<int32_t>(kBankGroups);
+            pipe.InitBuffer(maximumBuffer_, blocks * static_cast<int32_t>(kBlock));
+            pipe.InitBuffer(sumBuffer_, blocks * static_cast<int32_t>(kBlock));
         }
-        if (dot != MS_CE_DOT_NONE) {
+        if (dot_ != MS_CE_DOT_NONE) {
             pipe.InitBuffer(dotBuffer_, bytes);
             pipe.InitBuffer(countBuffer_, bytes);
             pipe.InitBuffer(scratchBuffer_, bytes);
@@ -49,6 +52,12 @@ public:
         product_ = otherChange_[LANES];
         tileMaximum_ = product_[LANES];
         AscendC::Duplicate(tileMaximum_, 0.0f, LANES);  // what lies behind the value is broadcast with it
+    }
+
+    // Places the lanes of short rows: the maxima in the bank groups of x, the sums in the eight others.
+    __aicore__ inline void Place(const Floats& x) {
+        maximum = Behind(maximumBuffer_.Get<float>(), x, 0);
+        sum = Behind(sumBuffer_.Get<float>(), x, BLOCKS_PER_REPEAT);
     }
 
     // Rows that nothing has been added to.
@@ -92,6 +101,32 @@ public:
         Accumulate<BlockSum>(sum[at], work, elements, scratch);
     }
 
+    // Takes a whole row, to which nothing has been added: x[0, elements) becomes exp(x - m). `parts` holds the maximum of every 64
+    // elements and then takes their sums; `step` and `scratch` are those of ReduceRepeats.
+    __aicore__ inline void TakeRow(int32_t row, const Floats& x, int32_t elements, const Floats& parts, int32_t step,
+                                   const Floats& scratch) {
+        const int32_t at = row * LANES;
+        const int32_t repeats = (elements + LANES - 1) / LANES;
+        TakeMaximum(at, parts, repeats, scratch);
+        TileValueOperation<SubOperation>(x, x, newMaximum_, elements);
+        Copy64(maximum[at], newMaximum_);
+        if (dot_ == MS_CE_DOT_UNIFORM) {
+            ReduceRepeats<BlockSum>(parts, x, elements, step, scratch);
+            Accumulate<BlockSum>(dotSum[at], parts, repeats, scratch);
+            CountElements(count[at], elements);
+        }
+        AscendC::Exp(x, x, elements);
+        ReduceRepeats<BlockSum>(parts, x, elements, step, scratch);
+        Accumulate<BlockSum>(sum[at], parts, repeats, scratch);
+    }
+
+    // The sum of a row, eight times, until the next row.
+    __aicore__ inline Floats Total(int32_t row) {
+        RowsSum(tileMaximum_, sum[row * LANES], LANES, 1, BLOCKS_PER_REPEAT);
+        BroadcastRows(otherChange_, tileMaximum_, 1);
+        return otherChange_;
+    }
+
     // Adds the finished lanes of another slice of the same row; `others` holds its m, s, dot and count one after another.
     __aicore__ inline void Merge(int32_t row, const Floats& others) {
         const int32_t at = row * LANES;
@@ -125,8 +160,17 @@ public:
     }
 
     Floats maximum, sum, dotSum, count, scratch;
+    int32_t stride = BLOCKS_PER_REPEAT;  // of maximum and sum, in blocks from row to row
 
 private:
+    // The first place of `all` whose bank group is `blocks` behind that of x.
+    __aicore__ inline Floats Behind(const Floats& all, const Floats& x, int32_t blocks) const {
+        const int32_t bank = static_cast<int32_t>(kBlock);
+        const int32_t groups = static_cast<int32_t>(kBankGroups);
+        const int32_t apart = static_cast<int32_t>((x.GetPhyAddr() - all.GetPhyAddr()) / bank % groups);
+        return all[(apart + blocks) % groups * FLOATS_PER_BLOCK];
+    }
+
     // newMaximum_ = the larger of the row's maximum and that of x, RING times.
     __aicore__ inline void TakeMaximum(int32_t at, const Floats& x, int32_t elements, const Floats& scratch) {
         const Values values = FoldBlocks<BlockMaximum>(x, elements, scratch);
@@ -161,9 +205,7 @@ private:
         AscendC::Mul(sum[at], sum[at], change_, LANES);
     }
 
-    int32_t rows_ = 0;
     int32_t dot_ = MS_CE_DOT_NONE;
-    bool sums_ = false;
     Floats newMaximum_, change_, otherChange_, product_, tileMaximum_;
     AscendC::TBuf<AscendC::TPosition::VECCALC> maximumBuffer_, sumBuffer_, dotBuffer_, countBuffer_, scratchBuffer_,
         stepBuffer_;

@@ -68,13 +68,12 @@ public:
     }
 
     // Fetches a tile; where a run of rows does not count its place stays empty.
-    __aicore__ inline void Fetch(Tiles<T>& tiles, const GlobalTensor<T>& logits, const Rows<T>& state, int64_t row,
-                                 int32_t rows) {
+    __aicore__ inline void Fetch(Tiles<T>& tiles, const Rows<T>& state, int64_t row, int32_t rows) {
         const LocalTensor<T> tile = tiles.Allocate();
         for (int32_t r = 0; r < rows;) {
             const int32_t run = state.RunLength(r, rows - r);
             if (state.Counts(r)) {
-                CopyIn(tile[r * pitch_], logits[(row + r) * cols_], run, cols_, cols_);
+                tiles.CopyRows(tile[r * pitch_], row + r, run);
             }
             r += run;
         }
@@ -120,29 +119,28 @@ public:
             view.lanes = cols_;
             return view;
         }
+        lanes.Place(x);
         view.maximum = lanes.maximum;
-        view.stride = BLOCKS_PER_REPEAT;
+        view.stride = lanes.stride;
         view.lanes = LANES;
-        FoldRows<MaxOperation>(lanes.maximum, x, rows);
-        // A lane of nothing but -inf: -inf could not be subtracted from itself.
-        RowsMaxs(lanes.maximum, lanes.maximum, LOWEST, LANES, rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT);
+        TakeMaxima(lanes, x, rows);
         for (int32_t k = 0; k < chunks_; ++k) {
-            RowsOperation<SubOperation>(into[k * LANES], x[k * LANES], lanes.maximum, Mask(k), rows, stride_, stride_,
-                                        BLOCKS_PER_REPEAT, 1);
+            RowsOperation<SubOperation>(into[k * LANES], x[k * LANES], k % 2 ? lanes.maximum : lanes.sum, Mask(k), rows,
+                                        stride_, stride_, lanes.stride, 1);
         }
         if (dot_ != MS_CE_DOT_NONE) {
             view.hasDot = true;
             SumDots(tiles, lanes, into, v, rows);
         }
         if (dot_ == MS_CE_DOT_PROB) {
-            FoldRows<AddOperation>(lanes.count, v, rows);
+            FoldRows(lanes.count, v, rows);
             view.count = lanes.count;
             view.countStride = BLOCKS_PER_REPEAT;
         }
         for (int32_t k = 0; k < chunks_; ++k) {
             RowsExp(into[k * LANES], Mask(k), rows, stride_);
         }
-        SumRows(lanes.sum, into, rows);
+        SumRows(lanes, into, rows);
         return view;
     }
 
@@ -170,32 +168,49 @@ private:
         }
     }
 
-    // dst[r][l] = operation over x[r][64·k + l].
-    template <typename Operation>
+    // The maximum over x[r][64·k + l] in `maximum` and in `sum`. Each takes every other k, whose bank groups it keeps clear of:
+    // two chains, of which one does not wait for the other. A lane of nothing but -inf has LOWEST, since -inf could not be
+    // subtracted from itself.
+    __aicore__ inline void TakeMaxima(Lanes& lanes, const Floats& x, int32_t rows) {
+        const int32_t stride = lanes.stride;
+        RowsMaxs(lanes.sum, x, LOWEST, LANES, rows, stride, stride_);
+        RowsMaxs(lanes.maximum, x[LANES], LOWEST, Mask(1), rows, stride, stride_);
+        for (int32_t k = 2; k < chunks_; ++k) {
+            const Floats& at = k % 2 ? lanes.maximum : lanes.sum;
+            RowsOperation<MaxOperation>(at, at, x[k * LANES], Mask(k), rows, stride, stride, stride_, 1);
+        }
+        const int32_t both = chunks_ == 2 ? Mask(1) : LANES;
+        RowsOperation<MaxOperation>(lanes.sum, lanes.sum, lanes.maximum, both, rows, stride, stride, stride, 1);
+        RowsAdds(lanes.maximum, lanes.sum, 0.0f, LANES, rows, stride, stride);
+    }
+
+    // dst[r][l] = Σ x[r][64·k + l].
     __aicore__ inline void FoldRows(const Floats& dst, const Floats& x, int32_t rows) {
         RowsAdds(dst, x, 0.0f, LANES, rows, BLOCKS_PER_REPEAT, stride_);
         for (int32_t k = 1; k < chunks_; ++k) {
-            RowsOperation<Operation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT,
-                                     stride_, 1);
+            RowsOperation<AddOperation>(dst, dst, x[k * LANES], Mask(k), rows, BLOCKS_PER_REPEAT, BLOCKS_PER_REPEAT,
+                                        stride_, 1);
         }
     }
 
-    // The same sums by halves, so that few instructions wait for others; x is destroyed.
-    __aicore__ inline void SumRows(const Floats& dst, const Floats& x, int32_t rows) {
+    // lanes.sum is the same by halves, so that few instructions wait for others; x is destroyed. Sources that are an odd number
+    // of 64 apart lie in different bank groups.
+    __aicore__ inline void SumRows(Lanes& lanes, const Floats& x, int32_t rows) {
         for (int32_t chunks = chunks_; chunks > 1;) {
-            const int32_t half = (chunks + 1) / 2;
+            int32_t half = (chunks + 1) / 2;
+            half += half % 2 == 0 && half + 1 < chunks ? 1 : 0;
             for (int32_t k = half; k < chunks; ++k) {
                 const Floats at = x[(k - half) * LANES];
                 RowsOperation<AddOperation>(at, at, x[k * LANES], Mask(k), rows, stride_, stride_, stride_, 1);
             }
             chunks = half;
         }
-        RowsAdds(dst, x, 0.0f, LANES, rows, BLOCKS_PER_REPEAT, stride_);
+        RowsAdds(lanes.sum, x, 0.0f, LANES, rows, lanes.stride, stride_);
     }
 
     __aicore__ inline void SumDots(Tiles<T>& tiles, Lanes& lanes, const Floats& x, const Floats& v, int32_t rows) {
         if (dot_ == MS_CE_DOT_UNIFORM) {
-            FoldRows<AddOperation>(lanes.dotSum, x, rows);
+            FoldRows(lanes.dotSum, x, rows);
             return;
         }
         const bool perRow = dot_ == MS_CE_DOT_PROB;

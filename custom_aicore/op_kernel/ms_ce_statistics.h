@@ -41,7 +41,7 @@ public:
             rows_[1].Init(pipe, tiling, gm.target, gm.weight, tiling.path == MS_CE_SPLIT ? nullptr : &errors_);
         }
         tiles_.Init(pipe, tiling, gm.logits, gm.weight, gm.target);
-        lanes_.Init(pipe, tiling.groupRows, tiling.dot, tiling.path != MS_CE_SHORT || tiling.problem.cols > LANES);
+        lanes_.Init(pipe, tiling);
         finisher_.Init(pipe, tiling);
         totals_.Init(pipe, tiling, gm.workspace);
         short_.Init(pipe, tiling);
@@ -89,33 +89,38 @@ private:
 
     __aicore__ inline void Short(int64_t first, int64_t last) {
         int32_t current = 0;
-        if (first < last) {
-            FetchShort(first, last, current);
-        }
+        FetchShort(first, last, current);
         for (int64_t row = first; row < last; row += tiling_.groupRows) {
-            const int64_t next = row + tiling_.groupRows;
-            if (next < last) {
-                FetchShort(next, last, 1 - current);
-            }
-            ComputeShort(row, static_cast<int32_t>(Min(tiling_.groupRows, last - row)), rows_[current]);
+            ComputeShort(row, last, current);
             current = 1 - current;
         }
     }
 
     __aicore__ inline void FetchShort(int64_t row, int64_t last, int32_t set) {
-        const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
-        rows_[set].Load(row, count);
-        short_.Fetch(tiles_, logits_, rows_[set], row, count);
+        if (row < last) {
+            const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+            rows_[set].Load(row, count);
+            short_.Fetch(tiles_, rows_[set], row, count);
+        }
     }
 
-    __aicore__ inline void ComputeShort(int64_t row, int32_t count, Rows<T>& state) {
+    // The next tile is fetched as soon as it has room: where logits are cast, in the place that the cast leaves.
+    __aicore__ inline void ComputeShort(int64_t row, int64_t last, int32_t set) {
+        const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+        Rows<T>& state = rows_[set];
         LocalTensor<T> tile = tiles_.Take();
         short_.FillGaps(tile, state, count);
         const Floats x = tiles_.InFloat(tile, count * tiling_.tilePitch);
+        if constexpr (Tiles<T>::kCasts) {
+            tiles_.Release(tile);
+        }
+        FetchShort(row + tiling_.groupRows, last, 1 - set);
         short_.TakeClassLogits(state, x, count, finisher_.blocks);
         const StatisticsView view = short_.Statistics(tiles_, lanes_, x, x, count);
         finisher_.Reduce(count, view, lanes_);
-        tiles_.Release(tile);
+        if constexpr (!Tiles<T>::kCasts) {
+            tiles_.Release(tile);
+        }
         Finish(row, count, state);
     }
 

@@ -74,9 +74,17 @@ public:
         logits_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(logits));
         weight_.SetGlobalBuffer(reinterpret_cast<__gm__ float*>(weight));
         probabilities_.SetGlobalBuffer(reinterpret_cast<__gm__ T*>(probabilities));
+        if (WritesGradient(tiling.problem.kind) && tiling.resident) {
+            // Nobody reads these again, so the L2 cache need not give up what it has for them.
+            logits_.SetL2CacheHint(AscendC::CacheMode::CACHE_MODE_DISABLE);
+            if (tiling.dot == MS_CE_DOT_PROB) {
+                probabilities_.SetL2CacheHint(AscendC::CacheMode::CACHE_MODE_DISABLE);
+            }
+        }
         pipe.InitBuffer(logitsQueue_, tiling.ringTiles, elements * static_cast<int32_t>(sizeof(T)));
-        if constexpr (kCasts) {
-            pipe.InitBuffer(workBuffer_, floats);
+        if (kCasts || tiling.keepsRow) {
+            const int64_t row = RoundUp(tiling.problem.cols, LANES) * static_cast<int64_t>(sizeof(float));
+            pipe.InitBuffer(workBuffer_, tiling.keepsRow ? static_cast<int32_t>(row) : floats);
             work = workBuffer_.template Get<float>();
         }
         if (TakesStatistics(tiling.problem.kind) && tiling.path != MS_CE_SHORT) {
@@ -175,6 +183,12 @@ public:
         }
     }
 
+    // Logits of whole rows, into a part of a tile from Allocate.
+    __aicore__ inline void CopyRows(const LocalTensor<T>& dst, int64_t row, int32_t rows) {
+        const int64_t cols = tiling_.problem.cols;
+        CopyIn(dst, logits_[row * cols], rows, static_cast<int32_t>(cols), cols);
+    }
+
     // Logits of the next tile, rows `Pitch` elements apart. The caller releases them.
     __aicore__ inline LocalTensor<T> Take() { return logitsQueue_.template DeQue<T>(); }
     __aicore__ inline void Release(LocalTensor<T>& logits) { logitsQueue_.FreeTensor(logits); }
@@ -196,6 +210,17 @@ public:
             return logits;
         }
     }
+
+    // A tile of a row that stays, in fp32 at its place in `work`.
+    __aicore__ inline void Keep(const LocalTensor<T>& logits, const Tile& tile) {
+        const Floats place = KeptTile(tile);
+        if constexpr (kCasts) {
+            AscendC::Cast(place, logits, AscendC::RoundMode::CAST_NONE, tile.cols);
+        } else {
+            AscendC::Adds(place, logits, 0.0f, tile.cols);
+        }
+    }
+    __aicore__ inline Floats KeptTile(const Tile& tile) const { return work[static_cast<uint32_t>(tile.begin)]; }
 
     // The weights of the tile that begins at a column; DropWeights gives them back.
     __aicore__ inline Floats Weights(int64_t begin) {
@@ -259,7 +284,7 @@ public:
         }
     }
 
-    Floats work, scratch, laneCounts, product;  // work: the fp32 copy of a tile, where one is needed
+    Floats work, scratch, laneCounts, product;  // work: the fp32 copy of a tile, or of a row that stays
     float mass = 0.0f;                          // see CountLanes
 
 private:

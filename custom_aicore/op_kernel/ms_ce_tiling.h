@@ -62,8 +62,9 @@ struct MsCeTiling {
     int32_t slices;  // slices of a row, 1 unless the path is SPLIT
     int32_t sliceCols;
     int32_t outputTiles;   // gradient tiles on their way out
-    int32_t ringTiles;     // input tiles in the unified buffer; a whole row where the row is resident
+    int32_t ringTiles;     // input tiles in the unified buffer; a whole row where its logits stay
     int32_t resident;      // FORWARD_GRAD: a row stays in the unified buffer between its two passes
+    int32_t keepsRow;      // FORWARD_GRAD: it stays in fp32, as exponentials, and not as the logits that came
     int32_t keepsWeights;  // the weights of the columns stay in the unified buffer
     int32_t sharesMass;    // BACKWARD: each block adds up a share of the weights, which SyncAll brings together
     int64_t workspaceBytes;
@@ -71,8 +72,10 @@ struct MsCeTiling {
 
 namespace ms_ce {
 
-constexpr int64_t kLanes = 64;   // fp32 elements of one vector repeat
-constexpr int64_t kBlock = 32;   // bytes; what unified buffer addresses are aligned to
+constexpr int64_t kLanes = 64;  // fp32 elements of one vector repeat
+constexpr int64_t kBlock = 32;  // bytes; what unified buffer addresses are aligned to
+constexpr int64_t kBankGroups =
+    16;                          // of the unified buffer: two sources of an instruction should lie in different ones
 constexpr int64_t kMaxRing = 6;  // of 8 event ids, two stay free for the tiles of weights
 constexpr int64_t kLaneBytes = kLanes * 4;
 constexpr int64_t kRecordBytes = 128;  // what a block leaves for a reduction over blocks
@@ -106,6 +109,10 @@ constexpr int64_t kOneHotCols = 256;
 MS_CE_BOTH_SIDES bool UsesOneHot(const MsCeProblem& p) {
     return p.cols <= kOneHotCols && !HasProbabilities(p.kind) && p.kind != MS_CE_NLL_FORWARD;
 }
+
+// Blocks from row to row of the 64 maxima and of the 64 sums of short rows, `pitch` floats each: as far apart in the 16 bank
+// groups as the rows themselves, so that what keeps clear of one row's logits keeps clear of every row's.
+MS_CE_BOTH_SIDES int64_t LaneBlocks(int64_t pitch) { return 8 + (pitch / 8 + 8) % kBankGroups; }
 
 // Bytes of scratch for the statistics of a tile of long rows: an eighth of its elements and a 64th as floats, in whole
 // blocks, or half of them where the exponentials have to be apart from the logits.

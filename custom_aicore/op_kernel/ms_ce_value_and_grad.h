@@ -1,5 +1,5 @@
-// Loss and gradient in one call. Where a row fits the unified buffer its logits are read once and the gradient is written
-// once; a longer row is read a second time.
+// Loss and gradient in one call. Where a row fits the unified buffer, as exponentials in fp32 or as the logits that came, its
+// logits are read once and the gradient is written once; a longer row is read a second time.
 #ifndef MS_CE_VALUE_AND_GRAD_H
 #define MS_CE_VALUE_AND_GRAD_H
 
@@ -34,7 +34,7 @@ public:
         rows_[0].Init(pipe, tiling, gm.target, gm.weight, &errors_);
         rows_[1].Init(pipe, tiling, gm.target, gm.weight, &errors_);
         tiles_.Init(pipe, tiling, gm.logits, gm.weight, nullptr);
-        lanes_.Init(pipe, tiling.groupRows, tiling.dot, tiling.path != MS_CE_SHORT || tiling.problem.cols > LANES);
+        lanes_.Init(pipe, tiling);
         finisher_.Init(pipe, tiling);
         totals_.Init(pipe, tiling, gm.workspace);
         gradient_.Init(pipe, tiling, gm.gradLogits);
@@ -43,6 +43,11 @@ public:
         pipe.InitBuffer(upstreamBuffer_, padded * static_cast<int32_t>(sizeof(float)));
         upstreamRows_ = upstreamBuffer_.template Get<float>();
         padded_ = padded;
+        if (tiling.keepsRow) {
+            const int64_t parts = RoundUp(CeilDiv(tiling.problem.cols, LANES), LANES);
+            pipe.InitBuffer(partBuffer_, static_cast<int32_t>(parts * static_cast<int64_t>(sizeof(float))));
+            parts_ = partBuffer_.template Get<float>();
+        }
     }
 
     __aicore__ inline void Process() {
@@ -56,7 +61,9 @@ public:
             tiles_.CountLanes(tiling_.problem.cols);
         }
         FindUpstream(first, last);
-        if (tiling_.tilesPerRow == 1) {
+        if (tiling_.keepsRow) {
+            Kept(first, last);
+        } else if (tiling_.tilesPerRow == 1) {
             Batched(first, last);
         } else {
             Streamed(first, last);
@@ -115,7 +122,7 @@ private:
     __aicore__ inline void FetchBatch(int64_t row, int64_t last, int32_t set) {
         const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
         rows_[set].Load(row, count);
-        short_.Fetch(tiles_, logits_, rows_[set], row, count);
+        short_.Fetch(tiles_, rows_[set], row, count);
     }
 
     __aicore__ inline void ComputeBatch(int64_t row, int32_t count, Rows<T>& state) {
@@ -144,6 +151,108 @@ private:
             gradient_.LongTile(tiles_, state, row, whole, x);
         }
         tiles_.Release(tile);
+    }
+
+    // One row stays in fp32 until its exponentials have become its gradient; targets and losses are those of a group of rows.
+    __aicore__ inline void Kept(int64_t first, int64_t last) {
+        first_ = loaded_ = ahead_ = first;
+        LoadGroup(last);
+        for (int64_t row = first; row < last; row += tiling_.groupRows) {
+            LoadGroup(last);
+            const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - row));
+            Rows<T>& state = StateOf(row);
+            if (tiling_.dot != MS_CE_DOT_NONE) {
+                AscendC::Duplicate(finisher_.mass, static_cast<float>(tiling_.problem.cols), count);
+            }
+            gradient_.SetKeptRows(count, state, upstreamRows_, finisher_.mass);
+            lanes_.Clear(count);
+            for (int32_t r = 0; r < count; ++r) {
+                if (state.Counts(r)) {
+                    Exchange(row + r);
+                    lanes_.TakeRow(r, tiles_.work, static_cast<int32_t>(tiling_.problem.cols), parts_, tiling_.tileCols,
+                                   tiles_.scratch);
+                    gradient_.SetRow(r, state, lanes_.maximum[r * LANES], lanes_.Total(r), upstream_);
+                    held_ = row + r;
+                } else {
+                    lanes_.Neutralise(r);
+                    for (int32_t index = 0; index < tiling_.tilesPerRow; ++index) {
+                        Tile tile = TileOf(index);
+                        tile.row = r;
+                        gradient_.FillRow(state, row, tile);
+                    }
+                }
+            }
+            finisher_.Reduce(count, lanes_.View(), lanes_);
+            finisher_.Losses(row, count, state, loss_, lse_, lse_);
+        }
+        Exchange(-1);
+    }
+
+    // While the gradient of the row before leaves, tile by tile, the logits of `row` take its place; -1 for none. The maxima
+    // of every 64 of them follow a tile behind, so that no instruction waits for the one before.
+    __aicore__ inline void Exchange(int64_t row) {
+        const int32_t count = tiling_.tilesPerRow;
+        for (int32_t index = 0; index <= count; ++index) {
+            const bool sends = held_ >= 0 && index < count;
+            const bool folds = row >= 0 && index > 0;
+            const Tile tile = TileOf(index < count ? index : 0);
+            const Tile before = TileOf(index > 0 ? index - 1 : 0);
+            const Floats place = tiles_.KeptTile(tile);
+            int32_t values = 0;
+            if (sends) {
+                gradient_.ScaleTile(place, tile);
+            }
+            if (folds) {
+                values = ReduceBlocks<BlockMaximum>(tiles_.scratch, tiles_.KeptTile(before), before.cols);
+            }
+            if (sends) {
+                gradient_.SendTile(held_, place, tile);
+            }
+            if (row >= 0 && index < count) {
+                LocalTensor<T> logits = tiles_.Take();
+                tiles_.Keep(logits, tile);
+                tiles_.Release(logits);
+                --fetched_;
+                FetchAhead();
+            }
+            if (folds) {
+                ReduceBlocks<BlockMaximum>(parts_[static_cast<uint32_t>(before.begin / LANES)], tiles_.scratch, values);
+            }
+        }
+        held_ = -1;
+    }
+
+    // The targets of the next group, while this one is at work.
+    __aicore__ inline void LoadGroup(int64_t last) {
+        if (loaded_ < last) {
+            const int32_t count = static_cast<int32_t>(Min(tiling_.groupRows, last - loaded_));
+            Rows<T>& state = StateOf(loaded_);
+            state.Load(loaded_, count);
+            state.FetchClassLogits(logits_, loaded_);
+            loaded_ += count;
+        }
+        FetchAhead();
+    }
+
+    __aicore__ inline Rows<T>& StateOf(int64_t row) { return rows_[(row - first_) / tiling_.groupRows % 2]; }
+
+    // Keeps as many tiles on their way as there is room for, of rows that count and whose targets are known.
+    __aicore__ inline void FetchAhead() {
+        while (fetched_ < tiling_.ringTiles) {
+            while (aheadTile_ == 0 && ahead_ < loaded_ &&
+                   !StateOf(ahead_).Counts(static_cast<int32_t>((ahead_ - first_) % tiling_.groupRows))) {
+                ++ahead_;
+            }
+            if (ahead_ >= loaded_) {
+                return;
+            }
+            tiles_.FetchLogits(ahead_, TileOf(aheadTile_));
+            ++fetched_;
+            if (++aheadTile_ == tiling_.tilesPerRow) {
+                aheadTile_ = 0;
+                ++ahead_;
+            }
+        }
     }
 
     // A row takes several tiles. A resident row keeps them all until its gradient is done; every tile given back is filled
@@ -203,7 +312,7 @@ private:
             tiles_.Accumulate(lanes_, tile, x, gradient_.Borrow(tiles_));
             gradient_.GiveBack();
             if (tiling_.resident) {
-                held_[index] = logits;
+                heldTiles_[index] = logits;
             } else {
                 tiles_.Release(logits);
             }
@@ -222,7 +331,7 @@ private:
                 tiles_.FetchLogits(row, TileOf(again++));
             }
             tiles_.FetchFactors(row, tile);
-            LocalTensor<T> logits = tiling_.resident ? held_[index] : tiles_.Take();
+            LocalTensor<T> logits = tiling_.resident ? heldTiles_[index] : tiles_.Take();
             const Floats x = tiles_.InFloat(logits, tiles_.Pitch(tile.cols));
             gradient_.LongTile(tiles_, state, row, tile, x);
             tiles_.Release(logits);
@@ -236,12 +345,17 @@ private:
     float upstream_ = 1.0f;
     int32_t fetched_ = 0;
     int32_t padded_ = 0;
+    int64_t first_ = 0;   // rows that stay: the first of this core,
+    int64_t loaded_ = 0;  // the first whose target is not known,
+    int64_t ahead_ = 0;   // the one that is fetched
+    int32_t aheadTile_ = 0;
+    int64_t held_ = -1;  // and the one whose exponentials are there
     RowErrors errors_;
     GlobalTensor<T> logits_;
     GlobalTensor<float> loss_, totalWeight_, lse_;
     GlobalTensor<int32_t> error_;
-    Floats upstreamRows_;
-    LocalTensor<T> held_[kMaxRing];
+    Floats upstreamRows_, parts_;
+    LocalTensor<T> heldTiles_[kMaxRing];
     Rows<T> rows_[2];
     Tiles<T> tiles_;
     Lanes lanes_;
@@ -249,7 +363,7 @@ private:
     Totals totals_;
     Gradient<T> gradient_;
     ShortRows<T> short_;
-    AscendC::TBuf<AscendC::TPosition::VECCALC> upstreamBuffer_;
+    AscendC::TBuf<AscendC::TPosition::VECCALC> upstreamBuffer_, partBuffer_;
 };
 
 }  // namespace ms_ce

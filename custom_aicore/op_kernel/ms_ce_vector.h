@@ -173,6 +173,26 @@ __aicore__ inline int32_t ReduceBlocks(const Floats& dst, const Floats& x, int32
     return (count + FLOATS_PER_BLOCK - 1) / FLOATS_PER_BLOCK;
 }
 
+// dst[k] = reduction of the elements 64·k to 64·k + 63 of x, `step` elements at a time: two of these pieces share a wait,
+// each in a half of `scratch`, which takes a quarter of `step`. Pieces but the last are whole groups of 512.
+template <typename Reduction>
+__aicore__ inline void ReduceRepeats(const Floats& dst, const Floats& x, int32_t count, int32_t step,
+                                     const Floats& scratch) {
+    const int32_t half = step / FLOATS_PER_BLOCK;
+    for (int32_t first = 0; first < count; first += 2 * step) {
+        const int32_t end = first + 2 * step < count ? first + 2 * step : count;
+        for (int32_t begin = first; begin < end; begin += step) {
+            const int32_t taken = end - begin < step ? end - begin : step;
+            ReduceBlocks<Reduction>(scratch[begin == first ? 0 : half], x[begin], taken);
+        }
+        for (int32_t begin = first; begin < end; begin += step) {
+            const int32_t taken = end - begin < step ? end - begin : step;
+            const int32_t values = (taken + FLOATS_PER_BLOCK - 1) / FLOATS_PER_BLOCK;
+            ReduceBlocks<Reduction>(dst[begin / LANES], scratch[begin == first ? 0 : half], values);
+        }
+    }
+}
+
 // At most 64 values whose reduction is that of x, in a chain that takes eight elements to one: `scratch` takes an eighth
 // of the elements and a 64th, each in whole blocks of 8. x stays as it is.
 struct Values {

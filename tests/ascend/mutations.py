@@ -44,6 +44,10 @@ def together(selection: str) -> tuple[str, ...]:
     return ("test_class_targets.py::test_forward_with_gradient", "-k", f"float32 and {selection}")
 
 
+def stays(selection: str) -> tuple[str, ...]:
+    return ("test_class_targets.py::test_rows_that_stay", "-k", f"float32 and {selection}")
+
+
 def chip(selection: str) -> tuple[str, ...]:
     return (
         "test_chip.py::test_gradient_of_a_bad_target_and_of_nan_is_nan",
@@ -200,7 +204,7 @@ MUTATIONS = (
         ROWS,
         "tile.GetValue(r * pitch + LocalClass(r)));\n            }\n        }\n        Synchronise<HardEvent::S_V>();",
         "tile.GetValue(r * pitch + LocalClass(r)));\n            }\n        }",
-        both_ways("70x65"),
+        both_ways("67x1000"),
     ),
     Mutation(
         "columns numbered from 1",
@@ -380,8 +384,8 @@ MUTATIONS = (
     Mutation(
         "class at a tile's border missed",
         GRADIENT,
-        "column < 0 || column >= cols",
-        "column <= 0 || column >= cols",
+        "column >= 0 && column < cols",
+        "column > 0 && column < cols",
         both_ways("7x32000"),
     ),
     Mutation(
@@ -523,5 +527,124 @@ MUTATIONS = (
         "        AscendC::Exp(g, g, tile.cols);\n",
         "        AscendC::Exp(g, g, tile.cols);\n        AscendC::Max(g, g, g[512 * (tile.cols > 1024)], 64);\n",
         costs("32000 and backward"),
+    ),
+    Mutation(
+        "maxima of a row's last tile forgotten",
+        BOTH,
+        "for (int32_t index = 0; index <= count; ++index) {",
+        "for (int32_t index = 0; index < count; ++index) {",
+        stays("41x12301 and sum-smooth"),
+    ),
+    Mutation(
+        "the gradient of one row sent to another",
+        BOTH,
+        "held_ = row + r;",
+        "held_ = row;",
+        stays("19x20000 and sum-smooth"),
+    ),
+    Mutation(
+        "targets of two groups in one place",
+        BOTH,
+        "rows_[(row - first_) / tiling_.groupRows % 2]",
+        "rows_[(row - first_) / tiling_.groupRows % 1]",
+        stays("41x12301 and sum-weight"),
+    ),
+    Mutation(
+        "rows that do not count are fetched",
+        BOTH,
+        "ahead_ < loaded_ &&\n                   !StateOf(",
+        "ahead_ < first_ &&\n                   !StateOf(",
+        stays("19x20000 and sum-smooth"),
+    ),
+    Mutation(
+        "one scale for all rows that stay",
+        GRADIENT,
+        "Floats scale = scaleBlocks_[row * FLOATS_PER_BLOCK];",
+        "Floats scale = scaleBlocks_[row * 0];",
+        stays("19x20000 and sum-weight"),
+    ),
+    Mutation(
+        "gradient of z-loss halved in a row that stays",
+        GRADIENT,
+        "2.0f * p.zLoss * upstream, FLOATS_PER_BLOCK",
+        "p.zLoss * upstream, FLOATS_PER_BLOCK",
+        stays("19x20000 and sum-weight"),
+    ),
+    Mutation(
+        "what a class has less read before it is complete",
+        GRADIENT,
+        "        BroadcastRows(scaleBlocks_, scale_, rows);\n        Synchronise<HardEvent::V_S>();\n",
+        "        BroadcastRows(scaleBlocks_, scale_, rows);\n",
+        stays("19x20000 and sum-smooth"),
+    ),
+    Mutation(
+        "smoothing left out of a row that stays",
+        GRADIENT,
+        "if (smoothAmount_ != 0.0f) {",
+        "if (smoothAmount_ > 1.0f) {",
+        stays("19x20000 and sum-smooth"),
+    ),
+    Mutation(
+        "pieces of a row not summed",
+        VECTOR,
+        "first < count; first += 2 * step",
+        "first < count; first += 3 * step",
+        stays("19x20000 and sum-smooth"),
+    ),
+    Mutation(
+        "a row that stays without room",
+        TILING,
+        "RoundUp(cols, kLanes) * 4 + RoundUp(CeilDiv(cols, kLanes), kLanes) * 4 + kKeptBytes",
+        "RoundUp(cols, kLanes) * 2",
+        stays("32001 and sum-smooth"),
+    ),
+    Mutation(
+        "maxima of every other 64 columns",
+        SHORT,
+        "lanes.sum, lanes.sum, lanes.maximum, both,",
+        "lanes.sum, lanes.sum, lanes.sum, both,",
+        corner("test_extreme_logits"),
+    ),
+    Mutation(
+        "lanes in the bank groups of their logits",
+        ONLINE,
+        "Behind(sumBuffer_.Get<float>(), x, BLOCKS_PER_REPEAT);",
+        "Behind(sumBuffer_.Get<float>(), x, 0);",
+        costs("1000 and forward"),
+    ),
+    Mutation(
+        "lanes of rows that drift through the bank groups",
+        "ms_ce_tiling.h",
+        "return 8 + (pitch / 8 + 8) % kBankGroups;",
+        "return 8 + 0 * pitch;",
+        costs("1000 and forward"),
+    ),
+    Mutation(
+        "sources of a sum in one bank group",
+        SHORT,
+        "half % 2 == 0 && half + 1 < chunks ? 1 : 0",
+        "half % 2 == 0 && half + 1 < chunks ? 0 : 0",
+        costs("1000 and forward"),
+    ),
+    Mutation(
+        "one place for float32 tiles",
+        TILING,
+        "p.logitsBytes != 4 && !WritesGradient(p.kind) ? 1 : 2",
+        "p.logitsBytes != 0 && !WritesGradient(p.kind) ? 1 : 2",
+        both_ways("300x63"),
+    ),
+    Mutation(
+        "what the backward reads again kept from the cache",
+        TILES,
+        "if (WritesGradient(tiling.problem.kind) && tiling.resident) {",
+        "if (tiling.resident) {",
+        ("test_traffic.py::test_what_is_read_last_leaves_nothing_in_the_cache",),
+    ),
+    Mutation(
+        "what is read twice kept from the cache",
+        TILES,
+        "if (WritesGradient(tiling.problem.kind) && tiling.resident) {",
+        "if (WritesGradient(tiling.problem.kind)) {",
+        ("test_traffic.py::test_what_is_read_last_leaves_nothing_in_the_cache", "-k", "128256"),
     ),
 )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.ascend.expected import OPTIONS, check_gradient, check_loss
+from tests.ascend.expected import OPTIONS, Options, check_gradient, check_loss
 from tests.ascend.host_model import CORES, UB_BYTES, HostModel
 from tests.ascend.operators import Run, backward, decode, forward, forward_grad
 from tests.ascend.problems import make
 
-# What docs/ascend.md states, in classes: how long a row may be that MsCeForwardGrad keeps between its two passes, and
-# how many weights stay in the unified buffer where label smoothing needs them all.
-RESIDENT = {"bfloat16": 54528, "float32": 35712}
+# What docs/ascend.md states, in classes: how long a row may be that MsCeForwardGrad keeps between its two passes, how
+# long one that it keeps as exponentials in float32, without label smoothing and with it, and how many weights stay in
+# the unified buffer where label smoothing needs them all.
+RESIDENT = {"bfloat16": 54528, "float32": 38144}
+EXPONENTIALS = {
+    ("bfloat16", 0.0): 37888,
+    ("bfloat16", 0.1): 36416,
+    ("float32", 0.0): 38144,
+    ("float32", 0.1): 36672,
+}
 KEPT = {
     ("forward", "bfloat16"): 32512,
     ("backward", "bfloat16"): 35392,
@@ -36,6 +43,29 @@ def tiling(kind, dtype, rows, classes, **options):
 def test_residency_is_what_the_documents_say(dtype, cores):
     for classes, resident in ((RESIDENT[dtype], 1), (RESIDENT[dtype] + 1, 0)):
         assert tiling("forward_grad", dtype, 96, classes, cores=cores).resident == resident
+
+
+@pytest.mark.parametrize("cores", CHIP_CORES)
+@pytest.mark.parametrize(("dtype", "smoothing"), EXPONENTIALS)
+def test_rows_of_exponentials_are_what_the_documents_say(dtype, smoothing, cores):
+    longest, chip = EXPONENTIALS[dtype, smoothing], {"labelSmoothing": smoothing, "cores": cores}
+    for classes, stays in ((longest, 1), (longest + 1, 0)):
+        assert tiling("forward_grad", dtype, 96, classes, **chip).keepsRow == stays
+    weighted = tiling("forward_grad", dtype, 96, 20000, **chip, hasWeight=1)
+    assert weighted.keepsRow == (smoothing == 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_longest_row_of_exponentials_fits(dtype):
+    """With the records of 64 cores, the most that there may be."""
+    for smoothing in (0.0, 0.1):
+        classes, options = EXPONENTIALS[dtype, smoothing], Options(label_smoothing=smoothing)
+        problem, logits, target = make((64, classes, 64), dtype, options)
+        problem.grad_loss = np.float64(1.0)
+        both, _ = forward_grad(
+            logits, target, None, dtype, run=Run(cores=64), **options.attributes()
+        )
+        check_gradient(problem, decode(both["grad_logits"], dtype), dtype)
 
 
 @pytest.mark.parametrize("cores", CHIP_CORES)
