@@ -167,6 +167,34 @@ def chip(name: str) -> Chip:
     )
 
 
+def _between(chip: str, source: str, destination: str) -> float:
+    """Bytes a µs of a core between two memories."""
+    for row in rows(f"core/config/arc_config/{chip}/bandwidth_{chip}.csv"):
+        if (row["src_mem"], row["dst_mem"]) == (source, destination):
+            return float(row["bandwidth(GB/s)"]) * 1e3
+    raise SystemExit(
+        f"ascend_model: {PACKAGE} has no bandwidth of {chip}, {source} to {destination}"
+    )
+
+
+def cache_bytes(name: str) -> float:
+    return _configured(name, "L2") * 1024
+
+
+def cache_read(name: str) -> float:
+    """Bytes a µs of all vector cores from the L2 cache."""
+    return _between(name, "L2", "UB") * chip(name).cores
+
+
+def cache_write(name: str) -> float:
+    return _between(name, "UB", "L2") * chip(name).cores
+
+
+def cube_rate(name: str) -> float:
+    """16-bit operations a µs of all cube cores: 16³ products with their sums in a cycle."""
+    return _configured(name, "cube_core_num") * 2 * 16**3 * PROFILED_CLOCK[name]
+
+
 # ---- a launch ----
 CASTS = "tests/st/ops_accuracy/theo_ops/cast/dtypecast_dpsk-v4-a3_zhanlu_profiling_910B1.csv"
 SMALL_CAST_BYTES = 1 << 20
