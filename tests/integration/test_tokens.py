@@ -201,15 +201,17 @@ def test_frozen(frozen, backend, run):
         check_linear(to_numpy(got), value * (name not in frozen), backend, "float64", name)
 
 
-def test_a_row_has_the_same_bits_in_any_batch_and_chunk():
+@pytest.mark.parametrize("dtype", (ms.float32, ms.bfloat16), ids=str)
+def test_a_row_has_the_same_bits_in_any_batch_and_chunk(dtype):
     """As reinforcement learning needs: neither neighbours nor chunks change a row's numbers or its gradient."""
     random = np.random.default_rng(5)
     hidden, table = (random.normal(size=size).astype(np.float32) for size in ((40, 16), (300, 16)))
+    table = Tensor(table).astype(dtype)
     target = random.integers(0, 300, 40).astype(np.int32)
 
     def total(hidden, chunk_bytes):
         log_prob, entropy = ms_ce.linear_token_log_probs(
-            hidden, Tensor(table), Tensor(target[: hidden.shape[0]]), entropy=True,
+            hidden, table, Tensor(target[: hidden.shape[0]]), entropy=True,
             chunk_bytes=chunk_bytes, backend="cpu",
         )  # fmt: skip
         return (log_prob + 0.1 * entropy).sum(), log_prob, entropy
@@ -217,7 +219,7 @@ def test_a_row_has_the_same_bits_in_any_batch_and_chunk():
     results = []
     for rows, chunk in ((40, None), (40, 300 * 4 * 7), (13, None), (13, 300 * 4)):
         (_, log_prob, entropy), grad = ms.value_and_grad(total, 0, has_aux=True)(
-            Tensor(hidden[:rows]), chunk
+            Tensor(hidden[:rows]).astype(dtype), chunk
         )
         results.append([to_numpy(each)[:13] for each in (log_prob, entropy, grad)])
     for other in results[1:]:

@@ -196,6 +196,21 @@ def test_no_probability_beside_infinity(isa_library: Library, shape, at: int) ->
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)
+def test_a_class_of_weight_0_is_no_part_of_a_mean(isa_library: Library, shape) -> None:
+    """Beside an infinite logit its own derivative is nan, those of the other weights are what they were."""
+    logits, target = zeros(shape)
+    logits[0, 0], target[0] = INF, 1
+    target[1:] = 2
+    weight = np.ones(shape[1], np.float32)
+    weight[1] = 0.0
+    loss, one = Loss(isa_library, logits, target, weight), np.ones((), np.float32)
+    expected = loss.reference_grad(one).weight
+    assert np.isnan(expected[1])
+    assert np.all(np.isfinite(np.delete(expected, 1)))
+    check_close(loss.weight_grad(one), expected, "float32", tolerance("cpu", "float32"), "weight")
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_ignored_rows_are_not_read(isa_library: Library, shape, dtype: str) -> None:
     """nan in their logits reaches neither the loss nor a gradient, which is 0 there."""

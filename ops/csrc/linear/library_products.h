@@ -18,10 +18,15 @@ namespace ms_ce {
 class LibraryProducts {
  public:
   static constexpr int64_t kBlockElements = int64_t{1} << 18;  // of the weight, at a time
+  // oneDNN multiplies a single row by other instructions, with other last bits: a row that is alone has
+  // another beside it, for which logits and the gradient of the hidden states must have memory.
+  static constexpr int64_t kFewestRows = 2;
 
   // `block` is the number of classes of a product. The chunk must outlive this.
   LibraryProducts(const LinearChunk& chunk, int64_t most_rows, int64_t block)
-      : chunk_(chunk), block_(block), hidden_(static_cast<size_t>(most_rows * chunk.features)) {}
+      : chunk_(chunk),
+        block_(block),
+        hidden_(static_cast<size_t>(std::max(most_rows, kFewestRows) * chunk.features)) {}
 
   void CopyHidden(const LinearProblem& problem, const int64_t* rows) {
     const auto* hidden = static_cast<const uint16_t*>(problem.hidden.data);
@@ -34,8 +39,7 @@ class LibraryProducts {
 
   void LogitsOfClasses(int64_t first, int64_t count) const {
     float* out = logits() + first;
-    Product(chunk_.rows, count, chunk_.features, Hidden(), Weight(first, 0, true), false, out,
-            chunk_.classes);
+    Product(Rows(), count, chunk_.features, Hidden(), Weight(first, 0, true), false, out, chunk_.classes);
     if (chunk_.bias == nullptr) return;
     const float* bias = static_cast<const float*>(chunk_.bias) + first;
     for (int64_t row = 0; row < chunk_.rows; ++row) {
@@ -62,7 +66,7 @@ class LibraryProducts {
     ParallelFor((chunk_.features + kFeatures - 1) / kFeatures, work, [&](int64_t unit) {
       const int64_t begin = unit * kFeatures, width = std::min(kFeatures, chunk_.features - begin);
       for (int64_t first = 0; first < chunk_.classes; first += block_) {
-        Product(chunk_.rows, width, std::min(block_, chunk_.classes - first), Gradient(first, false),
+        Product(Rows(), width, std::min(block_, chunk_.classes - first), Gradient(first, false),
                 Weight(first, begin, false), first != 0, out + begin, chunk_.features);
       }
     });
@@ -76,6 +80,7 @@ class LibraryProducts {
 
  private:
   float* logits() const { return static_cast<float*>(chunk_.logits); }
+  int64_t Rows() const { return std::max(chunk_.rows, kFewestRows); }
   template <class... Arguments>
   void Product(Arguments... arguments) const {
     if (!Multiply(arguments...)) failed_.store(true);

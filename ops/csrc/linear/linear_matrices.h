@@ -32,6 +32,7 @@ class LinearMatrices {
       : problem_(problem),
         kernels_(KernelsFor(problem.loss)),
         most_rows_(most_rows),
+        kept_rows_(std::max(most_rows, LibraryProducts::kFewestRows)),
         direct_(problem.hidden.dtype == kComputeDtype<A>) {
     const bool by_library = problem.hidden.dtype == Dtype::kBfloat16 && MultipliesBfloat16();
     chunk_.features = problem.features;
@@ -41,7 +42,7 @@ class LinearMatrices {
     const int64_t elements = by_library ? LibraryProducts::kBlockElements : kBlockElements;
     const int64_t share = (chunk_.classes + kFewestUnits - 1) / kFewestUnits;
     block_ = RoundUp(std::min(std::max(elements / chunk_.features, kTileRows), share), kTileRows);
-    logits_.Allocate(most_rows * chunk_.classes);
+    logits_.Allocate(kept_rows_ * chunk_.classes);
     chunk_.logits = logits_.get();
     if (by_library) {
       library_.emplace(chunk_, most_rows, block_);
@@ -181,7 +182,7 @@ class LinearMatrices {
 
   void MakeHiddenGradient() {
     const bool in_place = direct_ && consecutive_;
-    if (!in_place) hidden_gradient_.resize(static_cast<size_t>(most_rows_ * chunk_.features));
+    if (!in_place) hidden_gradient_.resize(static_cast<size_t>(kept_rows_ * chunk_.features));
     A* out = in_place ? static_cast<A*>(problem_.grad_hidden.data) +
                             HiddenRow(problem_, rows_[0]) * chunk_.features
                       : hidden_gradient_.data();
@@ -218,7 +219,7 @@ class LinearMatrices {
 
   const LinearProblem& problem_;
   const Kernels& kernels_;
-  const int64_t most_rows_;
+  const int64_t most_rows_, kept_rows_;  // of a chunk; in memory
   const bool direct_;  // the inputs are of type A: they are read and written where they lie
   int64_t block_ = 0;  // classes
 
