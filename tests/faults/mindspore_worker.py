@@ -40,11 +40,14 @@ def interrupt(*_) -> None:
 
 
 def ends() -> None:
-    """With operations that nobody has waited for."""
+    """With operations that nobody has waited for, of PyNative and of a graph."""
     logits, target = ms.Tensor(LOGITS), ms.Tensor(TARGET)
+    compiled = ms.jit(ms_ce.cross_entropy)
     assert right()
+    compiled(logits, target)
     for _ in range(20):
         ms_ce.cross_entropy_value_and_grad(logits, target)
+        compiled(logits, target)
 
 
 def computes() -> None:

@@ -49,6 +49,24 @@ def signals() -> None:
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def ends() -> None:
+    """The interpreter ends while callers and workers compute."""
+    library = Library()
+    library.set_threads(3)
+    loss = Loss(library, *make(0))
+    started = [threading.Event(), threading.Event()]
+
+    def compute(event: threading.Event) -> None:
+        while True:
+            everything(loss)
+            event.set()
+
+    for event in started:
+        threading.Thread(target=compute, args=(event,), daemon=True).start()
+    for event in started:
+        event.wait()
+
+
 def one_core() -> None:
     """By affinity, whatever the machine has."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})

@@ -1,4 +1,4 @@
-"""The kernel while its process forks, is interrupted, or has few cores and threads; its memory fails."""
+"""The kernel while its process forks, is interrupted, ends, or has few cores and threads; its memory fails."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.faults import watched
 PRELOADED = {
     "forks": {},
     "signals": {},
+    "ends": {},
     "one_core": {},
     "many_threads": {},
     "no_threads": {"preload": True},

@@ -1,15 +1,18 @@
 """`make fuzz`: draws losses until SECONDS are over, and stops at the first that is wrong with the case to repeat it by.
 
-python -m tests.fuzz [--seconds S | --count N] [--seed S] [--public pynative|compiled] [--case N]
+python -m tests.fuzz [--seconds S | --count N] [--seed S] [--public pynative|compiled] [--case N] [--go-on]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+_TELL_EVERY = 60.0  # seconds
 
 
 def _one_of(public: str | None) -> Callable[[int, int], int]:
@@ -22,6 +25,8 @@ def _one_of(public: str | None) -> Callable[[int, int], int]:
         return lambda seed, number: kernel.one(seed, number, library)
     from tests.fuzz import public as functions
 
+    gc.collect()  # MindSpore collects garbage before it compiles; what is loaded by now is none
+    gc.freeze()
     return lambda seed, number: functions.one(seed, number, public == "compiled")
 
 
@@ -41,16 +46,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
     parser.add_argument("--public", choices=("pynative", "compiled"))
     parser.add_argument("--case", type=int)
+    parser.add_argument("--go-on", action="store_true", help="tell a failure and draw the next")
     arguments = parser.parse_args()
-    one, cases, calls = _one_of(arguments.public), 0, 0
+    one, cases, calls, failures = _one_of(arguments.public), 0, 0, 0
+    told = time.monotonic()
     print(f"seed {arguments.seed}", flush=True)
     for number in _numbers(arguments):
         try:
             calls += one(arguments.seed, number)
         except AssertionError as failure:
-            sys.exit(f"after {calls} calls: {failure}")
+            failures += 1
+            print(f"after {calls} calls: {failure}", flush=True)
+            if not arguments.go_on:
+                break
         cases += 1
-    print(f"{cases} cases, {calls} calls")
+        if time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            print(f"so far {cases} cases, {calls} calls, {failures} failures", flush=True)
+    print(f"{cases} cases, {calls} calls, {failures} failures", flush=True)
+    sys.exit(failures != 0)
 
 
 if __name__ == "__main__":

@@ -88,7 +88,8 @@ def _packed(slots: list[dict[str, str]], values: dict[str, Any]) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def _load(path: Path) -> ctypes.CDLL:
     handle = ctypes.CDLL(str(path))
-    for name in ("MsCeTry", "MsCeDescribe", "MsCeVersion", "MsCeIsa", "MsCeIsaList"):
+    texts = ("MsCeTry", "MsCeDescribe", "MsCeVersion", "MsCeIsa", "MsCeIsaList")
+    for name in (*texts, "MsCeBfloat16Products"):
         getattr(handle, name).restype = ctypes.c_char_p
     handle.MsCeFinished.restype = ctypes.c_int64
     handle.MsCeWait.argtypes = (ctypes.c_int64, ctypes.c_int64)

@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILDER = (
     ROOT / ".venv-release" / "bin" / "python"
 )  # `make test` makes it, or `make .venv-release/.installed`
+# What ms_ce declares at its lowest, beside the oldest MindSpore: the first numpy with a wheel for the oldest Python.
+LOWEST = ("numpy==1.21.2", "packaging==20.0")
 # Test runs of this repository are no part of what a user's machine offers.
 CLEAN = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "GLOG_v")}
 

@@ -69,7 +69,13 @@ def main() -> None:
             ms.value_and_grad(ms_ce.CrossEntropyLoss(backend=backend))(ms.Tensor(logits), target)[
                 0
             ].asnumpy()
-        ms_ce.linear_cross_entropy(ms.Tensor(hidden), table, target).asnumpy()
+        rows, states = ms.Tensor(logits), ms.Tensor(hidden)
+        ms_ce.nll_loss(rows, target).asnumpy()
+        ms_ce.token_log_probs(rows, target).asnumpy()
+        ms_ce.linear_cross_entropy(states, table, target).asnumpy()
+        ms_ce.linear_token_log_probs(states, table, target).asnumpy()
+        ms_ce.linear_distillation_loss(states, table, states, table).asnumpy()
+        ms_ce.LinearCrossEntropyLoss(4, 9)(states, target).asnumpy()
     assert environment() == before, set(environment()) ^ set(before)
     print(*sorted(seen), sep="\n")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from ms_ce import _versions
 from tests.packaging import archives
@@ -91,8 +92,16 @@ def test_the_kernel_calls_nothing_of_the_kind():
 
 
 def test_dependencies_are_those_whose_ends_are_tested():
-    """`make test-versions` has the oldest and the newest MindSpore; docs/versions.md says what of the others."""
+    """`make test-versions` has the oldest and the newest MindSpore, `make test-wheels` of the oldest the lowest of the
+    others too; the newest come by themselves."""
     text = (archives.ROOT / "pyproject.toml").read_text()
     declared = ast.literal_eval(re.search(r"^dependencies = (\[.*\])$", text, re.MULTILINE)[1])
     oldest = ".".join(str(part) for part in _versions.OLDEST.release[:2])
     assert declared == [f"mindspore>={oldest}", "numpy>=1.21,<2", "packaging>=20"]
+    lowest = {
+        name: version for name, _, version in (each.partition("==") for each in archives.LOWEST)
+    }
+    for each in declared[1:]:
+        requirement = Requirement(each)
+        least = next(s.version for s in requirement.specifier if s.operator == ">=")
+        assert lowest[requirement.name].startswith(least + "."), each

@@ -1,6 +1,7 @@
 """The wheels of `make wheels`, as someone without a compiler gets them; `make test-wheels` runs this.
 
-MS_CE_MINDSPORE and MS_CE_PYTHON choose the MindSpore and the Python of the fresh environment.
+MS_CE_MINDSPORE and MS_CE_PYTHON choose the MindSpore and the Python of the fresh environment. The oldest MindSpore
+stands beside the lowest of the other dependencies.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import ms_ce
+from ms_ce import _versions
 from tests.packaging import archives
 
 DIST = archives.ROOT / "dist"
@@ -43,6 +45,7 @@ def environment(tmp_path_factory) -> Path:
     archives.run(os.environ.get("MS_CE_PYTHON") or sys.executable, "-m", "venv", folder)
     wanted = os.environ.get("MS_CE_MINDSPORE")
     requirements = [f"mindspore=={wanted}"] if wanted else []
+    requirements += archives.LOWEST if wanted == str(_versions.OLDEST) else ()
     wheel = next(wheel for wheel in WHEELS if wheel.stem.endswith("x86_64"))
     install = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", wheel, *requirements]
     archives.run(folder / "bin/python", *install, env=archives.CLEAN)
@@ -69,6 +72,7 @@ def test_command_line_of_the_installed_wheel(environment):
 def test_what_the_documents_show_runs_without_the_repository(environment, tmp_path):
     """Every block, example, notebook and tool, with what the extra `demo` installs."""
     demo = ["-m", "pip", "install", "--quiet", "--only-binary=:all:", "matplotlib", "tqdm"]
+    demo.append("numpy<2")  # pip forgets what MindSpore asked for
     archives.run(environment / "bin/python", *demo, env=archives.CLEAN)
     for name in archives.tracked("README.md", "docs", "examples"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

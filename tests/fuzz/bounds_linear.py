@@ -1,0 +1,136 @@
+"""How far from the float64 reference the results of a linear loss may be.
+
+A logit is a sum of H products and so off by H + 2 roundings of their sizes, in whatever order it is made; a matrix's
+gradient likewise by its own sum, and by what the logits' gradient is off by.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.fuzz.bounds import ROUNDING, Answer, Terms, TokenTerms, to64
+from tests.fuzz.draw_linear import LinearDrawn
+from tests.kernel.library import Library
+from tests.kernel.operations import reference
+
+# Where a processor's products of bfloat16 are taken, the logits' gradient is rounded to it (docs/linear.md).
+_NARROW = 2.0**-8
+_LEAST = {"float32": 1e-37, "float64": 1e-300}
+
+
+class Rows:
+    """A drawn loss's rows that are paired with a target: all, or under shift all but each sequence's last."""
+
+    def __init__(self, drawn: LinearDrawn, composed: bool):
+        """`composed` makes a row's loss as a difference, off by the logits' own size."""
+        hidden, linear_weight, target, bias, self.class_weight = drawn.exact
+        self.shift, self.wide = drawn.form.shift, drawn.form.dtype == "float64"
+        given = (hidden, linear_weight, target, bias, drawn.row_weight, self.shift)
+        self.hidden, self.logits, self.target, self.row_weight, self.lead = reference._as_rows(
+            *given
+        )
+        self.linear_weight, self.bias = linear_weight, bias
+        rounding = ROUNDING["float64" if self.wide else "float32"]
+        features = linear_weight.shape[1]
+        sizes = np.abs(self.hidden) @ np.abs(linear_weight).T
+        sizes = sizes if bias is None else sizes + np.abs(bias)
+        self.off = (features + 2) * rounding * sizes + _LEAST["float64" if self.wide else "float32"]
+        if composed:
+            largest = np.abs(self.logits).max(-1, initial=0.0, keepdims=True)
+            self.off = self.off + 4 * rounding * largest
+        self.rounding = rounding
+
+    def of_rows(self, values: np.ndarray) -> np.ndarray:
+        """The rows that have a target, of an array of all rows."""
+        values = to64(values)
+        return (values[..., 1:] if self.shift and values.ndim else values).reshape(-1)
+
+    def placed(self, answer: Answer) -> Answer:
+        """Results of rows where the kernel has them: at their targets, 0 in front."""
+        return Answer(*(self._front(np.asarray(part)) for part in answer))
+
+    def _front(self, rows: np.ndarray) -> np.ndarray:
+        if not rows.ndim:
+            return rows
+        rows = rows.reshape(self.lead)
+        if not self.shift:
+            return rows
+        return np.concatenate([np.zeros((*self.lead[:-1], 1)), rows], -1)
+
+    def of_target(self, answer: Answer) -> Answer:
+        """Of the probabilities' gradient."""
+        return Answer(*(self._in_front(np.asarray(part)) for part in answer))
+
+    def _in_front(self, rows: np.ndarray) -> np.ndarray:
+        rows = rows.reshape(*self.lead, rows.shape[-1])
+        if not self.shift:
+            return rows
+        return np.concatenate([np.zeros((*self.lead[:-1], 1, rows.shape[-1])), rows], -2)
+
+    def _behind(self, rows: np.ndarray) -> np.ndarray:
+        rows = rows.reshape(*self.lead, rows.shape[-1])
+        if not self.shift:
+            return rows
+        return np.concatenate([rows, np.zeros((*self.lead[:-1], 1, rows.shape[-1]))], -2)
+
+    def of_matrices(self, grad: Answer, narrow: bool) -> dict[str, Answer]:
+        """The gradients of input, weight and bias, `grad` being that of the logits."""
+        value, allowed = grad
+        size, least = np.abs(value), _LEAST["float64" if self.wide else "float32"]
+        bias = Answer(value.sum(0), (allowed + (len(size) + 2) * self.rounding * size).sum(0))
+        allowed = allowed + least + (_NARROW * size if narrow else 0.0)
+        table, hidden = np.abs(self.linear_weight), np.abs(self.hidden)
+        of_rows = allowed + (size.shape[1] + 2) * self.rounding * size
+        of_table = allowed + (len(size) + 2) * self.rounding * size
+        return {
+            "grad_input": Answer(
+                self._behind(value @ self.linear_weight), self._behind(of_rows @ table)
+            ),
+            "grad_linear_weight": Answer(value.T @ self.hidden, of_table.T @ hidden),
+            "grad_linear_bias": bias if self.bias is not None else Answer(np.zeros(()), 0.0),
+        }
+
+
+def is_narrow(drawn: LinearDrawn, composed: bool) -> bool:
+    """Whether the products are the processor's of bfloat16, which MindSpore brings where it is loaded."""
+    narrow = drawn.form.dtype == drawn.form.parameters == "bfloat16" and not composed
+    return narrow and Library().handle.MsCeBfloat16Products() == b"oneDNN"
+
+
+def linear_answers(drawn: LinearDrawn, composed: bool = False, **more) -> dict[str, Answer]:
+    """Loss, statistics and gradients by name; "own" are those for an upstream of 1."""
+    with np.errstate(all="ignore"):
+        rows, per_row = Rows(drawn, composed), drawn.options["reduction"] == "none"
+        narrow = is_narrow(drawn, composed)
+        upstream = rows.of_rows(drawn.upstream) if per_row else to64(drawn.upstream)
+        exact = (rows.logits, rows.target, rows.class_weight)
+        given = (exact, rows.row_weight, drawn.options, drawn.form.dtype, upstream, rows.off)
+        answers = Terms(*given, **more).answers()
+        for name in ("loss", "lse", "z_loss", "entropy"):
+            if name in answers:
+                answers[name] = rows.placed(answers[name])
+        for own in ("", "own "):
+            if f"{own}grad_target" in answers:
+                answers[f"{own}grad_target"] = rows.of_target(answers[f"{own}grad_target"])
+            if f"{own}grad_logits" in answers:
+                made = rows.of_matrices(answers.pop(f"{own}grad_logits"), narrow)
+                answers |= {own + name: answer for name, answer in made.items()}
+    return answers
+
+
+def linear_token_answers(
+    drawn: LinearDrawn, grads: dict[str, np.ndarray], composed: bool = False, **more
+) -> dict[str, Answer]:
+    """`grads` are grad_rows and grad_entropy, of all rows."""
+    with np.errstate(all="ignore"):
+        rows, narrow = Rows(drawn, composed), is_narrow(drawn, composed)
+        options = {n: v for n, v in drawn.options.items() if n != "has_entropy"}
+        arriving = {name: rows.of_rows(values) for name, values in grads.items()}
+        given = ((rows.logits, rows.target, None), None, options, drawn.form.dtype)
+        terms = TokenTerms(*given, arriving["grad_rows"], rows.off, **more)
+        if drawn.options["has_entropy"]:
+            terms.grad_entropy = arriving["grad_entropy"]
+        answers = terms.token_answers()
+        made = rows.of_matrices(answers.pop("grad_logits"), narrow)
+        placed = {name: rows.placed(answer) for name, answer in answers.items()}
+    return placed | made
