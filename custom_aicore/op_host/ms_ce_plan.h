@@ -60,9 +60,9 @@ inline int64_t KeptBytes(const MsCeTiling& t) {
     return t.keepsWeights ? RoundUp(t.sliceCols, kLanes) * static_cast<int64_t>(sizeof(float)) : 0;
 }
 
-// What is reserved beside tiles and rows. Values of rows are kept for 64 rows at least: one set of them, or two where the
-// next rows are loaded while these are at work. Short rows have numbers of their columns beside that, and room to place
-// their lanes in bank groups.
+// What is reserved beside tiles and rows. Values of rows are kept for 64 rows at least: one set of them, or two where
+// the next rows are loaded while these are at work. Short rows have numbers of their columns beside that, and room to
+// place their lanes in bank groups.
 inline int64_t FixedBytes(const MsCeTiling& t, bool isShort) {
     if (isShort) return kFixedBytes + 2560 + 2 * kBankGroups * kBlock;
     const bool twoSets = t.path == MS_CE_SPLIT || t.problem.kind == MS_CE_FORWARD_GRAD;
@@ -121,9 +121,9 @@ inline int64_t RingTile(MsCeTiling& t, int64_t cols) {
     return 0;
 }
 
-// A row of several tiles may stay in the unified buffer in fp32, with a value for every 64 elements, beside two tiles on
-// their way in and two on their way out. Returns a tile's elements, 0 where there is no room. Smoothing with weights, which
-// takes the row twice, is left to the other forms.
+// A row of several tiles may stay in the unified buffer in fp32, with a value for every 64 elements, beside two tiles
+// on their way in and two on their way out. Returns a tile's elements, 0 where there is no room. Smoothing with
+// weights, which takes the row twice, is left to the other forms.
 inline int64_t KeptTile(const MsCeTiling& t, int64_t cols) {
     const MsCeProblem& p = t.problem;
     if (t.dot == MS_CE_DOT_WEIGHTED) return 0;

@@ -61,7 +61,8 @@ public:
         Synchronise<HardEvent::V_S>();
     }
 
-    // Takes up a row that counts and has become exp(x - m): m and Σ exp(x - m) eight times each, and the upstream gradient.
+    // Takes up a row that counts and has become exp(x - m): m and Σ exp(x - m) eight times each, and the upstream
+    // gradient.
     __aicore__ inline void SetRow(int32_t row, const Rows<T>& state, const Floats& maximum, const Floats& total,
                                   float upstream) {
         const MsCeProblem& p = tiling_.problem;

@@ -101,8 +101,8 @@ public:
         Accumulate<BlockSum>(sum[at], work, elements, scratch);
     }
 
-    // Takes a whole row, to which nothing has been added: x[0, elements) becomes exp(x - m). `parts` holds the maximum of every 64
-    // elements and then takes their sums; `step` and `scratch` are those of ReduceRepeats.
+    // Takes a whole row, to which nothing has been added: x[0, elements) becomes exp(x - m). `parts` holds the maximum
+    // of every 64 elements and then takes their sums; `step` and `scratch` are those of ReduceRepeats.
     __aicore__ inline void TakeRow(int32_t row, const Floats& x, int32_t elements, const Floats& parts, int32_t step,
                                    const Floats& scratch) {
         const int32_t at = row * LANES;

@@ -168,9 +168,9 @@ private:
         }
     }
 
-    // The maximum over x[r][64·k + l] in `maximum` and in `sum`. Each takes every other k, whose bank groups it keeps clear of:
-    // two chains, of which one does not wait for the other. A lane of nothing but -inf has LOWEST, since -inf could not be
-    // subtracted from itself.
+    // The maximum over x[r][64·k + l] in `maximum` and in `sum`. Each takes every other k, whose bank groups it keeps
+    // clear of: two chains, of which one does not wait for the other. A lane of nothing but -inf has LOWEST, since -inf
+    // could not be subtracted from itself.
     __aicore__ inline void TakeMaxima(Lanes& lanes, const Floats& x, int32_t rows) {
         const int32_t stride = lanes.stride;
         RowsMaxs(lanes.sum, x, LOWEST, LANES, rows, stride, stride_);
@@ -193,8 +193,8 @@ private:
         }
     }
 
-    // lanes.sum is the same by halves, so that few instructions wait for others; x is destroyed. Sources that are an odd number
-    // of 64 apart lie in different bank groups.
+    // lanes.sum is the same by halves, so that few instructions wait for others; x is destroyed. Sources that are an
+    // odd number of 64 apart lie in different bank groups.
     __aicore__ inline void SumRows(Lanes& lanes, const Floats& x, int32_t rows) {
         for (int32_t chunks = chunks_; chunks > 1;) {
             int32_t half = (chunks + 1) / 2;

@@ -110,8 +110,8 @@ MS_CE_BOTH_SIDES bool UsesOneHot(const MsCeProblem& p) {
     return p.cols <= kOneHotCols && !HasProbabilities(p.kind) && p.kind != MS_CE_NLL_FORWARD;
 }
 
-// Blocks from row to row of the 64 maxima and of the 64 sums of short rows, `pitch` floats each: as far apart in the 16 bank
-// groups as the rows themselves, so that what keeps clear of one row's logits keeps clear of every row's.
+// Blocks from row to row of the 64 maxima and of the 64 sums of short rows, `pitch` floats each: as far apart in the 16
+// bank groups as the rows themselves, so that what keeps clear of one row's logits keeps clear of every row's.
 MS_CE_BOTH_SIDES int64_t LaneBlocks(int64_t pitch) { return 8 + (pitch / 8 + 8) % kBankGroups; }
 
 // Bytes of scratch for the statistics of a tile of long rows: an eighth of its elements and a 64th as floats, in whole

@@ -1,5 +1,5 @@
-// Loss and gradient in one call. Where a row fits the unified buffer, as exponentials in fp32 or as the logits that came, its
-// logits are read once and the gradient is written once; a longer row is read a second time.
+// Loss and gradient in one call. Where a row fits the unified buffer, as exponentials in fp32 or as the logits that
+// came, its logits are read once and the gradient is written once; a longer row is read a second time.
 #ifndef MS_CE_VALUE_AND_GRAD_H
 #define MS_CE_VALUE_AND_GRAD_H
 
@@ -153,7 +153,8 @@ private:
         tiles_.Release(tile);
     }
 
-    // One row stays in fp32 until its exponentials have become its gradient; targets and losses are those of a group of rows.
+    // One row stays in fp32 until its exponentials have become its gradient; targets and losses are those of a group of
+    // rows.
     __aicore__ inline void Kept(int64_t first, int64_t last) {
         first_ = loaded_ = ahead_ = first;
         LoadGroup(last);
@@ -188,8 +189,8 @@ private:
         Exchange(-1);
     }
 
-    // While the gradient of the row before leaves, tile by tile, the logits of `row` take its place; -1 for none. The maxima
-    // of every 64 of them follow a tile behind, so that no instruction waits for the one before.
+    // While the gradient of the row before leaves, tile by tile, the logits of `row` take its place; -1 for none. The
+    // maxima of every 64 of them follow a tile behind, so that no instruction waits for the one before.
     __aicore__ inline void Exchange(int64_t row) {
         const int32_t count = tiling_.tilesPerRow;
         for (int32_t index = 0; index <= count; ++index) {

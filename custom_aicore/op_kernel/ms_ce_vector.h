@@ -173,8 +173,8 @@ __aicore__ inline int32_t ReduceBlocks(const Floats& dst, const Floats& x, int32
     return (count + FLOATS_PER_BLOCK - 1) / FLOATS_PER_BLOCK;
 }
 
-// dst[k] = reduction of the elements 64·k to 64·k + 63 of x, `step` elements at a time: two of these pieces share a wait,
-// each in a half of `scratch`, which takes a quarter of `step`. Pieces but the last are whole groups of 512.
+// dst[k] = reduction of the elements 64·k to 64·k + 63 of x, `step` elements at a time: two of these pieces share a
+// wait, each in a half of `scratch`, which takes a quarter of `step`. Pieces but the last are whole groups of 512.
 template <typename Reduction>
 __aicore__ inline void ReduceRepeats(const Floats& dst, const Floats& x, int32_t count, int32_t step,
                                      const Floats& scratch) {

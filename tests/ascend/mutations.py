@@ -372,14 +372,14 @@ MUTATIONS = (
         GRADIENT,
         "-amount, mask, 1",
         "amount, mask, 1",
-        both_ways("70x65"),
+        both_ways("67x1000"),
     ),
     Mutation(
         "wrong lane of the class",
         GRADIENT,
         "1ull << (column - block)",
         "1ull << ((column - block) / 2)",
-        both_ways("70x65"),
+        both_ways("67x1000"),
     ),
     Mutation(
         "class at a tile's border missed",
