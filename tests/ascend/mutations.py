@@ -631,7 +631,7 @@ MUTATIONS = (
         TILING,
         "p.logitsBytes != 4 && !WritesGradient(p.kind) ? 1 : 2",
         "p.logitsBytes != 0 && !WritesGradient(p.kind) ? 1 : 2",
-        both_ways("300x63"),
+        both_ways("4096x1-"),
     ),
     Mutation(
         "what the backward reads again kept from the cache",
