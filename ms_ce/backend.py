@@ -14,11 +14,13 @@ from mindspore import context
 from mindspore._c_expression import ms_ctx_param
 
 from ms_ce.ops.cpu import linear as linear_cpu
+from ms_ce.ops.cpu import linear_distillation as distillation_cpu
 from ms_ce.ops.linear import chunked as linear_chunked
+from ms_ce.ops.linear import divergence as distillation_chunked
 from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
-from ms_ce.ops.protocol import Kernels, LinearForm
+from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
 
 ANY_DEVICE = "any"
@@ -26,12 +28,13 @@ ANY_DEVICE = "any"
 
 @dataclass(frozen=True)  # not a named tuple, of which bytecode capture makes a plain one
 class Backend:
-    """A row of the table; `linear` computes the linear loss with a weight (C, H)."""
+    """A row of the table; `linear` computes the linear loss with a weight (C, H), `distillation` that of two models."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
     linear: LinearForm
+    distillation: DistillationForm
     description: str
     partitioned: str
 
@@ -57,6 +60,7 @@ TABLE = (
         "CPU",
         _HALF_TO_DOUBLE,
         linear_cpu,
+        distillation_cpu,
         "fused C++ kernel, one call each way",
         "nothing: MindSpore partitions no graphs on CPU",
     ),
@@ -65,6 +69,7 @@ TABLE = (
         "Ascend",
         ("float16", "bfloat16", "float32"),
         linear_chunked,
+        distillation_chunked,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
         f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
@@ -73,6 +78,7 @@ TABLE = (
         ANY_DEVICE,
         _HALF_TO_DOUBLE,
         linear_chunked,
+        distillation_chunked,
         "MindSpore primitives",
         _PRIMITIVES,
     ),
@@ -169,6 +175,12 @@ def serving(op: str, backend: str) -> Kernels:
 def linear_form(backend: str, weight_rank: int) -> LinearForm:
     """How a backend, which serves, computes the linear loss."""
     return ROWS[backend].linear if weight_rank == 2 else linear_plain
+
+
+@constexpr
+def distillation_form(backend: str) -> DistillationForm:
+    """How a backend, which serves, computes distillation."""
+    return ROWS[backend].distillation
 
 
 @constexpr

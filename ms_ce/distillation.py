@@ -9,12 +9,11 @@ from mindspore import Tensor
 from mindspore.ops import constexpr
 
 from ms_ce import _checks, _divisor, _linear, _linear_checks
-from ms_ce.backend import resolved
+from ms_ce.backend import distillation_form, resolved
+from ms_ce.functional import constant
 from ms_ce.ops import mean, precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.linear.divergence import divergence
-from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Plan
 
 
@@ -183,9 +182,9 @@ def linear_distillation_loss(
         total_weight (number, Tensor): the mean's divisor from outside, as in `cross_entropy`.
         softcap (float), logit_scale (float): of both models, as in `cross_entropy`; the temperature divides what they
             return.
-        chunk_bytes (int): what the logits of a chunk may take, of each model. Default: such that all arrays of a
-            chunk take a twenty-fourth of both models' logits, and at least 1 MiB each. Arrays of the table's size
-            come on top (docs/tokens.md).
+        chunk_bytes (int): what the logits of a chunk may take, of each model. Default: on `cpu` as in
+            `linear_cross_entropy`; elsewhere such that all arrays of a chunk take a twenty-fourth of both models'
+            logits, and at least 1 MiB each, and arrays of the table's size come on top (docs/tokens.md).
         gradient_in_forward (bool): as in `linear_cross_entropy`. It saves making the logits of both models again.
         backend (str): 'auto', or a name of `available_backends()`.
 
@@ -220,16 +219,17 @@ def linear_distillation_loss(
     student = (student_hidden, student_weight, student_bias)
     teacher = (teacher_hidden, teacher_weight, teacher_bias)
     check_models(op, student, teacher, row_weight)
-    lead = student_hidden.shape[:-1]
     factor = temperature * temperature if temperature_squared else 1.0
     row_weight, divisor = shares(op, reduction, factor, student_hidden, row_weight, total_weight)
     plan = summed(plan)
     student_hidden = precision.begin(student_hidden)
-    wanted = _linear.gradients(plan.gradient_in_forward, True, False, (), *student)
-    student = (as_rows(student_hidden), student_weight, student_bias)
-    row_weight = constant_rows(row_weight)
-    loss = divergence(plan, wanted, beta, student, constant_model(teacher), row_weight)
-    loss = finished(loss, reduction, lead, student_hidden.dtype, divisor)
+    form = distillation_form(plan.backend)
+    student = (student_hidden, student_weight, student_bias)
+    later = form.may_scale_later(student_hidden.dtype)
+    wanted = _linear.gradients(plan.gradient_in_forward, later, False, (), *student)
+    teacher, row_weight = constant_model(teacher), constant(row_weight)
+    loss = form.distillation(plan, wanted, beta, student, teacher, row_weight)
+    loss = finished(loss, student_hidden.dtype, divisor)
     precision.end()
     return loss
 
@@ -259,23 +259,18 @@ def summed(plan: Plan) -> Plan:
     return plan if plan.options.reduction == "none" else _divisor.of_sum(plan)
 
 
-def finished(loss: Tensor, reduction: str, lead: Any, dtype: Any, divisor: Any) -> Tensor:
-    """In the form and dtype of the public result."""
-    loss = loss.reshape(lead).astype(dtype) if reduction == "none" else loss.astype(dtype)
+def finished(loss: Tensor, dtype: Any, divisor: Any) -> Tensor:
+    """In the dtype of the public result."""
+    loss = loss.astype(dtype)
     return loss if divisor is None else _divisor.quotient(loss, divisor)
 
 
-def as_rows(hidden: Tensor) -> Tensor:
-    """Hidden states as (N, features)."""
-    return readable(hidden).reshape((-1, hidden.shape[-1]))
-
-
 def constant_model(teacher: tuple) -> tuple:
-    """A teacher's tensors, the hidden states as rows, without a gradient."""
+    """A teacher's tensors without a gradient."""
     hidden, matrix, bias = teacher
     if bias is not None:
         bias = without_gradient(bias)
-    return without_gradient(as_rows(hidden)), without_gradient(matrix), bias
+    return without_gradient(hidden), without_gradient(matrix), bias
 
 
 def constant_rows(row_weight: Tensor | None) -> Tensor | None:

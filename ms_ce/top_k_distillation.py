@@ -10,7 +10,6 @@ from mindspore.ops import constexpr
 from ms_ce import _checks, _linear
 from ms_ce.backend import resolved
 from ms_ce.distillation import (
-    as_rows,
     checked_beta,
     checked_model,
     constant_rows,
@@ -22,7 +21,7 @@ from ms_ce.distillation import (
 from ms_ce.ops import precision
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling
-from ms_ce.ops.linear.sweep import readable
+from ms_ce.ops.linear.sweep import as_rows, readable
 from ms_ce.ops.linear.top_k import top_k_divergence
 
 
@@ -109,7 +108,9 @@ def linear_top_k_distillation_loss(
     log_probs = readable(without_gradient(teacher_log_probs)).reshape((-1, k))
     teacher = (log_probs, without_gradient(teacher_indices).reshape((-1, k)))
     loss = top_k_divergence(plan, wanted, beta, tail, student, teacher, constant_rows(row_weight))
-    loss = finished(loss, reduction, lead, student_hidden.dtype, divisor)
+    if reduction == "none":
+        loss = loss.reshape(lead)
+    loss = finished(loss, student_hidden.dtype, divisor)
     precision.end()
     return loss
 

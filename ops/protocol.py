@@ -120,3 +120,17 @@ class LinearForm(Protocol):
     ) -> Any:
         """(log-probabilities of class indices, entropies or 0), in float32 at least, of the shape that row losses
         have."""
+
+
+class DistillationForm(Protocol):
+    """One way to compute distillation from hidden states (`ms_ce/backend.py` lists who takes which)."""
+
+    def may_scale_later(self, dtype) -> bool:
+        """As of a LinearForm."""
+
+    def distillation(
+        self, plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight
+    ) -> Any:
+        """Divergences times row_weight, of student's hidden states' leading shape, or their sum, as
+        plan.options.reduction says: 'none' or 'sum'. student and teacher are (hidden (…, H), weight (C, H), bias (C,)
+        or None); the teacher and row_weight, of the leading shape or None, are constants."""

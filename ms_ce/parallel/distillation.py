@@ -9,7 +9,6 @@ from mindspore import Tensor, ops
 from ms_ce import _checks, _divisor, _linear
 from ms_ce.backend import choose
 from ms_ce.distillation import (
-    as_rows,
     check_models,
     checked_beta,
     constant_model,
@@ -20,6 +19,7 @@ from ms_ce.ops import mean
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.linear.divergence import ChunkedDivergence, ChunkedDivergenceSum
 from ms_ce.ops.linear.losses import made_in_graph
+from ms_ce.ops.linear.sweep import as_rows
 from ms_ce.ops.options import Gradients
 from ms_ce.parallel.linear_blocks import LinearOverBlocks, check_dtype
 from ms_ce.parallel.mean import RowReduction
@@ -129,7 +129,7 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
             row_weight = _divisor.shared_out(1.0 / self.factor, row_weight, lead)
         losses = self.losses(
             (hidden, student_weight, student_bias),
-            constant_model(teacher),
+            constant_model((as_rows(teacher_hidden), teacher_weight, teacher_bias)),
             constant_rows(row_weight),
         )
         if self.reduction == "none":

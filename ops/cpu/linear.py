@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import functools
 
-from mindspore import dtype as mstype
-from mindspore import nn
 from mindspore.ops import constexpr
-from mindspore.ops import operations as P
 
-from ms_ce._versions import multiply, zeros_like
+from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import per_row
 from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, refusing
 from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
     forward_operator,
+    may_scale_later,  # noqa: F401
     packed_plan,
+    rescale,
+    rescaled,
     suffix_of,
 )
 from ms_ce.ops.cpu.linear_tokens import token_log_probs  # noqa: F401
 from ms_ce.ops.cpu.operators import factors, make_operator, no_weight
-from ms_ce.ops.cpu.refusal import none_of, refused
+from ms_ce.ops.cpu.refusal import Once, none_of, refused
 from ms_ce.ops.derivative import PassedOn
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, is_class_index, known_one
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
-
-_depend = P.Depend()
 
 
 def _three(dout):
@@ -43,19 +41,6 @@ def _backward_operator(suffix: str):
     return make_operator("LinearCrossEntropyBackward" + suffix, refusing(_three))
 
 
-_rescale = make_operator("LinearCrossEntropyRescale")
-
-
-class _Once(nn.Cell):
-    """Ends a second derivative: to MindSpore gradients made in the forward pass are constants."""
-
-    def construct(self, gradient):
-        return gradient
-
-    def bprop(self, gradient, out, dout):
-        raise NotImplementedError("ms_ce: " + ONCE)
-
-
 def _once_bprop(given, out, dout):
     """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
     nothing = refused(ONCE, dout[0], dout[1], dout[2])
@@ -63,7 +48,7 @@ def _once_bprop(given, out, dout):
     return ((*made, *none_of(nothing, *given[3:])),)
 
 
-_once_where_python_runs, _once_in_graph = _Once(), PassedOn("linear once", _once_bprop)
+_once_where_python_runs, _once_in_graph = Once(ONCE), PassedOn("linear once", _once_bprop)
 
 
 def _probabilities(target):
@@ -109,12 +94,8 @@ def _one_sweep_bprop(gradients: Gradients):
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
     ):
         _, total_weight, lse, by_hidden, by_table, by_bias, applied = out
-        upstream, made = dout[0], (by_hidden, by_table, by_bias)
-        if not compiling():
-            done = _rescale(upstream, by_hidden, by_table, by_bias, applied)
-            made = (_depend(by_hidden, done), _depend(by_table, done), _depend(by_bias, done))
-        elif not known_one(upstream):
-            made = tuple([multiply(each, upstream) for each in made])
+        upstream = dout[0]
+        made = rescaled(upstream, by_hidden, by_table, by_bias, applied)
         sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
         made = _once(made, sources)
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
@@ -132,7 +113,7 @@ def _loss_operator(rows: bool, gradients):
     if gradients.in_forward and not rows:
         name = "LinearCrossEntropyValueAndGrad" + suffix_of(gradients)
         later = _two_sweeps_bprop(gradients, 0)
-        derivative = Derivative(later, made={3: 0, 4: 1, 5: 3}, rescale=_rescale)
+        derivative = Derivative(later, made={3: 0, 4: 1, 5: 3}, rescale=rescale)
         return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
     name = "LinearCrossEntropyForwardRows" if rows else "LinearCrossEntropyForward"
     return forward_operator(name, _two_sweeps_bprop(gradients, 0), gradients)
@@ -153,12 +134,6 @@ def _arguments(plan, gradients, target, linear_bias, weight, row_weight, dtype, 
     given = factors(dtype, weight, row_weight, plan.options, ClassBlock(), has_grad_z_loss)
     slots = packed_plan(plan.chunk_bytes, plan.shift, not gradients.linear_bias)
     return target, linear_bias, *given, slots
-
-
-def may_scale_later(dtype) -> bool:
-    """The kernel keeps gradients in the inputs' dtype: float16 would be rounded before the loss scale that is meant to
-    save it."""
-    return dtype != mstype.float16
 
 
 def linear_cross_entropy(

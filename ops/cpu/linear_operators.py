@@ -6,11 +6,16 @@ from typing import Any
 
 import numpy as np
 from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.ops import operations as P
 
+from ms_ce._versions import multiply
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.cpu.operators import kept, make_operator, packed
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, known_one
 from ms_ce.ops.options import Gradients
+
+_depend = P.Depend()
 
 
 @kept
@@ -53,6 +58,27 @@ def completing(gradients: Gradients, operator):
         return grad_input, grad_weight, grad_bias
 
     return completed
+
+
+def may_scale_later(dtype) -> bool:
+    """The kernel keeps gradients in the inputs' dtype: float16 would be rounded before the loss scale that is meant to
+    save it."""
+    return dtype != mstype.float16
+
+
+rescale = make_operator("LinearCrossEntropyRescale")
+
+
+def rescaled(upstream, grad_input, grad_weight, grad_bias, applied):
+    """Gradients that the forward pass has made for an upstream of 1, times the true one: where they lie, or in a graph,
+    which may ask for several, in a place of their own."""
+    made = (grad_input, grad_weight, grad_bias)
+    if not compiling():
+        done = rescale(upstream, *made, applied)
+        made = (_depend(grad_input, done), _depend(grad_weight, done), _depend(grad_bias, done))
+    elif not known_one(upstream):
+        made = tuple([multiply(each, upstream) for each in made])
+    return made
 
 
 def forward_operator(name, bprop, gradients, derivative=None):

@@ -80,6 +80,7 @@ def packed_options(
     has_row_weight: bool,
     has_grad_z_loss: bool,
     has_entropy: bool = False,
+    beta: float = 0.0,
 ) -> np.ndarray:
     """The kernel's options. A graph may hand over named tuples as plain ones."""
     offset, total = block
@@ -91,6 +92,7 @@ def packed_options(
         "has_row_weight": has_row_weight,
         "has_grad_z_loss": has_grad_z_loss,
         "has_entropy": has_entropy,
+        "beta": beta,
     }
     return packed("options", values)
 
@@ -104,7 +106,8 @@ def no_weight(dtype) -> np.ndarray:
 # One condition a function: a graph loses those that have two beside a Cell's bprop.
 
 
-def _given(weight, dtype):
+def given(weight, dtype):
+    """A weight, or what stands for an absent one."""
     if weight is None:
         return no_weight(dtype)
     return weight
@@ -116,12 +119,11 @@ def _given_exactly(row_weight, dtype):
     return row_weight.astype(mstype.float64)
 
 
-def factors(dtype, weight, row_weight, options, block, has_grad_z_loss=False):
+def factors(dtype, weight, row_weight, options, block, has_grad_z_loss=False, beta=0.0):
     """(weight, row_weight, options) as operators on logits of a dtype take them."""
-    packed = packed_options(
-        options, block, weight is not None, row_weight is not None, has_grad_z_loss
-    )
-    return _given(weight, dtype), _given_exactly(row_weight, dtype), packed
+    flags = (weight is not None, row_weight is not None, has_grad_z_loss, False)
+    packed = packed_options(options, block, *flags, beta)
+    return given(weight, dtype), _given_exactly(row_weight, dtype), packed
 
 
 @constexpr

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from mindspore import dtype as mstype
-from mindspore import ops
+from mindspore import nn, ops
 from mindspore.ops import operations as P
 
 from ms_ce._versions import zeros_like
@@ -44,6 +44,20 @@ def refused(sentence: str, *arriving):
     for each in arriving[1:]:
         amount = amount + _amount(each)
     return _refuse(amount, _characters(sentence))
+
+
+class Once(nn.Cell):
+    """Ends a second derivative where Python runs: to MindSpore gradients made in the forward pass are constants."""
+
+    def __init__(self, sentence: str):
+        super().__init__()
+        self.sentence = sentence
+
+    def construct(self, gradient):
+        return gradient
+
+    def bprop(self, gradient, out, dout):
+        raise NotImplementedError("ms_ce: " + self.sentence)
 
 
 def _after_bprop(given, out, dout):

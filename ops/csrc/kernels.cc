@@ -19,6 +19,7 @@
 
 #include "linear/linear_products.h"
 #include "loss/column_kernel.h"
+#include "loss/divergence.h"
 #include "loss/double_backward.h"
 #include "loss/row_kernel.h"
 #include "platform/kept_buffer.h"
@@ -216,6 +217,20 @@ static void CountWeight(const Problem& problem, int64_t first, int64_t count, Un
       problem, first, count, totals, [](const Row&) {}, [](const Row&) {});
 }
 
+// Every row counts: those of weight 0 are left out of a chunk.
+template <class A>
+static void Divergences(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  Problem teacher = problem;
+  teacher.logits = problem.teacher_logits;
+  const auto work = problem.beta == 0.0   ? DivergenceRow<Divergence::kForward, A>
+                    : problem.beta == 1.0 ? DivergenceRow<Divergence::kReverse, A>
+                                          : DivergenceRow<Divergence::kMixed, A>;
+  for (int64_t index = first; index < first + count; ++index) {
+    const double weight = RowWeight(problem, index);
+    work(problem, teacher, {index, index * problem.classes, 1, kNoTarget, weight, 1.0, 0.0}, totals);
+  }
+}
+
 static void NllForward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   ForRows(
       problem, first, count, totals,
@@ -280,6 +295,7 @@ static constexpr Kernels MakeKernels() {
   table.partial_backward = PartialBackward<A>;
   table.double_backward = DoubleBackward<A>;
   table.target_grad = TargetGrad<A>;
+  table.divergence = Divergences<A>;
   table.count_weight = CountWeight;
   table.nll_forward = NllForward;
   table.nll_backward = NllBackward;

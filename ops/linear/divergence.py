@@ -21,7 +21,7 @@ from ms_ce.ops.eager import DifferentiableCell
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.linear.gradients import SweepGradients
 from ms_ce.ops.linear.losses import made_in_graph
-from ms_ce.ops.linear.sweep import over_chunks, own, write_rows
+from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, write_rows
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.pieces import number, ones_like, rest
 from ms_ce.ops.rows import OneDevice
@@ -271,14 +271,23 @@ def _cell(backend, options, chunk_bytes, gradients, beta, summed):
     return kind(KERNELS[backend], OneDevice(), *tuples, beta)
 
 
-def divergence(plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight):
-    """Divergences of rows, (N,), or their sum, as plan.options.reduction says: 'none' or 'sum'.
+def may_scale_later(dtype) -> bool:
+    """Sums of gradients stay in float32 at least until the upstream one has arrived."""
+    return True
 
-    student, teacher: (hidden (N, H), weight (C, H), bias (C,) or None); the teacher and row_weight are constants.
-    """
+
+def distillation(plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight):
+    """As `protocol.DistillationForm` says; in float32 (float64 for float64) at least."""
     if compiling():
         gradients = made_in_graph(gradients)
     summed = gradients.in_forward and plan.options.reduction == "sum"
     cell = _cell(plan.backend, plan.options, plan.chunk_bytes, gradients, beta, summed)
-    out = cell(*student, *teacher, row_weight)[0]
-    return out if summed or plan.options.reduction == "none" else _sum(out)
+    hidden, matrix, bias = student
+    teacher_hidden, teacher_matrix, teacher_bias = teacher
+    if row_weight is not None:
+        row_weight = row_weight.reshape((-1,))
+    given = (as_rows(hidden), matrix, bias, as_rows(teacher_hidden), teacher_matrix, teacher_bias)
+    out = cell(*given, row_weight)[0]
+    if plan.options.reduction == "none":
+        return out.reshape(hidden.shape[:-1])
+    return out if summed else _sum(out)

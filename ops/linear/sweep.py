@@ -40,6 +40,11 @@ def readable(values):
     return values.astype(mstype.float32) if _needs_cast(values.dtype) else values
 
 
+def as_rows(hidden):
+    """Hidden states as (N, features)."""
+    return readable(hidden).reshape((-1, hidden.shape[-1]))
+
+
 def own(values):
     """A copy in a graph, where a loop reads a tensor that is a view of another from the wrong place
     (tests/integration/test_mindspore_limits.py)."""

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from tests.kernel.call import Call, Dtypes, Recorded
+from tests.kernel.distillation_calls import DISTILLATION_CASES, DistillationCase, distillation_calls
 from tests.kernel.library import PATH, Brain, Library, empty, to_float64
 from tests.kernel.linear_calls import LINEAR_CASES, LinearCase, linear_calls
 from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, token_calls
@@ -108,6 +109,7 @@ def large_calls() -> Iterator[Call]:
         own = Dtypes(dtype, "int64", dtype)
         yield from loss_calls(LossCase(Case("", (40, 9000), weight=True), own))
         yield from linear_calls(LinearCase((64,), 96, 700, 0, weight=True), dtype)
+        yield from distillation_calls(DistillationCase((64,), (96, 48), 700, 0), dtype)
 
 
 def small_calls() -> Iterator[Call]:
@@ -124,6 +126,8 @@ def small_calls() -> Iterator[Call]:
         yield from block_calls(dtype, True)
         for linear in LINEAR_CASES[::6]:
             yield from linear_calls(linear, dtype)
+        for distillation in DISTILLATION_CASES[3:6]:
+            yield from distillation_calls(distillation, dtype)
 
 
 def chosen_calls() -> list[Call]:

@@ -35,6 +35,16 @@ def _linear_tokens(x):
     return ms_ce.linear_token_log_probs(HIDDEN, x, LABELS, backend="cpu")
 
 
+def _distillation(x):
+    return ms_ce.linear_distillation_loss(x, TABLE, HIDDEN, TABLE, backend="cpu")
+
+
+def _distillation_bias(x):
+    return ms_ce.linear_distillation_loss(
+        HIDDEN, TABLE, HIDDEN, TABLE, x, beta=0.5, gradient_in_forward=True, backend="cpu"
+    )
+
+
 def _chunks(x):
     return ms_ce.linear_cross_entropy(x, TABLE, LABELS, chunk_bytes=40, backend="composed")
 
@@ -44,6 +54,8 @@ LOSSES = {
     "linear": (_linear, HIDDEN),
     "linear by the bias, made in the forward pass": (_linear_bias, BIAS),
     "linear_token_log_probs by the table": (_linear_tokens, TABLE),
+    "distillation": (_distillation, HIDDEN),
+    "distillation by the bias, made in the forward pass": (_distillation_bias, BIAS),
     "chunks of composed": (_chunks, HIDDEN),
 }
 

@@ -9,7 +9,7 @@ from mindspore import Parameter, Tensor, nn
 
 import ms_ce
 from ms_ce import reference
-from ms_ce.ops.cpu import linear as linear_cpu
+from ms_ce.ops.cpu import linear_operators
 from tests.integration.linear_cases import CASES, ROW_BYTES, tensors_of
 
 
@@ -138,10 +138,10 @@ def test_gradients_are_scaled_once():
     grads = [Tensor(np.ones(shape, np.float32)) for shape in ((2, 3), (4, 3), ())]
     applied = Tensor(np.full((), np.nan))
     for _ in range(2):
-        linear_cpu._rescale(Tensor(np.float32(3.0)), *grads, applied).asnumpy()
+        linear_operators.rescale(Tensor(np.float32(3.0)), *grads, applied).asnumpy()
         assert [float(grad.asnumpy().max()) for grad in grads] == [3.0, 3.0, 3.0]
     with pytest.raises(RuntimeError, match="gradient_in_forward must be False"):
-        linear_cpu._rescale(Tensor(np.float32(5.0)), *grads, applied).asnumpy()
+        linear_operators.rescale(Tensor(np.float32(5.0)), *grads, applied).asnumpy()
 
 
 @pytest.mark.parametrize("gradient_in_forward", (True, False))

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.kernel.call import Call, Dtypes
+from tests.kernel.distillation_calls import DistillationCase, distillation_calls
 from tests.kernel.library import Library
 from tests.kernel.linear_calls import LinearCase, linear_calls
 from tests.kernel.loss_calls import LossCase, block_calls, loss_calls, nll_calls, refusal_call
@@ -138,6 +139,10 @@ def right_calls() -> list[Call]:
         for reduction in ("mean", "none"):
             calls += linear_calls(
                 LinearCase((3, 2), 3, 5, 2, reduction, weight=True, shift=True), dtype
+            )
+        for reduction in ("sum", "none"):
+            calls += distillation_calls(
+                DistillationCase((3, 2), (3, 4), 5, 2, reduction, shift=True), dtype
             )
     return calls
 

@@ -83,7 +83,7 @@ _LINES = (LinearCase((7,), 16, 13, 3, options=_SMOOTH),) * 15
 LINEAR_CASES = _SIZES + _OPTIONS + _LINES
 
 # Operations that leave out gradients nobody wants.
-_LEFT_OUT = {
+LEFT_OUT = {
     "": (),
     "Input": ("linear_weight",),
     "Weight": ("input",),
@@ -234,7 +234,7 @@ def token_calls(problem: LinearProblem) -> list[Call]:
         "grad_linear_bias": by_rows["grad_linear_bias"] + (0.0 if bias is None else slope.sum(0)),
     }
     calls = [Call("LinearTokenLogProbs", dtype, given, expected, linear=True)]
-    for form, names in _LEFT_OUT.items():
+    for form, names in LEFT_OUT.items():
         zeros = {f"grad_{name}": np.zeros(()) for name in names}
         name = "LinearTokenLogProbsBackward" + form
         calls.append(Call(name, dtype, given, {**expected, **zeros}, linear=True))
@@ -251,7 +251,7 @@ def linear_calls(case: LinearCase, dtype: str) -> list[Call]:
     def add(stem: str, form: str, inputs: dict, expected: dict) -> None:
         """What a form makes has the bits of the whole operation's."""
         labels = {name: f"linear {number} {stem} {name}" for name in results | of_upstream}
-        for name in _LEFT_OUT.get(form, ()):
+        for name in LEFT_OUT.get(form, ()):
             del labels[f"grad_{name}"]
         name = "LinearCrossEntropy" + stem + form
         calls.append(Call(name, dtype, inputs, expected, linear=True, labels=labels))
@@ -261,7 +261,7 @@ def linear_calls(case: LinearCase, dtype: str) -> list[Call]:
     add("Stats", suffix, given, results)
     frozen = {**given, "plan": problem.plan(bias_frozen=True)}
     made = problem.unit_gradients()
-    for form, names in _LEFT_OUT.items():
+    for form, names in LEFT_OUT.items():
         zeros = {f"grad_{name}": np.zeros(()) for name in names}
         add("Backward", form, given, {**of_upstream, **zeros})
         if case.reduction != "none":

@@ -21,11 +21,9 @@ from tests.kernel.library import (
 )
 
 
-def load_reference() -> ModuleType:
+def load_reference(name: str = "reference") -> ModuleType:
     """ms_ce/reference.py by its path: `import ms_ce` would need MindSpore."""
-    spec = importlib.util.spec_from_file_location(
-        "ms_ce_reference", ROOT / "ms_ce" / "reference.py"
-    )
+    spec = importlib.util.spec_from_file_location(f"ms_ce_{name}", ROOT / "ms_ce" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)

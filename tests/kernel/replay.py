@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tests.kernel.call import DTYPES, Call, Dtypes
+from tests.kernel.distillation_calls import DISTILLATION_CASES, distillation_calls
 from tests.kernel.drawn_cases import drawn_cases
 from tests.kernel.linear_calls import LINEAR_CASES, linear_calls
 from tests.kernel.loss_calls import (
@@ -56,6 +57,8 @@ def calls() -> Iterator[Call]:
             yield from block_calls(dtype, probabilities)
         for linear in LINEAR_CASES:
             yield from linear_calls(linear, dtype)
+        for distillation in DISTILLATION_CASES:
+            yield from distillation_calls(distillation, dtype)
     for drawn in drawn_cases():
         yield from loss_calls(drawn)
     yield refusal_call()

@@ -44,6 +44,12 @@ Shape ShapeOf(Extent extent, bool per_row) {
       return {8, 3, 7};
     case Extent::kLinearWeight:
       return {5, 7};
+    case Extent::kTeacherHidden:
+      return {8, 3, 4};
+    case Extent::kTeacherWeight:
+      return {5, 4};
+    case Extent::kTeacherBias:
+      return {5};
     case Extent::kText:
       return {11};
   }

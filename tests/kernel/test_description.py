@@ -71,6 +71,25 @@ EXPECTED = {
         "options:I:options plan:I:plan",
         "grad_target:P:target",
     ),
+    "LinearDistillationForwardRows": (
+        "per_row",
+        "input:F:input linear_weight:F:linear_weight linear_bias:F:linear_bias teacher_hidden:M:teacher_hidden "
+        "teacher_weight:M:teacher_weight teacher_bias:M:teacher_bias row_weight:R:rows options:I:options plan:I:plan",
+        "loss:F:loss",
+    ),
+    "LinearDistillationBackward": (
+        "either",
+        "grad_loss:F:loss input:F:input linear_weight:F:linear_weight linear_bias:F:linear_bias "
+        "teacher_hidden:M:teacher_hidden teacher_weight:M:teacher_weight teacher_bias:M:teacher_bias "
+        "row_weight:R:rows options:I:options plan:I:plan",
+        "grad_input:F:input grad_linear_weight:F:linear_weight grad_linear_bias:F:linear_bias",
+    ),
+    "LinearDistillationValueAndGradInput": (
+        "scalar",
+        "input:F:input linear_weight:F:linear_weight linear_bias:F:linear_bias teacher_hidden:M:teacher_hidden "
+        "teacher_weight:M:teacher_weight teacher_bias:M:teacher_bias row_weight:R:rows options:I:options plan:I:plan",
+        "loss:F:loss grad_input:F:input grad_linear_weight:F:scalar grad_linear_bias:F:linear_bias applied:D:scalar",
+    ),
     "RefuseDerivative": ("either", "arriving:D:scalar reason:I:text", "done:D:scalar"),
 }
 
@@ -99,6 +118,7 @@ def test_types(default_library: Library) -> None:
         "V": ["float64"],
         "I": ["int64"],
         "D": ["float64"],
+        "M": floats,
     }
 
 
@@ -117,10 +137,11 @@ def test_slots(default_library: Library) -> None:
         has_row_weight=True,
         has_grad_z_loss=True,
         has_entropy=True,
+        beta=0.75,
     )
     assert packed[[0, 1, 6, 7, 8, 9, 10, 11]].tolist() == [-7, 2, 3, 9, 1, 1, 1, 1]
-    assert packed.view("f8")[2:6].tolist() == [0.5, 0.25, 2.0, 1.5]
-    assert len(packed) == 12
+    assert packed.view("f8")[[2, 3, 4, 5, 12]].tolist() == [0.5, 0.25, 2.0, 1.5, 0.75]
+    assert len(packed) == 13
     assert plan(chunk_bytes=4096, shift=True).tolist() == [4096, 1, 0]
     assert plan(bias_frozen=True).tolist() == [0, 0, 1]
     assert default_library.description["reductions"] == ["none", "mean", "sum"]

@@ -67,6 +67,16 @@ REDUCTIONS = {
     "LinearCrossEntropyValueAndGradWeight": ("mean",),
     "LinearCrossEntropyValueAndGradBias": ("mean",),
     "LinearCrossEntropyRescale": ("mean",),
+    "LinearDistillationForward": ("sum",),
+    "LinearDistillationForwardRows": ("none",),
+    "LinearDistillationBackward": ("none", "sum"),
+    "LinearDistillationBackwardInput": ("none", "sum"),
+    "LinearDistillationBackwardWeight": ("none", "sum"),
+    "LinearDistillationBackwardBias": ("none", "sum"),
+    "LinearDistillationValueAndGrad": ("sum",),
+    "LinearDistillationValueAndGradInput": ("sum",),
+    "LinearDistillationValueAndGradWeight": ("sum",),
+    "LinearDistillationValueAndGradBias": ("sum",),
     "RefuseDerivative": ("none",),
 }
 
@@ -107,10 +117,14 @@ def drawn(dtype: str, reduction: str, probabilities: bool, rows: int) -> dict[st
             has_row_weight=True,
             has_grad_z_loss=True,
             has_entropy=True,
+            beta=0.3,
         ),
         "input": draw(rows, FEATURES),
         "linear_weight": draw(CLASSES, FEATURES),
         "linear_bias": draw(CLASSES),
+        "teacher_hidden": draw(rows, 3),
+        "teacher_weight": draw(CLASSES, 3),
+        "teacher_bias": draw(CLASSES),
         "plan": plan(),
         "arriving": np.zeros(()),
         "reason": text("read by nobody"),
@@ -182,13 +196,16 @@ def takes_probabilities_only(name: str) -> bool:
     return any(each["type"] == "P" for each in Library().operations[name]["inputs"])
 
 
+_WITHOUT_PROBABILITIES = ("NLL", "TokenLogProbs", "Distillation", "Rescale", "Refuse")
+
+
 def calls() -> list[object]:
     kinds = []
     for name, reductions in REDUCTIONS.items():
         for reduction in reductions:
             if not takes_probabilities_only(name):
                 kinds.append(pytest.param(name, reduction, False, id=f"{name}-{reduction}"))
-            if not any(part in name for part in ("NLL", "TokenLogProbs", "Rescale", "Refuse")):
+            if not any(part in name for part in _WITHOUT_PROBABILITIES):
                 kinds.append(
                     pytest.param(name, reduction, True, id=f"{name}-{reduction}-probabilities")
                 )

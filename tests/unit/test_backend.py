@@ -13,11 +13,12 @@ from ms_ce.ops.cpu import linear_operators as linear_cpu_operators
 from ms_ce.ops.cpu import operators as cpu_operators
 from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import ClassBlock, Options
-from ms_ce.ops.protocol import Kernels, LinearForm
+from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm
 from ms_ce.ops.table import KERNELS
 from ms_ce.tools import doctor
 
 FORMS = {form.__name__: form for form in (linear_plain, *(row.linear for row in backend.TABLE))}
+DISTILLATION = {row.distillation.__name__: row.distillation for row in backend.TABLE}
 
 
 def test_every_backend_says_what_a_partitioned_graph_uses():
@@ -37,13 +38,14 @@ def test_table_and_kernels_name_the_same_backends():
     [
         *((module, Kernels) for module in KERNELS.values()),
         *((form, LinearForm) for form in FORMS.values()),
+        *((form, DistillationForm) for form in DISTILLATION.values()),
     ],
     ids=lambda value: value.__name__,
 )
 def test_a_backend_offers_what_the_protocol_says(module, protocol):
     functions = inspect.getmembers(protocol, inspect.isfunction)
     offered = [name for name, _ in functions if not name.startswith("_")]
-    assert len(offered) == (13 if protocol is Kernels else 3)
+    assert len(offered) == {Kernels: 13, LinearForm: 3, DistillationForm: 2}[protocol]
     for name in offered:
         expected = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]
         parameters = list(inspect.signature(getattr(module, name)).parameters.values())

@@ -1,11 +1,11 @@
 // Binds a call to its operation: every check of a dtype, a shape and an option, and each argument in its
 // place.
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <string>
 #include <utility>
 
+#include "interface/checks.h"
 #include "interface/extents.h"
 #include "interface/operations.h"
 #include "platform/dispatch.h"
@@ -32,71 +32,6 @@ void ReadSlots(const Slot (&slots)[count], const Tensor& tensor, LinearProblem* 
     if (place.linear_integer != nullptr) linear->*place.linear_integer = values[i];
     if (place.linear_flag != nullptr) linear->*place.linear_flag = values[i] != 0;
   }
-}
-
-// More than MindSpore's own, which is 8.
-constexpr int kMaxRank = 16;
-
-// Of a caller that is not MindSpore anything may come. Sizes of 0 count as 1: kernels multiply some of
-// them.
-Shape CheckedShape(const char* name, int rank, const int64_t* sizes, Dtype dtype) {
-  if (rank < 0 || rank > kMaxRank) {
-    Fail(std::string(name) + " must have at most " + std::to_string(kMaxRank) + " dimensions, got " +
-         std::to_string(rank));
-  }
-  if (rank > 0 && sizes == nullptr) Fail(std::string(name) + " must have a shape, got a null pointer");
-  Shape shape(sizes, sizes + rank);
-  int64_t bytes = static_cast<int64_t>(ElementSize(dtype));
-  for (const int64_t size : shape) {
-    if (size < 0) Fail(std::string(name) + " must have no negative size, got shape " + ShapeText(shape));
-    if (__builtin_mul_overflow(bytes, std::max<int64_t>(size, 1), &bytes)) {
-      Fail(std::string(name) + " must have less than 2^63 bytes, got shape " + ShapeText(shape));
-    }
-  }
-  return shape;
-}
-
-void CheckData(const Tensor& tensor) {
-  if (tensor.data == nullptr && ElementCount(tensor.shape) > 0) {
-    Fail(std::string(tensor.name) + " must have data, got a null pointer for shape " +
-         ShapeText(tensor.shape));
-  }
-  const size_t size = ElementSize(tensor.dtype);
-  if (reinterpret_cast<uintptr_t>(tensor.data) % size != 0) {
-    Fail(std::string(tensor.name) + " must be aligned to its element's " + std::to_string(size) +
-         " bytes, got an address that is not");
-  }
-}
-
-void CheckFinite(const char* name, double value) {
-  if (!std::isfinite(value)) Fail(std::string(name) + " must be finite, got " + std::to_string(value));
-}
-
-void CheckOptions(const Problem& problem) {
-  const auto reduction = static_cast<int64_t>(problem.reduction);
-  if (reduction < 0 || reduction >= static_cast<int64_t>(std::size(kReductions))) {
-    Fail("reduction must be 0 (none), 1 (mean) or 2 (sum), got " + std::to_string(reduction));
-  }
-  if (!(problem.label_smoothing >= 0.0 && problem.label_smoothing <= 1.0)) {
-    Fail("label_smoothing must be in [0, 1], got " + std::to_string(problem.label_smoothing));
-  }
-  if (!(problem.softcap >= 0.0)) {
-    Fail("softcap must not be negative, got " + std::to_string(problem.softcap));
-  }
-  CheckFinite("softcap", problem.softcap);
-  CheckFinite("z_loss", problem.z_loss);
-  CheckFinite("logit_scale", problem.logit_scale);
-  if (problem.total_classes < 0) {
-    Fail("total_classes must not be negative, got " + std::to_string(problem.total_classes));
-  }
-}
-
-// With logits (C) the loss of the one row is a scalar as well: a second derivative knows no more than that.
-void CheckForm(Form form, const Problem& problem, const Shape& rows) {
-  const bool none = problem.reduction == Reduction::kNone;
-  if (form == Form::kEither || none == (form == Form::kPerRow) || (none && rows.empty())) return;
-  Fail(form == Form::kPerRow ? "reduction must be 0 (none) for a loss per row, got another"
-                             : "reduction must be 1 (mean) or 2 (sum) for a scalar loss, got 0 (none)");
 }
 
 bool IsSubject(const Argument& argument) {
@@ -135,7 +70,7 @@ class Binder {
       CheckData(*options);
       ReadSlots(kOptionSlots, *options, &call_.linear);
       CheckOptions(problem_);
-      CheckSubject();
+      CheckFloating(call_.subject());
       extents_.linear() ? CheckLinear() : CheckLogits();
       CheckForm(operation_.form, problem_, extents_[Extent::kRows]);
     }
@@ -204,13 +139,6 @@ class Binder {
     extents_.Derive(operation_);
   }
 
-  void CheckSubject() {
-    const Tensor& subject = call_.subject();
-    if (IsFloating(subject.dtype)) return;
-    Fail(std::string(subject.name) + " must have dtype float16, bfloat16, float32 or float64, got " +
-         DtypeName(subject.dtype));
-  }
-
   void CheckLogits() {
     const Shape& logits = call_.subject().shape;
     SetDimensions(logits);
@@ -222,7 +150,6 @@ class Binder {
          ShapeText(target_->shape));
   }
 
-  // A bias of shape () stands for none.
   void CheckLinear() {
     LinearProblem& linear = call_.linear;
     const Tensor& hidden = call_.subject();
@@ -238,12 +165,8 @@ class Binder {
            ") to match input " + ShapeText(hidden.shape) + ", got " + ShapeText(linear_weight.shape));
     }
     SetDimensions({ElementCount(rows), linear_weight.shape[0]});
-    const Tensor& bias = call_[kLinearBias];
-    if (!bias.shape.empty()) ExpectShape(bias, {problem_.classes});
-    problem_.probability = IsFloating(target_->dtype);
-    Shape target = rows;
-    if (problem_.probability) target.push_back(problem_.classes);
-    ExpectShape(*target_, target);
+    CheckBias(call_[kLinearBias]);
+    call_.Find(kTeacherHidden) != nullptr ? CheckTeacher() : CheckLinearTarget();
     // (lead[0], classes, lead[1], ...): a row's position in the caller's terms.
     linear.position_shape = {hidden.name, nullptr, hidden.dtype, rows};
     Shape& position = linear.position_shape.shape;
@@ -256,6 +179,37 @@ class Binder {
     if (!linear.shift) return;
     if (rows.empty()) Fail("input must have shape (..., sequence, in_features) under shift, got one row");
     linear.sequence = rows.back();
+  }
+
+  // Of shape () it stands for none.
+  void CheckBias(const Tensor& bias) const {
+    if (!bias.shape.empty()) ExpectShape(bias, {problem_.classes});
+  }
+
+  void CheckLinearTarget() {
+    problem_.probability = IsFloating(target_->dtype);
+    Shape target = extents_[Extent::kRows];
+    if (problem_.probability) target.push_back(problem_.classes);
+    ExpectShape(*target_, target);
+  }
+
+  void CheckTeacher() {
+    const Tensor& hidden = call_[kTeacherHidden];
+    CheckFloating(hidden);
+    Shape expected = extents_[Extent::kRows];
+    const int64_t features = hidden.shape.empty() ? 0 : hidden.shape.back();
+    expected.push_back(features);
+    ExpectShape(hidden, expected);
+    if (features == 0) {
+      Fail("teacher_hidden must have at least one feature, got shape " + ShapeText(hidden.shape));
+    }
+    ExpectShape(call_[kTeacherWeight], {problem_.classes, features});
+    CheckBias(call_[kTeacherBias]);
+    if (problem_.reduction == Reduction::kMean) {
+      Fail("reduction must be 0 (none) or 2 (sum) beside a teacher, got 1 (mean)");
+    }
+    call_.linear.teacher_features = features;
+    problem_.probability = true;
   }
 
   void SetDimensions(const Shape& logits) {
@@ -337,6 +291,9 @@ class Binder {
       case Type::kDouble:
         ExpectDtype(tensor, Dtype::kFloat64, "float64");
         break;
+      case Type::kTeacher:
+        ExpectDtype(tensor, call_[kTeacherHidden].dtype, "teacher_hidden's");
+        break;
     }
     ExpectShape(tensor, extents_[argument.extent]);
   }
@@ -360,7 +317,8 @@ class Binder {
 
   void Put(const Argument& argument, const Tensor& tensor) {
     const Place& place = argument.place;
-    if (argument.extent == Extent::kLinearBias && extents_[argument.extent].empty()) return;
+    const bool bias = argument.extent == Extent::kLinearBias || argument.extent == Extent::kTeacherBias;
+    if (bias && extents_[argument.extent].empty()) return;
     if (place.array != nullptr) problem_.*place.array = tensor.array();
     if (place.linear != nullptr) call_.linear.*place.linear = tensor.array();
     if (place.doubles != nullptr) problem_.*place.doubles = static_cast<double*>(tensor.data);

@@ -11,7 +11,8 @@
 // (outer, inner).
 //
 // Types. F is the logits' dtype: float16, bfloat16, float32 or float64. Class targets are int32, int64
-// or uint8; probability targets and weights have dtype F or float32.
+// or uint8; probability targets and weights have dtype F or float32. A teacher's tensors share a dtype of
+// their own.
 //
 // Precision. Terms of one class are computed in fp32 (fp64 for float64 logits), summed over at most
 // 1024 classes in that type, and from there on in fp64. lse is fp64 for every F. A result is rounded to

@@ -23,12 +23,14 @@ constexpr TypeText kTypes[] = {
     {Type::kWideUpstream, R"(["float64"])"},
     {Type::kInt64, R"(["int64"])"},
     {Type::kDouble, R"(["float64"])"},
+    {Type::kTeacher, R"(["float16","bfloat16","float32","float64"])"},
 };
 
 // In the order of Extent and of Form.
-constexpr const char* kExtentNames[] = {"scalar",        "options",     "plan",   "logits",  "rows",
-                                        "loss",          "target",      "weight", "partial", "input",
-                                        "linear_weight", "linear_bias", "text"};
+constexpr const char* kExtentNames[] = {"scalar",         "options",        "plan",          "logits",
+                                        "rows",           "loss",           "target",        "weight",
+                                        "partial",        "input",          "linear_weight", "linear_bias",
+                                        "teacher_hidden", "teacher_weight", "teacher_bias",  "text"};
 constexpr const char* kFormNames[] = {"either", "scalar", "per_row"};
 static_assert(std::size(kExtentNames) == kExtents);
 

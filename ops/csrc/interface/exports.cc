@@ -134,6 +134,16 @@ Inferred<index> InferAs(const int* ndims, int64_t** shapes) {
   X(LinearCrossEntropyValueAndGradWeight) \
   X(LinearCrossEntropyValueAndGradBias)   \
   X(LinearCrossEntropyRescale)            \
+  X(LinearDistillationForward)            \
+  X(LinearDistillationForwardRows)        \
+  X(LinearDistillationBackward)           \
+  X(LinearDistillationBackwardInput)      \
+  X(LinearDistillationBackwardWeight)     \
+  X(LinearDistillationBackwardBias)       \
+  X(LinearDistillationValueAndGrad)       \
+  X(LinearDistillationValueAndGradInput)  \
+  X(LinearDistillationValueAndGradWeight) \
+  X(LinearDistillationValueAndGradBias)   \
   X(RefuseDerivative)
 
 #if defined(__clang__)

@@ -11,7 +11,9 @@
 namespace ms_ce {
 namespace {
 
+// What a mean divides by, where the operation returns it.
 void CountWeight(Call* call) {
+  if (call->Find(kTotalWeight) == nullptr) return;
   Problem& problem = call->problem();
   problem.total_weight = LinearTotalWeight(call->linear);
   StoreDouble(problem.total_weight, (*call)[kTotalWeight]);
@@ -35,8 +37,10 @@ bool ApplyUpstream(double upstream, double* applied) {
   if (upstream == *applied) return false;
   if (!std::isnan(*applied)) {
     Fail(
-        "linear_cross_entropy, LinearCrossEntropyLoss: gradient_in_forward must be False where one forward "
-        "pass is differentiated more than once, got another gradient of the loss after the first");
+        "linear_cross_entropy, LinearCrossEntropyLoss, linear_distillation_loss: gradient_in_forward must "
+        "be "
+        "False where one forward pass is differentiated more than once, got another gradient of the loss "
+        "after the first");
   }
   *applied = upstream;
   return upstream != 1.0;

@@ -27,6 +27,7 @@ enum class Type : char {
   kWideUpstream = 'V',  // float64
   kInt64 = 'I',
   kDouble = 'D',
+  kTeacher = 'M',  // any dtype that F may be, one for all of a teacher's arguments
 };
 
 // The shape of an argument. One that no input carries follows from the logits' or the hidden states'.
@@ -41,9 +42,12 @@ enum class Extent : char {
   kWeight,   // (classes in all,)
   kPartial,  // rows and (3,)
   kHidden,   // (..., features)
-  kLinearWeight,  // (classes, features)
-  kLinearBias,    // (classes,), or () where there is none
-  kText,          // (characters,)
+  kLinearWeight,   // (classes, features)
+  kLinearBias,     // (classes,), or () where there is none
+  kTeacherHidden,  // as of the student, with features of its own
+  kTeacherWeight,
+  kTeacherBias,
+  kText,  // (characters,)
 };
 inline constexpr size_t kExtents = static_cast<size_t>(Extent::kText) + 1;
 

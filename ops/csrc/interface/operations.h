@@ -24,6 +24,7 @@ inline constexpr Slot kOptionSlots[] = {
     {"has_row_weight", &Problem::has_row_weight},
     {"has_grad_z_loss", &Problem::has_grad_z_loss},
     {"has_entropy", &Problem::has_entropy},
+    {"beta", &Problem::beta},
 };
 inline constexpr const char* kReductions[] = {"none", "mean", "sum"};
 
@@ -116,6 +117,14 @@ inline constexpr Argument kGradLinearBias{"grad_linear_bias", Type::kFloat, Exte
 inline constexpr Argument kNoGradHidden{"grad_input", Type::kFloat, Extent::kScalar};
 inline constexpr Argument kNoGradLinearWeight{"grad_linear_weight", Type::kFloat, Extent::kScalar};
 inline constexpr Argument kUpstreamOfAll{"grad_loss", Type::kFloat, Extent::kScalar, &Problem::grad_loss};
+
+// Distillation: the logits' target is the softmax of a teacher's logits, made of these likewise.
+inline constexpr Argument kTeacherHidden{"teacher_hidden", Type::kTeacher, Extent::kTeacherHidden,
+                                         &LinearProblem::teacher_hidden};
+inline constexpr Argument kTeacherWeight{"teacher_weight", Type::kTeacher, Extent::kTeacherWeight,
+                                         &LinearProblem::teacher_weight};
+inline constexpr Argument kTeacherBias{"teacher_bias", Type::kTeacher, Extent::kTeacherBias,
+                                       &LinearProblem::teacher_bias};
 
 // A derivative that there is none of.
 inline constexpr Argument kArriving{"arriving", Type::kDouble, Extent::kScalar};
@@ -295,6 +304,43 @@ inline constexpr Operation kOperations[] = {
     {"LinearCrossEntropyRescale", Form::kEither,
      {kUpstreamOfAll, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, {kDone},
      RunLinearRescale},
+
+    // The divergence that beta says (divergence.h) under reduction none or sum; and its gradients, for which the
+    // logits of both models are made again, or with them for upstream 1. LinearCrossEntropyRescale serves too.
+    {"LinearDistillationForward", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss}, RunLinearForward},
+    {"LinearDistillationForwardRows", Form::kPerRow,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss}, RunLinearForward},
+    {"LinearDistillationBackward", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight,
+      kOptions, kPlan},
+     {kGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearDistillationBackwardInput", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight,
+      kOptions, kPlan},
+     {kGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearDistillationBackwardWeight", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight,
+      kOptions, kPlan},
+     {kNoGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearDistillationBackwardBias", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight,
+      kOptions, kPlan},
+     {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearDistillationValueAndGrad", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearDistillationValueAndGradInput", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearDistillationValueAndGradWeight", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearDistillationValueAndGradBias", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
 
     // Fails for `reason`, given character by character, unless what arrives is 0: a graph may hold a derivative
     // that it does not use.

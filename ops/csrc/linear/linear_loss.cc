@@ -41,12 +41,23 @@ int64_t Count(const std::vector<T>& values) {
 }
 
 int64_t DefaultChunkBytes(const LinearProblem& problem, int64_t element) {
-  const int64_t row_bytes = problem.loss.classes * element,
-                copies = kHiddenCopies * problem.features * element;
+  const int64_t features = std::max(problem.features, problem.teacher_features);
+  const int64_t row_bytes = problem.loss.classes * element, copies = kHiddenCopies * features * element;
   const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk;
   const double rows = static_cast<double>(share) / static_cast<double>(row_bytes + copies);
   return std::clamp(static_cast<int64_t>(rows * static_cast<double>(row_bytes)), kSmallestDefaultChunk,
                     kLargestDefaultChunk);
+}
+
+// The teacher's products, of which there are no gradients.
+LinearProblem OfTeacher(const LinearProblem& problem) {
+  LinearProblem teacher = problem;
+  teacher.hidden = problem.teacher_hidden;
+  teacher.linear_weight = problem.teacher_weight;
+  teacher.linear_bias = problem.teacher_bias;
+  teacher.features = problem.teacher_features;
+  teacher.grad_hidden = teacher.grad_linear_weight = teacher.grad_linear_bias = {};
+  return teacher;
 }
 
 // Of `rows` that count.
@@ -63,7 +74,10 @@ template <class A>
 class ChunkLoop {
  public:
   ChunkLoop(const LinearProblem& problem, LinearTask task)
-      : problem_(problem), task_(task), kernels_(KernelsFor(problem.loss)) {
+      : problem_(problem),
+        of_teacher_(OfTeacher(problem)),
+        task_(task),
+        kernels_(KernelsFor(problem.loss)) {
     if (!problem.loss.probability) targets_ = ReadTargets(problem);
     rows_ = RowsThatCount(problem, targets_);
   }
@@ -77,6 +91,7 @@ class ChunkLoop {
     if (Count(rows_) < problem_.loss.rows) ZeroTarget(problem_);
     const int64_t most = ChunkRows(problem_, Count(rows_), static_cast<int64_t>(sizeof(A)));
     matrices_.emplace(problem_, most, gradients);
+    if (of_teacher_.features != 0) teacher_.emplace(of_teacher_, most, false);
     for (auto* values : {&lse_, &row_weight_, &loss_rows_, &z_loss_rows_, &entropy_rows_, &grad_loss_,
                          &grad_z_loss_, &grad_entropy_}) {
       values->resize(static_cast<size_t>(most));
@@ -84,8 +99,8 @@ class ChunkLoop {
     UnitSums totals;
     for (first_ = 0; first_ < Count(rows_); first_ += count_) {
       count_ = std::min(most, Count(rows_) - first_);
-      matrices_->Select(&rows_[static_cast<size_t>(first_)], count_);
-      matrices_->MakeLogits();
+      MakeLogits(&*matrices_);
+      if (teacher_) MakeLogits(&*teacher_);
       if (task_ == LinearTask::kDataGrad) {
         DataGradientsOfChunk();
       } else {
@@ -98,6 +113,11 @@ class ChunkLoop {
   }
 
  private:
+  void MakeLogits(LinearMatrices<A>* matrices) {
+    matrices->Select(&rows_[static_cast<size_t>(first_)], count_);
+    matrices->MakeLogits();
+  }
+
   int64_t Row(int64_t i) const { return rows_[static_cast<size_t>(first_ + i)]; }
 
   void Gather(const Array& from, std::vector<double>* to) const {
@@ -112,12 +132,17 @@ class ChunkLoop {
     }
   }
 
-  // Its logits, target and row weights.
+  // Its logits, target or teacher, and row weights.
   Problem ChunkInputs() {
     Problem chunk = problem_.loss;
     chunk.outer = chunk.rows = count_;
     chunk.logits = {matrices_->logits(), kComputeDtype<A>};
-    ChunkTarget(&chunk);
+    if (teacher_) {
+      chunk.probability = false;
+      chunk.teacher_logits = {teacher_->logits(), kComputeDtype<A>};
+    } else {
+      ChunkTarget(&chunk);
+    }
     if (chunk.row_weight.data != nullptr) {
       Gather(problem_.loss.row_weight, &row_weight_);
       chunk.row_weight = Rows(&row_weight_);
@@ -135,16 +160,20 @@ class ChunkLoop {
     if (whole.entropy_rows.data != nullptr) chunk.entropy_rows = Rows(&entropy_rows_);
     if (task_ != LinearTask::kForward) chunk.grad_logits = chunk.logits;
     if (task_ == LinearTask::kBackward) UpstreamOfChunk(&chunk);
-    const Kernels::RowRange kernel = task_ == LinearTask::kForward    ? kernels_.forward
-                                     : task_ == LinearTask::kBackward ? kernels_.backward
-                                                                      : kernels_.value_and_grad;
-    const UnitSums sums = RunRows(chunk, kernel, problem_.position_shape);
+    const UnitSums sums = RunRows(chunk, LossKernel(), problem_.position_shape);
     if (task_ == LinearTask::kBackward) return sums;
     Scatter(lse_, {whole.lse_out, Dtype::kFloat64});
     Scatter(loss_rows_, whole.loss_rows);
     Scatter(z_loss_rows_, whole.z_loss_rows);
     Scatter(entropy_rows_, whole.entropy_rows);
     return sums;
+  }
+
+  Kernels::RowRange LossKernel() const {
+    if (teacher_) return kernels_.divergence;
+    return task_ == LinearTask::kForward    ? kernels_.forward
+           : task_ == LinearTask::kBackward ? kernels_.backward
+                                            : kernels_.value_and_grad;
   }
 
   static Array Rows(std::vector<double>* values) { return {values->data(), Dtype::kFloat64}; }
@@ -195,7 +224,7 @@ class ChunkLoop {
   }
 
   void UpstreamOfChunk(Problem* chunk) {
-    Gather(problem_.loss.lse, &lse_);
+    if (problem_.loss.lse.data != nullptr) Gather(problem_.loss.lse, &lse_);
     chunk->lse = Rows(&lse_);
     chunk->lse_out = nullptr;
     if (chunk->reduction != Reduction::kNone) return;
@@ -213,13 +242,14 @@ class ChunkLoop {
   }
 
   const LinearProblem& problem_;
+  const LinearProblem of_teacher_;
   const LinearTask task_;
   const Kernels& kernels_;
 
   std::vector<int64_t> targets_;   // of every row, where they are class indices
   std::vector<int64_t> rows_;      // that count
   int64_t first_ = 0, count_ = 0;  // the chunk at hand: rows_[first_ .. first_ + count_)
-  std::optional<LinearMatrices<A>> matrices_;
+  std::optional<LinearMatrices<A>> matrices_, teacher_;
 
   std::vector<int64_t> chunk_targets_;
   std::vector<char> probabilities_;

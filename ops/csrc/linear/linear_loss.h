@@ -22,6 +22,10 @@ struct LinearProblem {
   int64_t chunk_bytes = 0;  // for a chunk's logits; 0 leaves the choice to the loss
   bool shift = false;
   bool bias_frozen = false;
+  // Of distillation, without a target: what the teacher's logits are made of, for the same rows. 0 features
+  // without one.
+  Array teacher_hidden, teacher_weight, teacher_bias;
+  int64_t teacher_features = 0;
   int64_t sequence = 0;  // under shift the length of the last leading axis, otherwise 0
 
   // Outputs, null where not wanted. The loss's own outputs per row are in `loss`.

@@ -34,7 +34,8 @@ class LinearMatrices {
         most_rows_(most_rows),
         kept_rows_(std::max(most_rows, LibraryProducts::kFewestRows)),
         direct_(problem.hidden.dtype == kComputeDtype<A>) {
-    const bool by_library = problem.hidden.dtype == Dtype::kBfloat16 && MultipliesBfloat16();
+    const bool by_library =
+        problem.hidden.dtype == Dtype::kBfloat16 && sizeof(A) == sizeof(float) && MultipliesBfloat16();
     chunk_.features = problem.features;
     chunk_.classes = problem.loss.classes;
     chunk_.weight = problem.linear_weight;

@@ -25,8 +25,9 @@ struct LossOptions {
   bool has_weight = false, has_row_weight = false, has_grad_z_loss = false, has_entropy = false;
   double label_smoothing = 0.0, z_loss = 0.0, softcap = 0.0, logit_scale = 1.0;
   int64_t class_offset = 0, total_classes = 0;
+  double beta = 0.0;  // of a teacher, see divergence.h
 
-  bool probability = false;  // target holds probabilities of the logits' shape
+  bool probability = false;  // the target is no class: probabilities of the logits' shape, or a teacher
 
   // Derived: label_smoothing / total_classes, and the sum of the weights when smoothing needs it.
   double smooth = 0.0, weight_sum = 0.0;
@@ -38,6 +39,7 @@ struct LossInputs {
   Array row_weight;           // float64, per row: a factor of its loss; where it is 0 the row is ignored
   Array lse, entropy;         // float64, per row; entropy beside grad_entropy
   Array mass;                 // float64, per row, over all blocks of classes
+  Array teacher_logits;       // as the logits
   double total_weight = 1.0;  // what a mean divides by
 };
 

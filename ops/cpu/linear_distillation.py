@@ -1,0 +1,188 @@
+"""The `cpu` backend: distillation without logits, in one operator that holds the loop over chunks of rows."""
+
+from __future__ import annotations
+
+import functools
+
+from mindspore.ops import constexpr
+
+from ms_ce._versions import zeros_like
+from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.cpu.linear_operators import (
+    forward_operator,
+    may_scale_later,  # noqa: F401
+    packed_plan,
+    rescale,
+    rescaled,
+    suffix_of,
+)
+from ms_ce.ops.cpu.operators import factors, given, make_operator
+from ms_ce.ops.cpu.refusal import Once, none_of, refused
+from ms_ce.ops.derivative import PassedOn
+from ms_ce.ops.eager import Derivative, wanted
+from ms_ce.ops.graph import compiling
+from ms_ce.ops.options import ClassBlock, Gradients, Plan
+
+_ONCE = "linear_distillation_loss is differentiated once, on every backend"
+
+
+def _refused(
+    grad_loss,
+    hidden,
+    linear_weight,
+    linear_bias,
+    teacher_hidden,
+    teacher_weight,
+    teacher_bias,
+    row_weight,
+    options,
+    plan,
+    out,
+    dout,
+):
+    nothing = refused(_ONCE, dout[0], dout[1], dout[2])
+    grads = none_of(nothing, grad_loss, hidden, linear_weight, linear_bias)
+    return *grads, teacher_hidden, teacher_weight, teacher_bias, row_weight, options, plan
+
+
+@functools.lru_cache(maxsize=4)
+def _backward_operator(suffix: str):
+    return make_operator("LinearDistillationBackward" + suffix, _refused)
+
+
+def _once_bprop(given, out, dout):
+    """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
+    nothing = refused(_ONCE, dout[0], dout[1], dout[2])
+    made = (zeros_like(given[0]), zeros_like(given[1]), zeros_like(given[2]))
+    return ((*made, *none_of(nothing, *given[3:])),)
+
+
+_once_where_python_runs, _once_in_graph = Once(_ONCE), PassedOn("distillation once", _once_bprop)
+
+
+def _once(made, sources):
+    if compiling():
+        passed_on = _once_in_graph((*made, *sources))
+        return passed_on[0], passed_on[1], passed_on[2]
+    return tuple([_once_where_python_runs(gradient) for gradient in made])
+
+
+def _placed(gradients: Gradients):
+    """The gradients of the student's tensors: those that are made, and anything for those that PyNative does not want;
+    a graph makes all."""
+    of_input, of_weight, of_bias = gradients.input, gradients.linear_weight, gradients.linear_bias
+
+    def placed(made, student):
+        grad_hidden = made[0] if of_input else student[0]
+        grad_weight = made[1] if of_weight else student[1]
+        return grad_hidden, grad_weight, made[2] if of_bias else student[2]
+
+    return placed
+
+
+def _two_sweeps_bprop(gradients: Gradients):
+    backward, placed = _backward_operator(suffix_of(gradients)), _placed(gradients)
+
+    def bprop(
+        hidden,
+        linear_weight,
+        linear_bias,
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        row_weight,
+        options,
+        plan,
+        out,
+        dout,
+    ):
+        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        student = (hidden, linear_weight, linear_bias)
+        grads = student
+        if wanted(0) or wanted(1) or wanted(2):
+            grads = placed(backward(dout, *student, *teacher, row_weight, options, plan), student)
+        return *grads, *teacher, row_weight, options, plan
+
+    return bprop
+
+
+def _one_sweep_bprop(gradients: Gradients):
+    placed = _placed(gradients)
+
+    def bprop(
+        hidden,
+        linear_weight,
+        linear_bias,
+        teacher_hidden,
+        teacher_weight,
+        teacher_bias,
+        row_weight,
+        options,
+        plan,
+        out,
+        dout,
+    ):
+        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        student = (hidden, linear_weight, linear_bias)
+        _, by_hidden, by_table, by_bias, applied = out
+        made = rescaled(dout[0], by_hidden, by_table, by_bias, applied)
+        grads = placed(_once(made, (dout[0], *student)), student)
+        return *grads, *teacher, row_weight, options, plan
+
+    return bprop
+
+
+@constexpr
+@functools.lru_cache(maxsize=32)
+def _operator(rows: bool, gradients):
+    """Operators are made for each set of gradients, which a graph hands over as a plain tuple."""
+    gradients = Gradients(*gradients)
+    two_sweeps = _two_sweeps_bprop(gradients)
+    if gradients.in_forward and not rows:
+        name = "LinearDistillationValueAndGrad" + suffix_of(gradients)
+        derivative = Derivative(two_sweeps, made={1: 0, 2: 1, 3: 2}, rescale=rescale)
+        return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
+    name = "LinearDistillationForwardRows" if rows else "LinearDistillationForward"
+    return forward_operator(name, two_sweeps, gradients)
+
+
+@constexpr
+def _is_one(*dtypes) -> bool:
+    return len({str(dtype) for dtype in dtypes if dtype is not None}) == 1
+
+
+def _cast(bias, dtype):
+    return None if bias is None else bias.astype(dtype)
+
+
+def _in_one_dtype(model, exact):
+    """The tensors of a model as they are, or in the dtype computed in where theirs differ."""
+    hidden, linear_weight, bias = model
+    bias_dtype = None if bias is None else bias.dtype
+    if _is_one(hidden.dtype, linear_weight.dtype, bias_dtype):
+        return model
+    return hidden.astype(exact), linear_weight.astype(exact), _cast(bias, exact)
+
+
+def distillation(plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight):
+    """As `protocol.DistillationForm` says."""
+    exact = exact_dtype(student[0].dtype)
+    hidden, linear_weight, linear_bias = _in_one_dtype(student, exact)
+    teacher_hidden, teacher_weight, teacher_bias = _in_one_dtype(teacher, exact)
+    rows, dtype = plan.options.reduction == "none", hidden.dtype
+    _, row_weight, options = factors(
+        dtype, None, row_weight, plan.options, ClassBlock(), False, beta
+    )
+    result = _operator(rows, gradients)(
+        hidden,
+        linear_weight,
+        given(linear_bias, dtype),
+        teacher_hidden,
+        teacher_weight,
+        given(teacher_bias, teacher_hidden.dtype),
+        row_weight,
+        options,
+        packed_plan(plan.chunk_bytes, False, not gradients.linear_bias),
+    )
+    # PyNative hides the gradients that the forward pass has made.
+    return result[0] if isinstance(result, tuple) else result
