@@ -122,10 +122,11 @@ test-sanitizers: $(INSTALLED)
 	done
 
 # Losses drawn at random against the float64 reference; stops at the first that is wrong and says how to repeat it.
-# PUBLIC=pynative or compiled draws calls of the functions instead of the C operations.
+# PUBLIC=pynative or compiled draws calls of the functions instead of the C operations; ONEDNN=1 has oneDNN loaded.
 SECONDS ?= 600
 fuzz: $(INSTALLED)
-	python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(PUBLIC),--public $(PUBLIC))
+	python -m tests.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(if $(PUBLIC),--public $(PUBLIC)) \
+	  $(if $(ONEDNN),--onednn)
 
 # 100,000 training steps of a tiny model in each mode, logits and the linear loss, in shapes from a set of 20. STEPS= sets
 # another number; a process may grow by 16 MiB after its first tenth.

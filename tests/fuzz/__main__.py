@@ -1,12 +1,13 @@
 """`make fuzz`: draws losses until SECONDS are over, and stops at the first that is wrong with the case to repeat it by.
 
-python -m tests.fuzz [--seconds S | --count N] [--seed S] [--public pynative|compiled] [--case N] [--go-on]
+python -m tests.fuzz [--seconds S | --count N] [--seed S] [--public pynative|compiled] [--case N] [--go-on] [--onednn]
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib
 import itertools
 import sys
 import time
@@ -46,8 +47,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
     parser.add_argument("--public", choices=("pynative", "compiled"))
     parser.add_argument("--case", type=int)
+    parser.add_argument("--onednn", action="store_true", help="products of bfloat16 by MindSpore's")
     parser.add_argument("--go-on", action="store_true", help="tell a failure and draw the next")
     arguments = parser.parse_args()
+    if arguments.onednn:
+        importlib.import_module("mindspore")  # brings it
     one, cases, calls, failures = _one_of(arguments.public), 0, 0, 0
     told = time.monotonic()
     print(f"seed {arguments.seed}", flush=True)
