@@ -15,7 +15,7 @@ from ms_ce import _checks
 from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.rows import on_cpu, statistics_dtype
@@ -54,23 +54,33 @@ def of_sum(plan) -> Plan:
     return plan._replace(options=plan.options._replace(reduction="sum"))
 
 
-def shared_out(divisor, row_weight, shape):
-    """The rows' weights, 1 each without any, over the divisor."""
+def _ones(rows, target, axis):
+    """1 for each row; where a graph does not know their shape, from class indices, or what has classes on `axis`."""
+    dtype = _statistics_dtype()
+    if rows is not None:
+        return ops.ones(rows, dtype)
+    if not is_class_index(target.dtype):
+        target = target.astype(dtype).sum(axis if target.ndim > 1 else 0)
+    return ops.ones_like(target).astype(dtype)
+
+
+def shared_out(divisor, row_weight, rows, target, axis):
+    """The rows' weights, 1 each without any, over the divisor; `rows` is their shape or None, as for `_ones`."""
     precision.pause()
     if isinstance(divisor, Tensor):
         divisor = ops.where(divisor == 0, 1.0, divisor)
     if row_weight is None:
-        weights = ops.ones(shape, _statistics_dtype()) / divisor
+        weights = _ones(rows, without_gradient(target), axis) / divisor
     else:
         weights = without_gradient(row_weight).astype(_statistics_dtype()) / divisor
     precision.end()
     return weights
 
 
-def from_outside(plan, total_weight, row_weight, rows):
-    """(the divisor, the rows' weights over it, the plan of the sum that is left); `rows` is the rows' shape."""
+def from_outside(plan, total_weight, row_weight, rows, target, axis=1):
+    """(the divisor, the rows' weights over it, the plan of the sum that is left)."""
     divisor = divisor_of(plan.op, plan.options.reduction, total_weight)
-    return divisor, shared_out(divisor, row_weight, rows), of_sum(plan)
+    return divisor, shared_out(divisor, row_weight, rows, target, axis), of_sum(plan)
 
 
 def quotient(total, divisor):

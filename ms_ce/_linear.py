@@ -112,8 +112,13 @@ def linear_cross_entropy_on(
         _linear_checks.check_matrix(plan.op, linear_weight.ndim)
     divisor = None
     if total_weight is not None:
-        rows = (*input.shape[:-1], *linear_weight.shape[1:-1])
-        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+        rows = _linear_checks.rows_shape(
+            _checks.known_shape(input), _checks.known_shape(linear_weight)
+        )
+        axis = -1 if linear_weight.ndim == 2 else 1
+        divisor, row_weight, plan = _divisor.from_outside(
+            plan, total_weight, row_weight, rows, target, axis
+        )
     input = precision.begin(input)
     input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
     form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)

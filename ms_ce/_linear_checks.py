@@ -190,9 +190,9 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
 
 
 @constexpr
-def _rows(hidden, linear_weight):
+def rows_shape(hidden, linear_weight):
     """The shape of class indices, as far as it is known."""
-    return None if hidden is None else (*hidden[:-1], *linear_weight[1:-1])
+    return None if hidden is None or linear_weight is None else (*hidden[:-1], *linear_weight[1:-1])
 
 
 def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_weight):
@@ -233,7 +233,7 @@ def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_w
     )
     _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
     if row_weight is not None:
-        rows = _rows(_checks.known_shape(input), linear_weight.shape)
+        rows = rows_shape(_checks.known_shape(input), _checks.known_shape(linear_weight))
         _checks.check_row_weight(op, row_weight, input.ndim - 1 + linear_weight.ndim - 2, rows)
 
 

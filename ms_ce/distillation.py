@@ -113,6 +113,11 @@ def check_models(op: str, student: tuple, teacher: tuple, row_weight: Tensor | N
 
 
 @constexpr
+def known_lead(shape) -> tuple[int, ...] | None:
+    return None if shape is None else shape[:-1]
+
+
+@constexpr
 def _known_product(shape) -> float | None:
     return None if shape is None else float(math.prod(shape[:-1]))
 
@@ -243,14 +248,14 @@ def shares(
     total_weight: float | Tensor | None,
 ) -> tuple[Tensor | None, float | Tensor | None]:
     """(the rows' weights for a sum, a mean's divisor)."""
-    lead, divisor = hidden.shape[:-1], None
+    divisor, rows = None, (known_lead(_checks.known_shape(hidden)), hidden, -1)
     if reduction == "mean":
         divisor = _divisor_of(op, total_weight, hidden, row_weight)
-        row_weight = _divisor.shared_out(divisor / factor, row_weight, lead)
+        row_weight = _divisor.shared_out(divisor / factor, row_weight, *rows)
     elif total_weight is not None:
         _checks.check_divides(op, reduction)
     elif factor != 1.0 or row_weight is not None:
-        row_weight = _divisor.shared_out(1.0 / factor, row_weight, lead)
+        row_weight = _divisor.shared_out(1.0 / factor, row_weight, *rows)
     return row_weight, divisor
 
 

@@ -99,8 +99,10 @@ def cross_entropy_on(
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(input.shape)
-        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+        rows = rows_shape(_checks.known_shape(input))
+        divisor, row_weight, plan = _divisor.from_outside(
+            plan, total_weight, row_weight, rows, target
+        )
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
     tensors = (input, target, weight, constant(row_weight))
     loss = kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
@@ -120,8 +122,8 @@ def nll_loss_on(
     check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
     if total_weight is None:
         return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
-    rows = rows_shape(input.shape)
-    divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+    rows = rows_shape(_checks.known_shape(input))
+    divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows, target)
     loss = kernels.nll_loss(input, target, weight, row_weight, plan.options)[0]
     return _divisor.quotient(loss, divisor), total_weight
 

@@ -87,8 +87,10 @@ def cross_entropy_with_stats(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(input.shape)
-        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+        rows = rows_shape(_checks.known_shape(input))
+        divisor, row_weight, plan = _divisor.from_outside(
+            plan, total_weight, row_weight, rows, target
+        )
     tensors = (input, target, weight, constant(row_weight))
     results = kernels.cross_entropy_with_stats(*tensors, plan.options)
     stats = in_order(results, divisor, exact_dtype(input.dtype))
@@ -140,8 +142,10 @@ def cross_entropy_value_and_grad(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(input.shape)
-        divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows)
+        rows = rows_shape(_checks.known_shape(input))
+        divisor, row_weight, plan = _divisor.from_outside(
+            plan, total_weight, row_weight, rows, target
+        )
     tensors = (input, target, weight, constant(row_weight))
     result = kernels.cross_entropy_value_and_grad(*tensors, plan.options)
     loss, gradient = result[0], result[3]

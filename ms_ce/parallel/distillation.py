@@ -13,6 +13,7 @@ from ms_ce.distillation import (
     checked_beta,
     constant_model,
     constant_rows,
+    known_lead,
     planned,
 )
 from ms_ce.ops import mean
@@ -126,7 +127,10 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         lead, dtype = student_hidden.shape[:-1], student_hidden.dtype
         hidden, of_divisor = as_rows(student_hidden), constant_rows(row_weight)
         if self.factor != 1.0:
-            row_weight = _divisor.shared_out(1.0 / self.factor, row_weight, lead)
+            rows = known_lead(_checks.known_shape(student_hidden))
+            row_weight = _divisor.shared_out(
+                1.0 / self.factor, row_weight, rows, student_hidden, -1
+            )
         losses = self.losses(
             (hidden, student_weight, student_bias),
             constant_model((as_rows(teacher_hidden), teacher_weight, teacher_bias)),

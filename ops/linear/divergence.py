@@ -20,7 +20,7 @@ from ms_ce.ops.composed.losses import through_transform, transformed
 from ms_ce.ops.eager import DifferentiableCell
 from ms_ce.ops.graph import compiling
 from ms_ce.ops.linear.gradients import SweepGradients
-from ms_ce.ops.linear.losses import made_in_graph
+from ms_ce.ops.linear.losses import functions_of, made_in_graph
 from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, write_rows
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.pieces import number, ones_like, rest
@@ -259,7 +259,9 @@ class ChunkedDivergenceSum(ChunkedDivergence):
         return state[0] + _sum(losses), made[0], made[1], made[2]
 
     def differentiated(self, student, teacher, row_weight, out, dout):
-        return (out[1], out[2], out[3]), dout[0].astype(exact_dtype(student[0].dtype))
+        hidden, matrix, bias = student
+        grads = functions_of((out[1], out[2], out[3]), hidden, matrix, bias)
+        return grads, dout[0].astype(exact_dtype(hidden.dtype))
 
 
 @constexpr

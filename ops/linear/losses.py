@@ -165,6 +165,14 @@ class _FunctionOf(nn.Cell):
 _function_of = _FunctionOf()
 
 
+def functions_of(grads, hidden, linear_weight, linear_bias):
+    """Gradients that the forward pass has made, for whoever differentiates them again."""
+    if compiling():
+        return grads
+    bias = linear_weight if linear_bias is None else linear_bias
+    return tuple([_function_of(each, hidden, linear_weight, bias) for each in grads])
+
+
 class ChunkedSum(ChunkedRows):
     """The sum of the row losses, with gradients from the same sweep.
 
@@ -200,10 +208,7 @@ class ChunkedSum(ChunkedRows):
     def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         factor = dout[0].astype(exact_dtype(hidden.dtype))
-        grads = (out[1], out[2], out[3])
-        if not compiling():
-            bias = linear_weight if linear_bias is None else linear_bias
-            grads = tuple([_function_of(each, hidden, linear_weight, bias) for each in grads])
+        grads = functions_of((out[1], out[2], out[3]), hidden, linear_weight, linear_bias)
         if self.partly and compiling():
             others = self.others.construct(*tensors)
             grads = self.completed(grads, others[1:4])

@@ -171,6 +171,10 @@ PROGRAMS = {
     "cross_entropy total_weight": _function(
         _with_total_weight(ms_ce.cross_entropy), (*_CLASSES, "divisor"), **_OPTIONS
     ),
+    "cross_entropy probabilities total_weight": _function(
+        _with_total_weight(ms_ce.cross_entropy), ("logits", "probabilities", "weight", "divisor")
+    ),
+    "nll_loss total_weight": _function(_with_total_weight(ms_ce.nll_loss), (*_CLASSES, "divisor")),
     "linear_cross_entropy total_weight chunks": _function(
         _with_total_weight(ms_ce.linear_cross_entropy), (*_LINEAR, "divisor"), chunk_bytes=40
     ),
