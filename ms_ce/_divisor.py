@@ -59,6 +59,7 @@ def _ones(rows, target, axis):
     dtype = _statistics_dtype()
     if rows is not None:
         return ops.ones(rows, dtype)
+    target = without_gradient(target)
     if not is_class_index(target.dtype):
         target = target.astype(dtype).sum(axis if target.ndim > 1 else 0)
     return ops.ones_like(target).astype(dtype)
@@ -70,7 +71,7 @@ def shared_out(divisor, row_weight, rows, target, axis):
     if isinstance(divisor, Tensor):
         divisor = ops.where(divisor == 0, 1.0, divisor)
     if row_weight is None:
-        weights = _ones(rows, without_gradient(target), axis) / divisor
+        weights = _ones(rows, target, axis) / divisor
     else:
         weights = without_gradient(row_weight).astype(_statistics_dtype()) / divisor
     precision.end()
