@@ -129,6 +129,7 @@ def _divisor_of(op, total_weight, hidden, row_weight):
     rows = _known_product(_checks.known_shape(hidden))
     if row_weight is None and rows:
         return rows
+    row_weight = constant(row_weight)
     return mean.total_weight(hidden, 0, None, row_weight, None, exact_dtype(hidden.dtype))
 
 

@@ -220,6 +220,26 @@ def test_masked_logits_and_an_empty_batch(backend):
     assert np.isnan(float(ms_ce.linear_distillation_loss(*nothing, row_weight=weight)))
 
 
+def test_row_weights_are_constants_where_they_cancel(backend):
+    """A mean's divisor is their sum: of 0 it has an infinite derivative."""
+    hidden, table = Tensor([[1.0, 2.0], [0.5, 1.0]]), Tensor([[1.0, 0.0], [0.0, 1.0]])
+    stored = Tensor([[-0.5], [-0.5]]), Tensor([[1], [0]], ms.int32)
+
+    def of_teacher(weight):
+        return ms_ce.linear_distillation_loss(
+            hidden, table, -hidden, table, row_weight=weight, backend=backend
+        )
+
+    def of_stored(weight):
+        return ms_ce.linear_top_k_distillation_loss(
+            hidden, table, *stored, row_weight=weight, backend=backend
+        )
+
+    for loss in (of_teacher, of_stored):
+        for weight in ([1.0, -1.0], [0.0, 0.0], [1.0, 2.0]):
+            np.testing.assert_array_equal(to_numpy(ms.grad(loss)(Tensor(weight))), 0.0)
+
+
 def test_the_teacher_is_a_constant_and_there_is_one_derivative(backend):
     tensors = [Tensor(each, ms.float32) for each in draw("float32")]
 
