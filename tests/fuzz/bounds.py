@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.fuzz.draw import Drawn, rows_of
+from tests.fuzz.draw_logits import BlocksLoss, LogitsLoss, rows_of
 from tests.kernel.library import dtype_name, to_float64
 from tests.kernel.operations import reference
 from tests.support.cases import round_to
@@ -19,10 +19,10 @@ from tests.support.tolerances import ulp
 
 # The promise is 2e-6 (docs/backends.md): 40 roundings to float32. float64 is measured by its own, three times as many:
 # its sums have no wider type beneath.
-_ROUNDINGS = 40
+ROUNDINGS = 40
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-24, "bfloat16": 2.0**-24, "float64": 3 * 2.0**-53}
 # The steepest that 1 - tanh² gets, 2·tanh·(1 - tanh²).
-_STEEPEST = 0.77
+STEEPEST = 0.77
 
 
 class Answer(NamedTuple):
@@ -53,7 +53,7 @@ class Terms:
     ):
         self.exact, self.row_weight, self.options = exact, row_weight, options
         self.shape, self.dtype, self.grad_loss = np.shape(exact[0]), dtype, upstream
-        self.unit, self.least_p = coarse * _ROUNDINGS * ROUNDING[dtype], least_p
+        self.unit, self.least_p = coarse * ROUNDINGS * ROUNDING[dtype], least_p
         self.z = options["z_loss"]
         names = ("ignore_index", "reduction", "label_smoothing", "softcap", "logit_scale")
         given = {name: options[name] for name in names}
@@ -71,7 +71,7 @@ class Terms:
         self.of_p = self.unit * (self.distance + self.moved) + np.expm1(2 * self.furthest)
         self.of_lse = self.unit * (self.lse + self.moved) + self.furthest
         # lse is a float64: what is left of log Σ in it reaches the gradients of targets and weights, lse - x.
-        self.of_saved_distance = self.of_distance + _ROUNDINGS * coarse * self.lse * 2.0**-53
+        self.of_saved_distance = self.of_distance + ROUNDINGS * coarse * self.lse * 2.0**-53
         self.factor = np.abs(r.w * r.q)
         self.mass = self.factor.sum(-1, keepdims=True)
         self.counts = np.abs(r.row_weight)[:, None]
@@ -121,7 +121,7 @@ class Terms:
         error = error + 2 * abs(self.z) * self.of_lse * self.p * (1 + self.of_p)
         error = error + (self.mass + 2 * abs(self.z) * (self.lse + self.moved)) * self.least_p
         if self.options["softcap"]:
-            steep = self.unit + _STEEPEST * self.off / self.options["softcap"]
+            steep = self.unit + STEEPEST * self.off / self.options["softcap"]
             error = error + steep * self.inner()
         return abs(self.options["logit_scale"]) * error
 
@@ -160,6 +160,26 @@ class Terms:
         fewest, possible = int(sure.sum()), int((~never).sum())
         return Answer((fewest + possible) / 2, (possible - fewest) / 2)
 
+    def of_block(self, classes: slice) -> Answer:
+        """lse, Σ w·q'·x' and Σ w·q' over some classes, (rows, 3): 0 where the row does not count."""
+        r, x = self.r, self.r.x[:, classes]
+        top = x.max(-1, keepdims=True)
+        log_sum = np.log(np.exp(x - top).sum(-1, keepdims=True))
+        alone = np.isneginf(top)
+        lse = np.where(alone, -np.inf, top + log_sum)
+        dot = reference._weighted_sum(r.factor[:, classes], x)
+        values = np.stack([lse[:, 0], dot, r.factor[:, classes].sum(-1)], -1)
+        factor = self.factor[:, classes]
+        mass = factor.sum(-1)
+        of_lse = self.unit * (finite(log_sum) + self.moved) + 2 * self.furthest
+        away = finite(top) + finite(top - x)
+        of_dot = (factor * (self.unit * (away + self.moved) + 2 * self.furthest)).sum(-1)
+        allowed = np.stack([of_lse[:, 0], of_dot, self.unit * mass], -1)
+        keep = r.keep[:, None] > 0
+        shape = (*rows_of(self.shape), 3)
+        values = np.where(keep, values, 0.0).reshape(shape)
+        return Answer(values, np.where(keep, allowed, 0.0).reshape(shape))
+
     def answers(self) -> dict[str, Answer]:
         """Loss, statistics and gradients by name; "own" are those for an upstream of 1."""
         settings = {**self.options, "row_weight": self.row_weight}
@@ -193,7 +213,7 @@ class Terms:
         return answers
 
 
-def terms_of(drawn: Drawn, **more: float) -> Terms:
+def terms_of(drawn: LogitsLoss, **more: Any) -> Terms:
     with np.errstate(all="ignore"):
         upstream = to64(drawn.upstream)
         return Terms(
@@ -201,12 +221,28 @@ def terms_of(drawn: Drawn, **more: float) -> Terms:
         )
 
 
-def loss_answers(drawn: Drawn, **more: float) -> dict[str, Answer]:
+def loss_answers(drawn: LogitsLoss, **more: float) -> dict[str, Answer]:
     with np.errstate(all="ignore"):
         return terms_of(drawn, **more).answers()
 
 
-def nll_answers(drawn: Drawn) -> dict[str, Answer]:
+def block_answers(drawn: BlocksLoss) -> dict[str, Answer]:
+    """Of the whole loss, and of each block lse, Σ w·q'·x and Σ w·q' of its classes. Devices exchange float64, which a
+    logit's size takes places of."""
+    with np.errstate(all="ignore"):
+        raw = reference.to_rows(finite(to64(drawn.logits)))
+        off = np.broadcast_to(
+            ROUNDINGS * 2.0**-53 * raw.max(-1, initial=0.0, keepdims=True), raw.shape
+        )
+        terms = terms_of(drawn, off=off)
+        answers, first = terms.answers(), 0
+        for i, end in enumerate(drawn.ends):
+            answers[f"block {i}"] = terms.of_block(slice(first, end))
+            first = end
+        return answers
+
+
+def nll_answers(drawn: LogitsLoss) -> dict[str, Answer]:
     """A row's loss is a product, its gradient one of numbers that are given."""
     options, upstream = drawn.options, to64(drawn.upstream)
     settings = {name: options[name] for name in ("ignore_index", "reduction")}
@@ -215,7 +251,7 @@ def nll_answers(drawn: Drawn) -> dict[str, Answer]:
     with np.errstate(all="ignore"):
         loss, total_weight = reference.nll_loss(*drawn.exact, **settings)
         grads = reference.nll_loss_grad(*drawn.exact, **settings, grad_loss=upstream)
-        unit = _ROUNDINGS * ROUNDING[drawn.form.dtype]
+        unit = ROUNDINGS * ROUNDING[drawn.form.dtype]
         at_target = rows.x[np.arange(len(rows.x)), rows.hard] * rows.w[rows.hard]
         terms = unit * np.abs(rows.row_weight) * finite(at_target)
         answers = {
@@ -254,7 +290,7 @@ class TokenTerms(Terms):
         error = self.of_p * from_mean + self.of_distance * (1 + self.of_p)
         error = error + self.of_entropies()[:, None]
         if self.options["softcap"]:
-            error = error + from_mean * (self.unit + _STEEPEST * self.off / self.options["softcap"])
+            error = error + from_mean * (self.unit + STEEPEST * self.off / self.options["softcap"])
         allowed = arrives * abs(self.options["logit_scale"]) * (self.at_p(error) + self.least_p)
         return Answer(reference.to_rows(value), allowed)
 
@@ -280,7 +316,9 @@ class TokenTerms(Terms):
         }
 
 
-def token_answers(drawn: Drawn, grads: dict[str, np.ndarray], **more: float) -> dict[str, Answer]:
+def token_answers(
+    drawn: LogitsLoss, grads: dict[str, np.ndarray], **more: float
+) -> dict[str, Answer]:
     """`grads` are grad_rows and grad_entropy."""
     with np.errstate(all="ignore"):
         options = {n: v for n, v in drawn.options.items() if n != "has_entropy"}

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.fuzz.bounds import ROUNDING, Answer, Terms, TokenTerms, to64
-from tests.fuzz.draw_linear import LinearDrawn
+from tests.fuzz.bounds import ROUNDING, Answer, Terms, TokenTerms, finite, to64
+from tests.fuzz.draw_linear import HiddenLoss
 from tests.kernel.library import Library
 from tests.kernel.operations import reference
 
@@ -19,26 +19,33 @@ _LEAST = {"float32": 1e-37, "float64": 1e-300}
 
 
 class Rows:
-    """A drawn loss's rows that are paired with a target: all, or under shift all but each sequence's last."""
+    """A layer's rows that are paired with a target: all, or under shift all but each sequence's last."""
 
-    def __init__(self, drawn: LinearDrawn, composed: bool):
-        """`composed` makes a row's loss as a difference, off by the logits' own size."""
-        hidden, linear_weight, target, bias, self.class_weight = drawn.exact
+    def __init__(
+        self,
+        layer: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+        drawn: HiddenLoss,
+        composed: bool = False,
+        conversions: int = 0,
+    ):
+        """`layer` is hidden states, weight and bias. `composed` makes a row's loss as a difference, off by the logits'
+        own size; `conversions` are roundings of a product's factors to the type computed in."""
+        hidden, self.linear_weight, self.bias = layer
         self.shift, self.wide = drawn.form.shift, drawn.form.dtype == "float64"
-        given = (hidden, linear_weight, target, bias, drawn.row_weight, self.shift)
+        target = np.zeros(drawn.form.rows, int) if drawn.target is None else drawn.exact_target
+        given = (hidden, self.linear_weight, target, self.bias, drawn.row_weight, self.shift)
         self.hidden, self.logits, self.target, self.row_weight, self.lead = reference._as_rows(
             *given
         )
-        self.linear_weight, self.bias = linear_weight, bias
-        rounding = ROUNDING["float64" if self.wide else "float32"]
-        features = linear_weight.shape[1]
-        sizes = np.abs(self.hidden) @ np.abs(linear_weight).T
-        sizes = sizes if bias is None else sizes + np.abs(bias)
-        self.off = (features + 2) * rounding * sizes + _LEAST["float64" if self.wide else "float32"]
+        self.rounding = ROUNDING["float64" if self.wide else "float32"]
+        self.least = _LEAST["float64" if self.wide else "float32"]
+        features = self.linear_weight.shape[1]
+        sizes = np.abs(self.hidden) @ np.abs(self.linear_weight).T
+        sizes = sizes if self.bias is None else sizes + finite(self.bias)
+        self.off = (features + 2 + conversions) * self.rounding * sizes + self.least
         if composed:
-            largest = np.abs(self.logits).max(-1, initial=0.0, keepdims=True)
-            self.off = self.off + 4 * rounding * largest
-        self.rounding = rounding
+            largest = finite(self.logits).max(-1, initial=0.0, keepdims=True)
+            self.off = self.off + 4 * self.rounding * largest
 
     def of_rows(self, values: np.ndarray) -> np.ndarray:
         """The rows that have a target, of an array of all rows."""
@@ -76,9 +83,9 @@ class Rows:
     def of_matrices(self, grad: Answer, narrow: bool) -> dict[str, Answer]:
         """The gradients of input, weight and bias, `grad` being that of the logits."""
         value, allowed = grad
-        size, least = np.abs(value), _LEAST["float64" if self.wide else "float32"]
+        size = finite(value)
         bias = Answer(value.sum(0), (allowed + (len(size) + 2) * self.rounding * size).sum(0))
-        allowed = allowed + least + (_NARROW * size if narrow else 0.0)
+        allowed = allowed + self.least + (_NARROW * size if narrow else 0.0)
         table, hidden = np.abs(self.linear_weight), np.abs(self.hidden)
         of_rows = allowed + (size.shape[1] + 2) * self.rounding * size
         of_table = allowed + (len(size) + 2) * self.rounding * size
@@ -91,19 +98,18 @@ class Rows:
         }
 
 
-def is_narrow(drawn: LinearDrawn, composed: bool) -> bool:
+def is_narrow(drawn: HiddenLoss, composed: bool) -> bool:
     """Whether the products are the processor's of bfloat16, which MindSpore brings where it is loaded."""
     narrow = drawn.form.dtype == drawn.form.parameters == "bfloat16" and not composed
     return narrow and Library().handle.MsCeBfloat16Products() == b"oneDNN"
 
 
-def linear_answers(drawn: LinearDrawn, composed: bool = False, **more) -> dict[str, Answer]:
+def linear_answers(drawn: HiddenLoss, composed: bool = False, **more) -> dict[str, Answer]:
     """Loss, statistics and gradients by name; "own" are those for an upstream of 1."""
     with np.errstate(all="ignore"):
-        rows, per_row = Rows(drawn, composed), drawn.options["reduction"] == "none"
-        narrow = is_narrow(drawn, composed)
-        upstream = rows.of_rows(drawn.upstream) if per_row else to64(drawn.upstream)
-        exact = (rows.logits, rows.target, rows.class_weight)
+        rows, narrow = Rows(drawn.exact_layer, drawn, composed), is_narrow(drawn, composed)
+        upstream = rows.of_rows(drawn.upstream) if drawn.per_row else to64(drawn.upstream)
+        exact = (rows.logits, rows.target, drawn.exact_weight)
         given = (exact, rows.row_weight, drawn.options, drawn.form.dtype, upstream, rows.off)
         answers = Terms(*given, **more).answers()
         for name in ("loss", "lse", "z_loss", "entropy"):
@@ -119,11 +125,11 @@ def linear_answers(drawn: LinearDrawn, composed: bool = False, **more) -> dict[s
 
 
 def linear_token_answers(
-    drawn: LinearDrawn, grads: dict[str, np.ndarray], composed: bool = False, **more
+    drawn: HiddenLoss, grads: dict[str, np.ndarray], composed: bool = False, **more
 ) -> dict[str, Answer]:
     """`grads` are grad_rows and grad_entropy, of all rows."""
     with np.errstate(all="ignore"):
-        rows, narrow = Rows(drawn, composed), is_narrow(drawn, composed)
+        rows, narrow = Rows(drawn.exact_layer, drawn, composed), is_narrow(drawn, composed)
         options = {n: v for n, v in drawn.options.items() if n != "has_entropy"}
         arriving = {name: rows.of_rows(values) for name, values in grads.items()}
         given = ((rows.logits, rows.target, None), None, options, drawn.form.dtype)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.fuzz.bounds import Answer, Terms, terms_of, to64
-from tests.fuzz.draw import Drawn
+from tests.fuzz.bounds import STEEPEST, Answer, Terms, terms_of, to64
+from tests.fuzz.draw_logits import LogitsLoss
 from tests.kernel.operations import reference
-
-# The steepest that the slope 1 - tanh² of a cap gets.
-_STEEPEST = 0.77
 
 
 class SecondTerms:
@@ -65,7 +62,7 @@ class SecondTerms:
         error = error + z * (terms.of_lse * away + terms.of_p * self.mean_size + self.of_mean)
         allowed = scale * (terms.p * error + terms.unit * size)
         if cap:
-            steepest = _STEEPEST * scale**2 / cap
+            steepest = STEEPEST * scale**2 / cap
             inner = terms.of_slope() / max(scale, 1e-300) + 3 * terms.unit * terms.inner()
             allowed = allowed + np.abs(self.raw) * steepest * inner
         return Answer(value, reference.from_rows(terms.upstream() * allowed, terms.shape))
@@ -100,6 +97,6 @@ class SecondTerms:
         return answers
 
 
-def second_answers(drawn: Drawn, direction: np.ndarray) -> dict[str, Answer]:
+def second_answers(drawn: LogitsLoss, direction: np.ndarray) -> dict[str, Answer]:
     with np.errstate(all="ignore"):
         return SecondTerms(terms_of(drawn), to64(direction)).answers()

@@ -1,8 +1,8 @@
-"""Linear losses drawn at random, as tests/fuzz/draw.py draws losses of logits."""
+"""Losses of hidden states drawn at random: the linear loss and distillation."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,15 +10,15 @@ from tests.fuzz.draw import (
     DTYPES,
     SMALL_FOR_ONE_LARGE,
     Array,
-    draw_classes,
-    draw_probabilities,
-    renamed,
+    Form,
+    Loss,
+    Random,
+    draw_loss,
+    fill_loss,
     replaced,
     taken,
-    weights,
 )
-from tests.kernel.call import placeholder
-from tests.kernel.library import NO_ROW_WEIGHT, cast, dtype_name, options, plan, to_float64
+from tests.kernel.library import cast, plan, to_float64
 
 # Around tiles of 6 by 8 to 64, panels of 16 to 96 rows, sums that are cut at 128 classes and at 256 features.
 _ROWS = (1, 1, 2, 3, 5, 6, 7, 8, 13, 16, 17, 31, 33)
@@ -27,135 +27,76 @@ _FEATURES = (1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 65, 130, 259)
 _MOST_PRODUCTS = 60000
 
 
-class LinearForm(NamedTuple):
-    """All of a linear loss but its values; of weights their dtype, None where there are none."""
+@dataclass(frozen=True, kw_only=True)
+class HiddenForm(Form):
+    """Of a loss of hidden states."""
 
     rows: tuple[int, ...]
     features: int
     classes: int
-    dtype: str
     parameters: str  # dtype of the layer's weight and bias
     bias: bool
-    target: str
-    probabilities: bool
-    weight: str | None
-    row_weight: bool
-    shift: bool
-    options: dict[str, Any]
+    shift: bool = False
 
 
-class LinearDrawn(NamedTuple):
-    """A linear loss and how it is called. Values are as the kernel gets them."""
+@dataclass(frozen=True, kw_only=True)
+class HiddenLoss(Loss):
+    """A loss of hidden states."""
 
-    form: LinearForm
     hidden: Array
     linear_weight: Array
     linear_bias: Array | None
-    target: Array
-    weight: Array | None
-    row_weight: Array | None
-    upstream: Array
     chunk_bytes: int
-    odd: int  # elements between a cache line and a tensor
 
     @property
-    def options(self) -> dict[str, Any]:
-        return self.form.options
-
-    @property
-    def exact(self) -> tuple[Array | None, ...]:
-        """Input, weight, target, bias and class weight for the reference."""
-        target = to_float64(self.target) if self.form.probabilities else np.asarray(self.target)
-        bias, weight = (
-            None if each is None else to_float64(each) for each in (self.linear_bias, self.weight)
-        )
-        return to_float64(self.hidden), to_float64(self.linear_weight), target, bias, weight
+    def exact_layer(self) -> tuple[Array, Array, Array | None]:
+        """Hidden states, weight and bias for the reference."""
+        bias = None if self.linear_bias is None else to_float64(self.linear_bias)
+        return to_float64(self.hidden), to_float64(self.linear_weight), bias
 
     @property
     def counting(self) -> Array:
         """Whether each hidden state counts, of the rows' shape."""
-        counts = np.ones(self.form.rows, bool)
-        if not self.form.probabilities:
-            counts &= np.asarray(self.target).astype(np.int64) != self.options["ignore_index"]
-        if self.row_weight is not None:
-            counts = np.asarray(counts & (self.row_weight != 0))
+        counts = super().counting
         if self.form.shift:
             counts = np.concatenate([counts[..., 1:], np.zeros_like(counts[..., :1])], -1)
         return counts
 
     def given(self) -> dict[str, Array]:
-        """The inputs of every operation of the linear loss by name."""
-        nothing = placeholder(self.form.dtype)
-        flags = {
-            "has_weight": self.weight is not None,
-            "has_row_weight": self.row_weight is not None,
-        }
-        no_bias = cast(np.zeros(()), self.form.dtype)
         return {
             "input": self.hidden,
             "linear_weight": self.linear_weight,
-            "target": self.target,
-            "linear_bias": no_bias if self.linear_bias is None else self.linear_bias,
-            "weight": nothing if self.weight is None else self.weight,
-            "row_weight": NO_ROW_WEIGHT if self.row_weight is None else self.row_weight,
-            "options": options(**self.options, **flags),
+            "linear_bias": bias_given(self.linear_bias, self.form.dtype),
             "plan": plan(chunk_bytes=self.chunk_bytes, shift=self.form.shift),
-            "grad_loss": self.upstream,
-            "grad_z_loss": nothing,
-        }  # fmt: skip
+            **super().given(),
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the outputs, by their extent."""
-        form, per_row = self.form, self.options["reduction"] == "none"
         return {
-            "scalar": (),
-            "rows": form.rows,
-            "loss": form.rows if per_row else (),
-            "target": self.target.shape,
-            "weight": np.shape(self.weight),
             "input": self.hidden.shape,
             "linear_weight": self.linear_weight.shape,
             "linear_bias": np.shape(self.linear_bias),
+            **super().shapes(),
         }
 
-    def dtypes(self) -> dict[str, str]:
-        """Of the outputs, by their type."""
-        weight = self.form.dtype if self.weight is None else dtype_name(self.weight)
-        own = {"P": dtype_name(self.target), "F": self.form.dtype, "W": weight}
-        return {"D": "float64", "I": "int64", **own}
-
-    def with_options(self, **changes: Any) -> LinearDrawn:
-        return self._replace(form=self.form._replace(options={**self.options, **changes}))
-
-    def of_rows(self, rows: Array) -> LinearDrawn:
+    def of_rows(self, rows: Array) -> HiddenLoss:
         """The loss of some rows of the first axis, in their order."""
-        per_row = self.options["reduction"] == "none"
-        return self._replace(
-            form=self.form._replace(rows=(len(rows), *self.form.rows[1:])),
-            hidden=taken(self.hidden, rows),
-            target=taken(self.target, rows),
-            row_weight=taken(self.row_weight, rows),
-            upstream=taken(self.upstream, rows) if per_row else self.upstream,
-        )
+        form = replace(self.form, rows=(len(rows), *self.form.rows[1:]))
+        hidden = taken(self.hidden, rows)
+        return replace(self, form=form, hidden=hidden, **self.replaced_rows(rows))
 
-    def of_classes(self, order: Array) -> LinearDrawn:
+    def of_classes(self, order: Array) -> HiddenLoss:
         """The loss whose class i was class order[i]."""
-        if self.form.probabilities:
-            target = taken(self.target, order, -1)
-        else:
-            target = renamed(self.target, order, self.options["ignore_index"])
-        return self._replace(
-            linear_weight=taken(self.linear_weight, order),
-            linear_bias=taken(self.linear_bias, order),
-            target=target,
-            weight=taken(self.weight, order),
-        )
+        layer = {
+            "linear_weight": taken(self.linear_weight, order),
+            "linear_bias": taken(self.linear_bias, order),
+        }
+        return replace(self, **layer, **self.replaced_classes(order, -1))
 
-    def with_spoiled(self, value: float) -> LinearDrawn:
+    def with_spoiled(self, value: float) -> HiddenLoss:
         """With `value` for the hidden states of rows that do not count."""
         spoiled = np.expand_dims(~self.counting, -1)
-        hidden = replaced(self.hidden, spoiled, cast([value], self.form.dtype))
-        return self._replace(hidden=hidden)
+        return replace(self, hidden=replaced(self.hidden, spoiled, cast([value], self.form.dtype)))
 
     def __str__(self) -> str:
         form = self.form
@@ -166,7 +107,18 @@ class LinearDrawn(NamedTuple):
         return f"linear {sizes}, {dtypes}, {kind}, {given}, chunks of {self.chunk_bytes}, {form.options}"
 
 
-def _sizes(random: np.random.Generator) -> tuple[tuple[int, ...], int, int]:
+def bias_given(bias: Array | None, dtype: str) -> Array:
+    """As operations take it."""
+    return cast(np.zeros(()), dtype) if bias is None else bias
+
+
+def bytes_computed(form: Form) -> int:
+    """Of an element of the type that is computed in."""
+    return 8 if form.dtype == "float64" else 4
+
+
+def draw_sizes(random: Random) -> tuple[tuple[int, ...], int, int]:
+    """Rows, features and classes."""
     if random.integers(SMALL_FOR_ONE_LARGE) == 0:  # work for three threads
         return (int(random.integers(64, 100)),), int(random.choice((64, 130))), 1000
     while True:
@@ -177,61 +129,51 @@ def _sizes(random: np.random.Generator) -> tuple[tuple[int, ...], int, int]:
             return rows, features, classes
 
 
-def draw_linear_form(
-    random: np.random.Generator, classes_only: bool = False, mixed: bool = False
-) -> LinearForm:
-    """`mixed`: hidden states of 16 bits may meet parameters of float32."""
-    rows, features, classes = _sizes(random)
-    dtype, probabilities = str(random.choice(DTYPES)), not classes_only and bool(random.random() < 0.3)  # fmt: skip
-    kinds = ("int64", "int32", "uint8") if classes <= 255 else ("int64", "int32")
-    ignored = -100 if probabilities else int(random.choice((-100, 255, 0, -1)))
+def draw_layer_form(random: Random, mixed: bool) -> dict[str, object]:
+    """Sizes and dtypes. `mixed`: hidden states of 16 bits may meet parameters of float32."""
+    rows, features, classes = draw_sizes(random)
+    dtype = str(random.choice(DTYPES))
     wide = mixed and dtype in ("float16", "bfloat16") and random.random() < 0.3
-    given = {
-        "ignore_index": ignored,
-        "reduction": str(random.choice(("none", "mean", "sum"))),
-        "label_smoothing": float(random.choice((0.0, 0.0, 0.1, 1.0, random.random()))),
-        "z_loss": float(random.choice((0.0, 0.0, 1e-4, 0.1))),
-        "softcap": float(random.choice((0.0, 0.0, 0.0, 1.0, 30.0))),
-        "logit_scale": float(random.choice((1.0, 1.0, 0.7, -1.3, 0.0))),
+    return {
+        "rows": rows,
+        "features": features,
+        "classes": classes,
+        "dtype": dtype,
+        "parameters": "float32" if wide else dtype,
+        "bias": bool(random.random() < 0.5),
+        "shift": bool(rows) and bool(random.random() < 0.3),
     }
-    return LinearForm(
-        rows,
-        features,
-        classes,
-        dtype,
-        "float32" if wide else dtype,
-        bool(random.random() < 0.5),
-        str(random.choice(("float32", dtype) if probabilities else kinds)),
-        probabilities,
-        str(random.choice(("float32", dtype))) if random.random() < 0.4 else None,
-        bool(random.random() < 0.3),
-        bool(rows) and bool(random.random() < 0.3),
-        given,
-    )
 
 
-def fill_linear(random: np.random.Generator, form: LinearForm) -> LinearDrawn:
-    """Values for a form. They are finite, and so are the logits in any type computed in."""
-    rows, classes, features = form.rows, form.classes, form.features
-    if form.probabilities:
-        target = draw_probabilities(random, (*rows, classes), -1, form.target)
-    else:
-        ignored = form.options["ignore_index"]
-        target = draw_classes(random, rows, classes, form.target, ignored)
+def draw_linear_form(random: Random, classes_only: bool = False, mixed: bool = False) -> HiddenForm:
+    layer = draw_layer_form(random, mixed)
+    given = draw_loss(random, str(layer["dtype"]), int(layer["classes"]), classes_only)
+    return HiddenForm(**layer | given)
+
+
+def draw_layer(
+    random: Random, form: HiddenForm, features: int, dtypes: tuple[str, str]
+) -> tuple[Array, Array]:
+    """Hidden states and weight, of the dtypes: they are finite, and so are the logits in any type computed in."""
     size = 10.0 ** random.uniform(-2, 1)
-    row_bytes = classes * (8 if form.dtype == "float64" else 4)
-    upstream = random.normal(size=rows if form.options["reduction"] == "none" else ())
-    bias = cast(3 * random.normal(size=classes), form.parameters) if form.bias else None
-    weight = cast(weights(random, (classes,)), form.weight) if form.weight else None
-    return LinearDrawn(
-        form,
-        cast(size * random.normal(size=(*rows, features)), form.dtype),
-        cast(2 * random.normal(size=(classes, features)) / np.sqrt(features), form.parameters),
-        bias,
-        target,
-        weight,
-        weights(random, rows) if form.row_weight else None,
-        cast(upstream, form.dtype),
-        int(random.integers(0, 5)) * row_bytes,
-        int(random.integers(0, 9)),
+    hidden = size * random.normal(size=(*form.rows, features))
+    weight = 2 * random.normal(size=(form.classes, features)) / np.sqrt(features)
+    return cast(hidden, dtypes[0]), cast(weight, dtypes[1])
+
+
+def draw_chunk_bytes(random: Random, form: HiddenForm) -> int:
+    """A few rows, or 0, which leaves them to the loss."""
+    return int(random.integers(0, 5)) * form.classes * bytes_computed(form)
+
+
+def fill_linear(random: Random, form: HiddenForm) -> HiddenLoss:
+    """Values for a form."""
+    hidden, weight = draw_layer(random, form, form.features, (form.dtype, form.parameters))
+    bias = cast(3 * random.normal(size=form.classes), form.parameters) if form.bias else None
+    return HiddenLoss(
+        hidden=hidden,
+        linear_weight=weight,
+        linear_bias=bias,
+        chunk_bytes=draw_chunk_bytes(random, form),
+        **fill_loss(random, form, -1),
     )

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from tests.fuzz.bounds import Answer, rounding, to64
 from tests.fuzz.calls import Kernel, Made
-from tests.fuzz.draw import Drawn, class_axis, taken
-from tests.fuzz.draw_linear import LinearDrawn
+from tests.fuzz.draw import Loss, taken
+from tests.fuzz.draw_distillation import OFFSET, DistillationLoss
+from tests.fuzz.draw_linear import HiddenLoss, bytes_computed
+from tests.fuzz.draw_logits import LogitsLoss
 from tests.fuzz.families import Family
 from tests.kernel.float_environment import ENVIRONMENTS, changed
 from tests.kernel.library import cast, dtype_name, to_float64
@@ -28,7 +31,7 @@ Answers = dict[str, Answer]
 Move = Callable[[np.ndarray, Made], np.ndarray]
 
 # Outputs of which each row is made by itself; the loss is where it has rows, the target where it has probabilities.
-_BY_ROW = {"rows", "logits", "input", "loss", "target"}
+_BY_ROW = {"rows", "logits", "input", "loss", "target", "partial"}
 # Such that small multiples of 1/4 keep their places in every dtype.
 _FACTORS = (0.5, 2.0, 3.0, 5.0)
 _OF_LOGITS = ("logits", "target", "log_prob", "grad_loss", "grad_z_loss")
@@ -79,8 +82,13 @@ def near(
 ) -> None:
     """`other` is the case's results moved, times the factor of its name, and lse moved on by `offset`. The case's
     answers bound its error, and moved the other's, where `answers` do not."""
+    of_others = case.answers if answers is None else answers
     for name, made in case.found.items():
-        if made.of not in case.answers or made.of not in (answers or case.answers):
+        if made.of not in case.answers or made.of not in of_others:
+            continue
+        if (
+            made.extent == "partial"
+        ):  # what follows from all blocks is compared, and rows of each by their bits
             continue
         factor, shape, kind = (
             (factors or {}).get(made.of, 1.0),
@@ -120,12 +128,12 @@ def by_order(order: np.ndarray, axes: dict[str, int]) -> Move:
     return move
 
 
-def class_axes(drawn: Drawn | LinearDrawn) -> dict[str, int]:
+def class_axes(drawn: Loss) -> dict[str, int]:
     axes = {"weight": 0, "linear_weight": 0, "linear_bias": 0}
-    if isinstance(drawn, LinearDrawn):
-        return axes | ({"target": -1} if drawn.form.probabilities else {})
-    axis = class_axis(drawn.form.shape)
-    return axes | {"logits": axis} | ({"target": axis} if drawn.form.probabilities else {})
+    axis = -1
+    if isinstance(drawn, LogitsLoss):
+        axis = axes["logits"] = drawn.form.axis
+    return axes | ({"target": axis} if drawn.form.probabilities else {})
 
 
 def threads_environment_and_place(case: Case) -> None:
@@ -134,7 +142,7 @@ def threads_environment_and_place(case: Case) -> None:
     library.set_threads(int(case.random.choice((1, 2, 3, 8))))
     library.around = lambda: changed(environment)
     try:
-        moved = case.drawn._replace(odd=int(case.random.integers(0, 9)))
+        moved = replace(case.drawn, odd=int(case.random.integers(0, 9)))
         same_bits("threads, environment or place", case.found, case.results(moved))
     finally:
         library.set_threads(0)
@@ -150,11 +158,11 @@ def ignored_rows(case: Case) -> None:
 
 def chunks(case: Case) -> None:
     """Rows of the linear loss have the same bits in any chunks; sums over them are near."""
-    if not isinstance(case.drawn, LinearDrawn):
+    if not isinstance(case.drawn, HiddenLoss):
         return
-    size = 8 if case.drawn.form.dtype == "float64" else 4
-    chunk_bytes = int(case.random.integers(1, 9)) * size * case.drawn.form.classes
-    other = case.results(case.drawn._replace(chunk_bytes=chunk_bytes))
+    form = case.drawn.form
+    chunk_bytes = int(case.random.integers(1, 9)) * bytes_computed(form) * form.classes
+    other = case.results(replace(case.drawn, chunk_bytes=chunk_bytes))
     rows_have_the_bits("the size of chunks", case.found, other, lambda values, _: values)
     near("the size of chunks", case, other)
 
@@ -168,7 +176,7 @@ def order_of_rows(case: Case) -> None:
     move, other = by_order(order, dict.fromkeys(_BY_ROW, 0)), case.results(drawn.of_rows(order))
     rows_have_the_bits("the order of rows", case.found, other, move)
     near("the order of rows", case, other, move)
-    if drawn.options["reduction"] == "none":
+    if drawn.per_row:
         alone = order[:1]
         other = case.results(drawn.of_rows(alone))
         move = by_order(alone, dict.fromkeys(_BY_ROW, 0))
@@ -178,8 +186,7 @@ def order_of_rows(case: Case) -> None:
 def order_of_classes(case: Case) -> None:
     """One class may be the ignored one and keeps its place."""
     drawn, order = case.drawn, np.arange(case.drawn.form.classes)
-    kept = -1 if drawn.form.probabilities else drawn.options["ignore_index"]
-    free = order[order != kept]
+    free = order[order != drawn.kept_class]
     order[free] = case.random.permutation(free)
     other, axes = case.results(drawn.of_classes(order)), class_axes(drawn)
     near("the order of classes", case, other, by_order(order, axes))
@@ -193,7 +200,7 @@ def factor_of_row_weight(case: Case) -> None:
     factors = {"total_weight": factor}
     if case.drawn.options["reduction"] != "mean":
         factors |= {**dict.fromkeys(_PROPORTIONAL, factor), "grad_weight": factor}
-    other = case.results(case.drawn._replace(row_weight=case.drawn.row_weight * factor))
+    other = case.results(replace(case.drawn, row_weight=case.drawn.row_weight * factor))
     near("a factor of row_weight", case, other, factors=factors)
 
 
@@ -210,12 +217,12 @@ def factor_of_weight(case: Case) -> None:
         factors = {"grad_weight": 1 / factor} if divided else factors
         factors["total_weight"] = factor
     weight = cast(to_float64(drawn.weight) * factor, dtype_name(drawn.weight))
-    near("a factor of weight", case, case.results(drawn._replace(weight=weight)), factors=factors)
+    near("a factor of weight", case, case.results(replace(drawn, weight=weight)), factors=factors)
 
 
 def common_offset(case: Case) -> None:
     """Of all logits. They are put on a grid on which an offset of a power of two is exact."""
-    if not case.family.of_softmax or not isinstance(case.drawn, Drawn):
+    if not case.family.of_softmax or not isinstance(case.drawn, LogitsLoss):
         return
     drawn, values = case.drawn.with_options(z_loss=0.0, softcap=0.0), to_float64(case.drawn.logits)
     largest = np.abs(values[np.isfinite(values)]).max(initial=1.0)
@@ -225,9 +232,9 @@ def common_offset(case: Case) -> None:
     offset = float(case.random.choice((-1, 1))) * 2.0**power
     moved = cast(values + offset, drawn.form.dtype)
     back = to_float64(moved) - offset
-    one = case.of(drawn._replace(logits=cast(back, drawn.form.dtype)))
+    one = case.of(replace(drawn, logits=cast(back, drawn.form.dtype)))
     assert np.array_equal(to_float64(one.drawn.logits), back, equal_nan=True), "no grid"
-    other = case.of(drawn._replace(logits=moved))
+    other = case.of(replace(drawn, logits=moved))
     near(
         "a common offset",
         one,
@@ -237,14 +244,25 @@ def common_offset(case: Case) -> None:
     )
 
 
+def offset_by_bias(case: Case) -> None:
+    """Of all logits of a model: its distribution does not change."""
+    drawn = case.drawn
+    if not isinstance(drawn, DistillationLoss) or drawn.options["softcap"]:
+        return
+    for name in ("linear_bias", "teacher_bias"):
+        if getattr(drawn, name) is not None:
+            other = case.of(drawn.with_offset(name, float(case.random.choice((-1, 1))) * OFFSET))
+            near(f"an offset by {name}", case, other.found, answers=other.answers)
+
+
 def gradients_cancel(case: Case) -> None:
     """A common offset of a row's logits changes no loss: its gradients add up to 0."""
-    if case.drawn.options["z_loss"] or case.drawn.options["softcap"]:
+    if case.drawn.options.get("z_loss") or case.drawn.options["softcap"]:
         return
     axes = {"grad_logits": class_axes(case.drawn).get("logits"), "grad_linear_bias": 0}
     for name, made in case.found.items():
         axis = axes.get(made.of)
-        if axis is None or not made.array.ndim:
+        if axis is None or not made.array.ndim or made.of not in case.answers:
             continue
         answer, grad = case.answers[made.of], to64(made.array)
         with np.errstate(all="ignore"):
@@ -263,5 +281,6 @@ PROPERTIES = (
     factor_of_row_weight,
     factor_of_weight,
     common_offset,
+    offset_by_bias,
     gradients_cancel,
 )

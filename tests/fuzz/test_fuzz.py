@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 from tests.fuzz import kernel, public
+from tests.fuzz.bounds import check
 from tests.fuzz.calls import Kernel, Made
 from tests.fuzz.families import FAMILIES
-from tests.fuzz.properties import PROPERTIES, Case, chunks
+from tests.fuzz.properties import PROPERTIES, Case, chunks, offset_by_bias
 from tests.kernel.library import Library, cast, dtype_name, to_float64
 
 SEED = 1
+# The losses that a property is about, where these are not those of logits.
+_ABOUT = {chunks: "linear", offset_by_bias: "distillation"}
 
 
 @pytest.mark.parametrize("first", range(0, 400, 100))
@@ -28,10 +31,34 @@ def _spoiled(made: Made) -> Made:
     return made._replace(array=cast(values + 0.05 * (1 + np.abs(values)), dtype_name(made.array)))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_reference_notices(name: str) -> None:
+    """Results that are off, in the first loss of a family in which something is known."""
+    for number in range(20):
+        random = np.random.default_rng([SEED, number])
+        drawn = FAMILIES[name].draw(random)
+        found, answers = (
+            FAMILIES[name].results(Kernel(Library()), drawn),
+            FAMILIES[name].answers(drawn),
+        )
+        known = [made for made in found.values() if made.of in answers and _has_numbers(made)]
+        for made in known:
+            check(made.of, made.array, answers[made.of], drawn.form.dtype)
+            with pytest.raises(AssertionError, match=made.of):
+                check(made.of, _spoiled(made).array, answers[made.of], drawn.form.dtype)
+        if known:
+            return
+    pytest.fail("it knows of nothing")
+
+
+def _has_numbers(made: Made) -> bool:
+    return made.array.dtype != np.int64 and bool(np.any(np.isfinite(to_float64(made.array))))
+
+
 @pytest.mark.parametrize("holds", PROPERTIES, ids=lambda holds: holds.__name__)
 def test_a_property_notices(holds) -> None:
     """Results that are off in one of the calls that it compares, in one of the first losses that it is about."""
-    right = FAMILIES["linear" if holds is chunks else "losses"]
+    right = FAMILIES[_ABOUT.get(holds, "losses")]
     wrong = right._replace(
         results=lambda *given: {n: _spoiled(m) for n, m in right.results(*given).items()}
     )
