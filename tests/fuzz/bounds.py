@@ -242,8 +242,8 @@ def block_answers(drawn: BlocksLoss) -> dict[str, Answer]:
         return answers
 
 
-def nll_answers(drawn: LogitsLoss) -> dict[str, Answer]:
-    """A row's loss is a product, its gradient one of numbers that are given."""
+def nll_answers(drawn: LogitsLoss, coarse: float = 1.0, least_p: float = 0.0) -> dict[str, Answer]:
+    """A row's loss is a product, its gradient one of numbers that are given. A product below `least_p` may be 0."""
     options, upstream = drawn.options, to64(drawn.upstream)
     settings = {name: options[name] for name in ("ignore_index", "reduction")}
     settings["row_weight"] = drawn.row_weight
@@ -251,9 +251,9 @@ def nll_answers(drawn: LogitsLoss) -> dict[str, Answer]:
     with np.errstate(all="ignore"):
         loss, total_weight = reference.nll_loss(*drawn.exact, **settings)
         grads = reference.nll_loss_grad(*drawn.exact, **settings, grad_loss=upstream)
-        unit = ROUNDINGS * ROUNDING[drawn.form.dtype]
+        unit = coarse * ROUNDINGS * ROUNDING[drawn.form.dtype]
         at_target = rows.x[np.arange(len(rows.x)), rows.hard] * rows.w[rows.hard]
-        terms = unit * np.abs(rows.row_weight) * finite(at_target)
+        terms = unit * np.abs(rows.row_weight) * finite(at_target) + least_p * (rows.keep > 0)
         answers = {
             "total_weight": Answer(total_weight, 1e-13 * np.abs(total_weight)),
             "grad_log_prob": Answer(grads.logits, unit * finite(grads.logits)),
@@ -291,7 +291,8 @@ class TokenTerms(Terms):
         error = error + self.of_entropies()[:, None]
         if self.options["softcap"]:
             error = error + from_mean * (self.unit + STEEPEST * self.off / self.options["softcap"])
-        allowed = arrives * abs(self.options["logit_scale"]) * (self.at_p(error) + self.least_p)
+        error = self.at_p(error) + self.least_p * (1 + from_mean)
+        allowed = arrives * abs(self.options["logit_scale"]) * error
         return Answer(reference.to_rows(value), allowed)
 
     def token_answers(self) -> dict[str, Answer]:

@@ -59,7 +59,7 @@ _FUNCTIONS = {
         0.1,
         {"logits": "logits", "target": "target"},
         lambda random: plain(draw_form(random, classes_only=True)),
-        lambda drawn, **_: nll_answers(drawn),
+        nll_answers,
         {"grad_log_prob": "logits"},
     ),
     "token_log_probs": _Function(
@@ -195,14 +195,16 @@ class Plan(NamedTuple):
     def answers(self, drawn: Loss) -> dict[str, Answer]:
         """By the names of results and tensors."""
         composed, dtype = self.backend == "composed", self.form.dtype
+        asked, divisor = drawn, self._divisor(drawn)
         more: dict[str, Any] = {}
         if composed:
-            # MindSpore's exp is good to 8.2e-6, and 0 below normal numbers; it adds one by one.
+            # MindSpore's exp is good to 8.2e-6, and 0 below normal numbers, as products are; it adds one by one.
             more["coarse"] = 8 + (np.prod(self.form.rows) + self.form.classes) / 40
             more["least_p"] = np.finfo(np.float64 if dtype == "float64" else np.float32).tiny
+            if self.name == "nll_loss":  # whose rows are divided before they are added
+                more["least_p"] *= max(divisor or 1.0, 1.0)
         if self.of_layers:
             more["composed"] = composed
-        asked, divisor = drawn, self._divisor(drawn)
         if divisor is not None:
             asked = replace(
                 drawn.with_options(reduction="sum"),
