@@ -1,7 +1,8 @@
 """`python -m tests.soak --steps N [--only pynative-loss]`: training steps without end, in each mode.
 
-Prints a line for each of CASES: its losses, and how much its process grew. Fails where a loss is not finite, losses
-do not fall, or the process grows by more than GROWTH after the first tenth of the steps, in which each shape is met.
+Prints for each of CASES, every minute and at its end, losses and how much its process grew. Fails where a loss is not
+finite, losses do not fall, or the process grows by more than GROWTH after the first tenth of the steps, in which each
+shape is met.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from tests.soak import training
 
 # Bytes. Allocators keep what they have taken, in parts of some MB; a leak of 200 bytes a step passes it in 100,000.
 GROWTH = 16 << 20
+# Steps after which the growth is looked at, seconds after which it is told.
+_PART, _TELL_EVERY = 500, 60.0
 
 
 def resident() -> int:
@@ -23,19 +27,23 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def soak(case: str, steps: int) -> str:
+def soak(case: str, steps: int) -> None:
     run, settled = training.Training(case), max(steps // 10, 2 * len(training.SHAPES))
-    first = run.steps(settled)
-    before = resident()
-    last = run.steps(steps - settled)
-    grown = resident() - before
-    told = (
-        f"{case}: {steps} steps, loss {first:.4f} over the first {settled} and {last:.4f} over the others, "
-        f"{grown / 2**20:+.1f} MB"
-    )
-    assert last < first, f"{told}: the loss does not fall"
-    assert grown <= GROWTH, f"{told}: more than {GROWTH >> 20} MB"
-    return told
+    first, before = run.steps(settled), resident()
+    done, total, told = settled, 0.0, time.monotonic()
+    while done < steps:
+        part = min(_PART, steps - done)
+        total, done = total + part * run.steps(part), done + part
+        last, grown = total / (done - settled), resident() - before
+        line = (
+            f"{case}: {done} steps, loss {first:.4f} over the first {settled} and {last:.4f} over the others, "
+            f"{grown / 2**20:+.1f} MB"
+        )
+        assert grown <= GROWTH, f"{line}: more than {GROWTH >> 20} MB"
+        if done == steps or time.monotonic() - told > _TELL_EVERY:
+            told = time.monotonic()
+            print(line, flush=True)
+    assert last < first, f"{line}: the loss does not fall"
 
 
 def main() -> int:
@@ -44,7 +52,7 @@ def main() -> int:
     parser.add_argument("--only", choices=training.CASES)
     given = parser.parse_args()
     if given.only is not None:
-        print(soak(given.only, given.steps), flush=True)
+        soak(given.only, given.steps)
         return 0
     # Each in a process of its own, whose memory is measured.
     command = [sys.executable, "-m", "tests.soak", "--steps", str(given.steps), "--only"]
