@@ -16,6 +16,7 @@ from ms_ce.linear import (
     linear_cross_entropy,
     linear_cross_entropy_with_stats,
 )
+from ms_ce.multi_token import linear_multi_token_loss
 from ms_ce.nn import CrossEntropyLoss, NLLLoss
 from ms_ce.sweep import LossStats, cross_entropy_value_and_grad, cross_entropy_with_stats
 from ms_ce.tokens import linear_token_log_probs, token_log_probs
@@ -36,6 +37,7 @@ __all__ = [
     "linear_cross_entropy",
     "linear_cross_entropy_with_stats",
     "linear_distillation_loss",
+    "linear_multi_token_loss",
     "linear_token_log_probs",
     "linear_top_k_distillation_loss",
     "nll_loss",

@@ -20,7 +20,7 @@ from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.rows import on_cpu, statistics_dtype
 
-_statistics_dtype = constexpr(statistics_dtype)
+wide_dtype = constexpr(statistics_dtype)
 
 
 @constexpr
@@ -44,7 +44,7 @@ def divisor_of(op, reduction, total_weight):
     _checks.check_total_weight(op, total_weight.dtype, total_weight.shape)
     if not compiling() and on_cpu():
         return _known(op, total_weight.item())  # it costs less there than what it saves
-    return without_gradient(total_weight).astype(_statistics_dtype())
+    return without_gradient(total_weight).astype(wide_dtype())
 
 
 @constexpr
@@ -56,7 +56,7 @@ def of_sum(plan) -> Plan:
 
 def _ones(rows, target, axis):
     """1 for each row; where a graph does not know their shape, from class indices, or what has classes on `axis`."""
-    dtype = _statistics_dtype()
+    dtype = wide_dtype()
     if rows is not None:
         return ops.ones(rows, dtype)
     target = without_gradient(target)
@@ -65,15 +65,19 @@ def _ones(rows, target, axis):
     return ops.ones_like(target).astype(dtype)
 
 
+def weights_of(row_weight, rows, target, axis):
+    """The rows' weights, 1 each without any; `rows` is their shape or None, as for `_ones`."""
+    if row_weight is None:
+        return _ones(rows, target, axis)
+    return without_gradient(row_weight).astype(wide_dtype())
+
+
 def shared_out(divisor, row_weight, rows, target, axis):
-    """The rows' weights, 1 each without any, over the divisor; `rows` is their shape or None, as for `_ones`."""
+    """The rows' weights, as of `weights_of`, over the divisor."""
     precision.pause()
     if isinstance(divisor, Tensor):
         divisor = ops.where(divisor == 0, 1.0, divisor)
-    if row_weight is None:
-        weights = _ones(rows, target, axis) / divisor
-    else:
-        weights = without_gradient(row_weight).astype(_statistics_dtype()) / divisor
+    weights = weights_of(row_weight, rows, target, axis) / divisor
     precision.end()
     return weights
 

@@ -70,6 +70,17 @@ def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
     return input, linear_weight, target, linear_bias, weight
 
 
+def begun(plan, in_forward, training, frozen, input, linear_weight, target, linear_bias, weight):
+    """(input's dtype, which gradients to make, the tensors as a form takes them); `precision.end` ends what follows.
+    in_forward is gradient_in_forward, and `frozen` names what needs no gradient, constants and more."""
+    input = precision.begin(input)
+    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
+    later = linear_form(plan.backend, linear_weight.ndim).may_scale_later(input.dtype)
+    wanted = gradients(in_forward, later, training, frozen, input, linear_weight, linear_bias)
+    tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
+    return input.dtype, wanted, tensors
+
+
 def token_log_probs_on(plan, entropy, input, linear_weight, target, linear_bias):
     """(log-probabilities, entropies), as a plan says."""
     plan = resolved(plan)
@@ -77,13 +88,10 @@ def token_log_probs_on(plan, entropy, input, linear_weight, target, linear_bias)
     _checks.check_class_indices(plan.op, target.dtype)
     _linear_checks.check_tensors(plan, input, linear_weight, target, linear_bias, None, None)
     _linear_checks.check_matrix(plan.op, linear_weight.ndim)
-    input = precision.begin(input)
-    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
-    form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)
-    wanted = gradients(False, True, False, plan.frozen, *parts)
-    exact = exact_dtype(input.dtype)
-    tensors = _in_one_dtype(input, linear_weight, target, linear_bias, None)[:4]
-    log_prob, entropies = form.token_log_probs(plan, wanted, entropy, *tensors)
+    tensors = (input, linear_weight, target, linear_bias, None)
+    dtype, wanted, tensors = begun(plan, False, False, plan.frozen, *tensors)
+    form, exact = linear_form(plan.backend, 2), exact_dtype(dtype)
+    log_prob, entropies = form.token_log_probs(plan, wanted, entropy, *tensors[:4])
     log_prob, entropies = log_prob.astype(exact), entropies.astype(exact)
     precision.end()
     return log_prob, entropies
@@ -119,13 +127,9 @@ def linear_cross_entropy_on(
         divisor, row_weight, plan = _divisor.from_outside(
             plan, total_weight, row_weight, rows, target, axis
         )
-    input = precision.begin(input)
-    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
-    form, parts = linear_form(plan.backend, linear_weight.ndim), (input, linear_weight, linear_bias)
-    later = form.may_scale_later(input.dtype)
-    wanted = gradients(plan.gradient_in_forward, later, training, frozen, *parts)
-    dtype, exact = input.dtype, exact_dtype(input.dtype)
-    tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    dtype, wanted, tensors = begun(plan, plan.gradient_in_forward, training, frozen, *tensors)
+    form, exact = linear_form(plan.backend, linear_weight.ndim), exact_dtype(dtype)
     results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors, constant(row_weight))
     if not with_stats:
         loss = results[0].astype(dtype)

@@ -21,6 +21,11 @@ def total_weight(target, rows, weight, row_weight, ignore_index, dtype):
     the number of rows; a scalar of `dtype`. `rows` is their number or their shape."""
     if not is_class_index(target.dtype):
         return _sum(ops.ones(rows, dtype) if row_weight is None else row_weight.astype(dtype))
+    return _sum(counted(target, weight, row_weight, ignore_index, dtype))
+
+
+def counted(target, weight, row_weight, ignore_index, dtype):
+    """What each row of class indices adds to the divisor: row_weight·weight[target], 0 where it does not count."""
     target = target.astype(mstype.int64)
     keep = ops.not_equal(target, ignore_index)
     factor = keep.astype(dtype)
@@ -31,7 +36,7 @@ def total_weight(target, rows, weight, row_weight, ignore_index, dtype):
         known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
         index = ops.where(known, target, 0)
         factor = factor * weight_of(weight.astype(dtype), index)
-    return _sum(factor)
+    return factor
 
 
 def per_weight(upstream, divisor):

@@ -108,6 +108,22 @@ class LinearForm(Protocol):
         leading shape, less one of each sequence under shift. row_weight has that of class indices. Probability targets
         and weight have a gradient, whatever `gradients` says. plan.backend is a name of KERNELS."""
 
+    def several(
+        self,
+        plan: Plan,
+        gradients: Gradients,
+        factors,
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        weight,
+        row_weight,
+    ) -> Any:
+        """(Σ_d factors[d]·s[d], s) with s[d] the sum of row losses of input[d], by a plan of reduction 'sum'; s has
+        factors' dtype, is a constant and nan where the factor is 0, of which the rows are left out. row_weight is
+        given, the factors (D,) have a gradient only where a weight is."""
+
     def token_log_probs(
         self,
         plan: Plan,

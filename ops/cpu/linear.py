@@ -30,6 +30,7 @@ from ms_ce.ops.derivative import PassedOn
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
+from ms_ce.ops.several import finished, weighted
 
 
 def _three(dout):
@@ -93,7 +94,7 @@ def _one_sweep_bprop(gradients: Gradients):
     def bprop(
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
     ):
-        _, total_weight, lse, by_hidden, by_table, by_bias, applied = out
+        _, total_weight, lse, _, by_hidden, by_table, by_bias, applied = out
         upstream = dout[0]
         made = rescaled(upstream, by_hidden, by_table, by_bias, applied)
         sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
@@ -113,7 +114,7 @@ def _loss_operator(rows: bool, gradients):
     if gradients.in_forward and not rows:
         name = "LinearCrossEntropyValueAndGrad" + suffix_of(gradients)
         later = _two_sweeps_bprop(gradients, 0)
-        derivative = Derivative(later, made={3: 0, 4: 1, 5: 3}, rescale=rescale)
+        derivative = Derivative(later, made={4: 0, 5: 1, 6: 3}, rescale=rescale)
         return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
     name = "LinearCrossEntropyForwardRows" if rows else "LinearCrossEntropyForward"
     return forward_operator(name, _two_sweeps_bprop(gradients, 0), gradients)
@@ -157,3 +158,21 @@ def linear_cross_entropy(
         loss = results[0]
         return (after_first(loss, plan, input) if rows else loss,)
     return per_row(results, plan, after_first, input)
+
+
+def several(
+    plan: Plan,
+    gradients: Gradients,
+    factors,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    row_weight,
+):
+    """As `protocol.LinearForm` says."""
+    given = (target, linear_bias, weight, weighted(row_weight, factors))
+    arguments = _arguments(plan, gradients, *given, input.dtype, False)
+    results = _loss_operator(False, gradients)(input, linear_weight, *arguments)
+    return finished(results[0], results[3], factors, weight is not None)

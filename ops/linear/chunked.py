@@ -27,6 +27,7 @@ from ms_ce.ops.mean import reduced, total_weight
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.row_weights import without_rows
 from ms_ce.ops.rows import OneDevice
+from ms_ce.ops.several import finished, weighted
 from ms_ce.ops.table import KERNELS
 
 _sum = P.ReduceSum()
@@ -87,6 +88,19 @@ def _as_rows(plan, input, target, row_weight):
     return input.reshape((-1, features)), target, row_weight
 
 
+def _checked_rows(plan, input, linear_weight, target, row_weight):
+    """`_as_rows`, after the check of class indices where Python runs."""
+    indices = is_class_index(target.dtype)
+    if row_weight is not None:
+        row_weight = without_gradient(row_weight)
+        if indices:
+            target = without_rows(input, target, row_weight, plan.options.ignore_index)[1]
+    if indices and not compiling():
+        ignored = plan.options.ignore_index
+        KERNELS[plan.backend].refuse_targets(target, linear_weight.shape[0], ignored, plan.shift)
+    return _as_rows(plan, input, target, row_weight)
+
+
 def _before_last(rows, plan, input):
     """Rows of `_as_rows`, where class indices are shifted."""
     return rows.reshape(input.shape[:-1])[..., :-1]
@@ -127,19 +141,44 @@ def linear_cross_entropy(
     if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
         tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
         return linear_plain.linear_cross_entropy(plan, gradients, with_stats, *tensors)
+    hidden, labels, row_weight = _checked_rows(plan, input, linear_weight, target, row_weight)
     indices = is_class_index(target.dtype)
-    if row_weight is not None:
-        row_weight = without_gradient(row_weight)
-        if indices:
-            target = without_rows(input, target, row_weight, plan.options.ignore_index)[1]
-    if indices and not compiling():
-        ignored = plan.options.ignore_index
-        KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
-    hidden, labels, row_weight = _as_rows(plan, input, target, row_weight)
     tensors = (hidden, linear_weight, labels, linear_bias, weight, row_weight)
     results = _of_rows(plan, gradients, with_stats, *tensors)
     place = _before_last if plan.shift and indices else in_leading_shape
     return per_row(results, plan, place, input)
+
+
+def several(
+    plan: Plan,
+    gradients: Gradients,
+    factors,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    row_weight,
+):
+    """As `protocol.LinearForm` says; in float32 (float64 for float64) at least."""
+    classes, features = linear_weight.shape
+    if _one_chunk(input.dtype, known_shape(input), classes, features, plan.chunk_bytes):
+        tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+        return linear_plain.several(plan, gradients, factors, *tensors)
+    tensors = _checked_rows(plan, input, linear_weight, target, weighted(row_weight, factors))
+    hidden, labels, weights = tensors
+    if compiling():
+        gradients = made_in_graph(gradients)
+    kind = "sum" if gradients.in_forward else "rows"
+    indices = is_class_index(labels.dtype)
+    cell = _cell(
+        plan.backend, plan.options, plan.chunk_bytes, indices, kind, gradients, compiling()
+    )
+    if weight is not None:
+        weight = weight.astype(exact_dtype(hidden.dtype))
+    out = cell(hidden, linear_weight, labels, linear_bias, weight, weights)
+    total, rows = (out[0], out[5]) if kind == "sum" else (_sum(out[0]), out[0])
+    return finished(total, rows, factors, weight is not None)
 
 
 def _of_rows(

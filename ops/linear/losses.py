@@ -176,18 +176,19 @@ def functions_of(grads, hidden, linear_weight, linear_bias):
 class ChunkedSum(ChunkedRows):
     """The sum of the row losses, with gradients from the same sweep.
 
-    Inputs: those of Sweep. Outputs: the sum (), the sums of gradients for an upstream gradient of 1, and lse (N,).
+    Inputs: those of Sweep. Outputs: the sum (), the sums of gradients for an upstream gradient of 1, and lse and row
+    losses (N,).
     """
 
     def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         sweep, position = self.prepared(*tensors)
-        lse = ops.zeros((position.shape[0] + sweep[-1], 1), self.wide)
-        state = (ops.zeros((1,), self.wide), lse, *self.no_gradients(sweep))
+        rows = ops.zeros((position.shape[0] + sweep[-1], 2), self.wide)
+        state = (ops.zeros((1,), self.wide), rows, *self.no_gradients(sweep))
         state = over_chunks(self.add_both, sweep, (), state)
         grads = self.unordered(state[2:], position, linear_weight)
-        lse = ops.gather(state[1], position, 0).reshape((-1,))
-        return state[0].reshape(()), grads[0], grads[1], grads[2], lse
+        rows = ops.gather(state[1], position, 0)
+        return state[0].reshape(()), grads[0], grads[1], grads[2], rows[:, 0], rows[:, 1]
 
     def add_both(self, sweep, saved, first, state):
         """Loss and gradients of a chunk, from its logits."""
@@ -202,8 +203,8 @@ class ChunkedSum(ChunkedRows):
         one = ones_like(lse)
         rows = (lse, mass, one.astype(exact), self.of_squares(lse, one).astype(exact))
         sums = self.add_gradients(sweep, chunk, rows, None, state[2:])
-        all_lse = write_rows(state[1], place.expand_dims(1), lse.expand_dims(1))
-        return state[0] + _sum(losses), all_lse, sums[0], sums[1], sums[2]
+        rows = write_rows(state[1], place.expand_dims(1), ops.stack((lse, losses), 1))
+        return state[0] + _sum(losses), rows, sums[0], sums[1], sums[2]
 
     def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from mindspore import ops
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
 from mindspore.ops import operations as P
 
 from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row
+from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import is_class_index
-from ms_ce.ops.options import Gradients, Plan
+from ms_ce.ops.options import Gradients, Options, Plan
+from ms_ce.ops.pieces import total, weight_of
+from ms_ce.ops.several import by_loss, known, spread
 from ms_ce.ops.table import KERNELS
 
 # vmap puts the results of ops.matmul on a wrong axis where its first argument is not mapped on axis 0.
@@ -17,6 +23,16 @@ _product = P.MatMul(transpose_b=True)
 def may_scale_later(dtype) -> bool:
     """MindSpore differentiates it, backwards."""
     return False
+
+
+@constexpr
+def _of_rows(options):
+    return Options(*options)._replace(reduction="none")
+
+
+@constexpr
+def _loss_of_row(rows, losses):
+    return Tensor(np.repeat(np.arange(losses), rows // losses), mstype.int32)
 
 
 def _counts(plan, target, row_weight):
@@ -92,3 +108,26 @@ def linear_cross_entropy(
     if linear_weight.ndim > 2:
         return results
     return per_row(results, plan, in_leading_shape, input)
+
+
+def several(
+    plan: Plan,
+    gradients: Gradients,
+    factors,
+    input,
+    linear_weight,
+    target,
+    linear_bias,
+    weight,
+    row_weight,
+):
+    """As `protocol.LinearForm` says; the gradients are MindSpore's to find, of the factors too."""
+    counted = spread(without_gradient(factors), row_weight.ndim) != 0
+    row_weight = ops.where(counted, row_weight, 0.0)
+    tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
+    logits, labels, class_weight, weights = _logits(plan, *tensors)
+    given = (logits, labels, class_weight, weights, _of_rows(plan.options))
+    rows = KERNELS[plan.backend].cross_entropy(*given)[0].astype(factors.dtype)
+    count = factors.shape[0]
+    sums = known(by_loss(without_gradient(rows), count), without_gradient(factors))
+    return total(rows * weight_of(factors, _loss_of_row(rows.shape[0], count))), sums

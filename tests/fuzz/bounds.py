@@ -194,6 +194,8 @@ class Terms:
         }
         if self.known():
             answers["loss"] = Answer(result.loss, self.reduced(self.of_row_losses(), divisor))
+        of_rows = reference.cross_entropy(*self.exact, **{**settings, "reduction": "none"})
+        answers["row_losses"] = Answer(of_rows.loss, self.of_rows(self.of_row_losses()))
         if divisor != 0:
             answers["z_loss"] = Answer(result.z_loss, self.reduced(self.of_squares(), divisor))
         grads = reference.cross_entropy_grad(*self.exact, **settings, grad_loss=self.grad_loss)

@@ -112,7 +112,7 @@ def linear_answers(drawn: HiddenLoss, composed: bool = False, **more) -> dict[st
         exact = (rows.logits, rows.target, drawn.exact_weight)
         given = (exact, rows.row_weight, drawn.options, drawn.form.dtype, upstream, rows.off)
         answers = Terms(*given, **more).answers()
-        for name in ("loss", "lse", "z_loss", "entropy"):
+        for name in ("loss", "row_losses", "lse", "z_loss", "entropy"):
             if name in answers:
                 answers[name] = rows.placed(answers[name])
         for own in ("", "own "):

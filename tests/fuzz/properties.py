@@ -197,7 +197,7 @@ def factor_of_row_weight(case: Case) -> None:
     if case.drawn.row_weight is None:
         return
     factor = float(case.random.choice(_FACTORS))
-    factors = {"total_weight": factor}
+    factors = {"total_weight": factor, "row_losses": factor}
     if case.drawn.options["reduction"] != "mean":
         factors |= {**dict.fromkeys(_PROPORTIONAL, factor), "grad_weight": factor}
     other = case.results(replace(case.drawn, row_weight=case.drawn.row_weight * factor))
@@ -216,6 +216,7 @@ def factor_of_weight(case: Case) -> None:
         divided = drawn.options["reduction"] == "mean"
         factors = {"grad_weight": 1 / factor} if divided else factors
         factors["total_weight"] = factor
+    factors["row_losses"] = factor
     weight = cast(to_float64(drawn.weight) * factor, dtype_name(drawn.weight))
     near("a factor of weight", case, case.results(replace(drawn, weight=weight)), factors=factors)
 

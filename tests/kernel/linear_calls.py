@@ -138,7 +138,10 @@ class LinearProblem:
 
     def results(self) -> dict[str, Any]:
         """Of the forward operations."""
-        return {name: self._of_rows(value) for name, value in self.result._asdict().items()}
+        rows = {**self.settings, "reduction": "none"}
+        found = self.result._asdict()
+        found["row_losses"] = reference.linear_cross_entropy(*self.exact, **rows).loss
+        return {name: self._of_rows(value) for name, value in found.items()}
 
     def unit_gradients(self, grad_loss: Any = 1.0, **changes: Any) -> dict[str, Any]:
         """By name, for a gradient of each of the reference's rows or of the loss."""

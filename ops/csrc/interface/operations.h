@@ -53,6 +53,8 @@ inline constexpr Argument kLoss{"loss", Type::kFloat, Extent::kLoss, &Problem::l
 inline constexpr Argument kTotalWeight{"total_weight", Type::kDouble, Extent::kScalar};
 inline constexpr Argument kWeightOfNll{"total_weight", Type::kWeight, Extent::kScalar};
 inline constexpr Argument kLse{"lse", Type::kDouble, Extent::kRows, &Problem::lse_out};
+// Of the linear loss, whose rows may belong to several losses.
+inline constexpr Argument kRowLosses{"row_losses", Type::kDouble, Extent::kRows, &Problem::loss_rows};
 inline constexpr Argument kZLoss{"z_loss", Type::kFloat, Extent::kLoss, &Problem::z_loss_rows};
 inline constexpr Argument kNumCorrect{"num_correct", Type::kInt64, Extent::kScalar};
 inline constexpr Argument kEntropy{"entropy", Type::kDouble, Extent::kLoss, &Problem::entropy_rows};
@@ -221,7 +223,7 @@ inline constexpr Operation kOperations[] = {
     // As CrossEntropyForward and CrossEntropyStats, of the linear loss.
     {"LinearCrossEntropyForward", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse}, RunLinearForward},
+     {kLoss, kTotalWeight, kLse, kRowLosses}, RunLinearForward},
     {"LinearCrossEntropyForwardRows", Form::kPerRow,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
      {kLoss, kTotalWeight, kLse}, RunLinearForward},
@@ -284,20 +286,20 @@ inline constexpr Operation kOperations[] = {
     // The loss and the gradients for upstream 1.
     {"LinearCrossEntropyValueAndGrad", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
+     {kLoss, kTotalWeight, kLse, kRowLosses, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
 
     {"LinearCrossEntropyValueAndGradInput", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
+     {kLoss, kTotalWeight, kLse, kRowLosses, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
     {"LinearCrossEntropyValueAndGradWeight", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
+     {kLoss, kTotalWeight, kLse, kRowLosses, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
     {"LinearCrossEntropyValueAndGradBias", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
+     {kLoss, kTotalWeight, kLse, kRowLosses, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied},
      RunLinearValueAndGrad},
 
     // Multiplies the gradients by grad_loss where they lie, once.
