@@ -100,21 +100,34 @@ def checked_model(op: str, model: str, hidden: Tensor, weight: Tensor, bias: Ten
     _check_model(op, model, dtypes, (hidden.ndim, weight.ndim, of_bias[1]), shapes)
 
 
-def check_models(op: str, student: tuple, teacher: tuple, row_weight: Tensor | None) -> None:
-    """Everything that can be known of (hidden, weight, bias) of both and of the rows' weights."""
+def check_models(
+    op: str, student: tuple, teacher: tuple, row_weight: Tensor | None, parts: int = 1
+) -> None:
+    """Everything that can be known of (hidden, weight, bias) of both and of the rows' weights; hidden states are one of
+    so many parts of them along the first axis."""
     checked_model(op, "student", *student)
     checked_model(op, "teacher", *teacher)
     hidden = _checks.known_shape(student[0])
     given = (student[1].shape, _checks.known_shape(teacher[0]), teacher[1].shape)
     _check_both(op, hidden, *given)
     if row_weight is not None:
-        rows = None if hidden is None else hidden[:-1]
-        _checks.check_row_weight(op, row_weight, student[0].ndim - 1, rows)
+        _checks.check_row_weight(op, row_weight, student[0].ndim - 1, known_lead(hidden, parts))
 
 
 @constexpr
-def known_lead(shape) -> tuple[int, ...] | None:
-    return None if shape is None else shape[:-1]
+def known_lead(shape, parts: int = 1) -> tuple[int, ...] | None:
+    """The shape of all rows, of which hidden states of this shape are one of so many parts along the first axis."""
+    if shape is None or parts == 1:
+        return None if shape is None else shape[:-1]
+    return (shape[0] * parts, *shape[1:-1])
+
+
+@constexpr
+def check_parts(op: str, rank: int, parts: int) -> None:
+    if parts > 1 and rank < 2:
+        raise ValueError(
+            f"{op}: student_hidden must have a first axis, of which each rank holds a block, got {rank} dimensions"
+        )
 
 
 @constexpr

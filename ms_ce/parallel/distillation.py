@@ -10,6 +10,7 @@ from ms_ce import _checks, _divisor, _linear
 from ms_ce.backend import choose
 from ms_ce.distillation import (
     check_models,
+    check_parts,
     checked_beta,
     constant_model,
     constant_rows,
@@ -44,15 +45,18 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         beta (float), temperature (float), temperature_squared (bool): as in `ms_ce.linear_distillation_loss`.
         reduction (str), softcap (float), logit_scale (float): as there.
         class_blocks (sequence of int), num_classes (int): as in `VocabParallelLinearCrossEntropyLoss`.
+        sequence_parallel (bool): whether student_hidden and teacher_hidden are this rank's block of rows along their
+            first axis: gathered before, and student_hidden's gradient reduced and scattered after. Default False.
         row_group (str), gradients_mean (bool), chunk_bytes (int): as there.
         gradient_in_forward (bool), backend (str): as there.
 
     Inputs:
-        - **student_hidden** - (…, student_features), float16, bfloat16 or float32, the same on every rank.
+        - **student_hidden** - (…, student_features), float16, bfloat16 or float32, the same on every rank,
+          or with sequence_parallel a block of the first axis.
         - **student_weight** - (C_local, student_features), this rank's block.
         - **teacher_hidden**, **teacher_weight** - likewise, of the same rows and classes; constants.
         - **student_bias**, **teacher_bias** - optional, (C_local,).
-        - **row_weight** - optional, a factor for each row, the same on every rank.
+        - **row_weight** - optional, a factor for each row, of all blocks, the same on every rank.
         - **total_weight** - optional, the mean's divisor: one for all rows, those of the other ranks of `row_group`
           too.
 
@@ -88,6 +92,7 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         logit_scale: float = 1.0,
         class_blocks: Sequence[int] | None = None,
         num_classes: int | None = None,
+        sequence_parallel: bool = False,
         row_group: str | None = None,
         gradients_mean: bool = False,
         chunk_bytes: int | None = None,
@@ -97,7 +102,7 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         values = (temperature, softcap, logit_scale)
         more = (chunk_bytes, False, (), gradient_in_forward)
         plan = planned(_OP, choose(_OP, backend), values, reduction, *more)
-        super().__init__(plan, group, class_blocks, num_classes, sequence_parallel=False)
+        super().__init__(plan, group, class_blocks, num_classes, sequence_parallel)
         self.beta, self.reduction = checked_beta(_OP, beta), reduction
         squared = _checks.check_flag(_OP, "temperature_squared", temperature_squared)
         self.factor = float(temperature) ** 2 if squared else 1.0
@@ -119,15 +124,17 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
     ) -> Tensor:
         student_hidden = self.in_precision(student_hidden)
         teacher = (teacher_hidden, teacher_weight, teacher_bias)
-        check_models(_OP, (student_hidden, student_weight, student_bias), teacher, row_weight)
+        student, parts = (student_hidden, student_weight, student_bias), self.parts
+        check_models(_OP, student, teacher, row_weight, parts)
+        check_parts(_OP, student_hidden.ndim, parts)
         check_dtype(_OP, "student_hidden", student_hidden.dtype)
         from_outside = None
         if total_weight is not None:
             from_outside = _divisor.divisor_of(_OP, self.reduction, total_weight)
-        lead, dtype = student_hidden.shape[:-1], student_hidden.dtype
+        dtype = student_hidden.dtype
         hidden, of_divisor = as_rows(student_hidden), constant_rows(row_weight)
         if self.factor != 1.0:
-            rows = known_lead(_checks.known_shape(student_hidden))
+            rows = known_lead(_checks.known_shape(student_hidden), parts)
             row_weight = _divisor.shared_out(
                 1.0 / self.factor, row_weight, rows, student_hidden, -1
             )
@@ -137,6 +144,8 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
             constant_rows(row_weight),
         )
         if self.reduction == "none":
+            lead = student_hidden.shape[:-1]
+            lead = lead if parts == 1 else (lead[0] * parts, *lead[1:])
             return ops.cast(ops.reshape(losses, lead), dtype)
         loss_sum = losses if losses.ndim == 0 else ops.ReduceSum()(losses)
         if from_outside is not None:
@@ -144,7 +153,7 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         divisor = None
         if self.reduction == "mean":
             given = (None, of_divisor, None, loss_sum.dtype)
-            divisor = mean.total_weight(hidden, hidden.shape[0], *given)
+            divisor = mean.total_weight(hidden, hidden.shape[0] * parts, *given)
         return self.reduced(loss_sum, divisor, dtype)
 
     def losses(self, student, teacher, row_weight):

@@ -70,7 +70,7 @@ class VocabularyBlocks(OneDevice):
             check_positive(f"{op}: num_classes", num_classes)
         self.named = (op, tensor, group.rank, group.size, blocks, num_classes)
         self.largest_block = None if blocks is None else max(blocks)
-        self.sequence_parallel = sequence_parallel
+        self.sequence_parallel, self.ranks = sequence_parallel, group.size
         self.all_rows, self.own_rows = _Gathered(group), _Scattered(group)
         self.reduce: Any = ops.AllReduce(group=group.name) if group.size > 1 else None
         # On CPU the statistics cross as two float32 each, so that they arrive in float64.
@@ -107,6 +107,9 @@ class VocabularyBlocks(OneDevice):
         both = self.gather(self.concatenate((high, low)))
         width = statistics.shape[1]
         return ops.cast(both[:, :, :width], ms.float64) + ops.cast(both[:, :, width:], ms.float64)
+
+    def rows(self, given):
+        return given * self.ranks if self.sequence_parallel else given
 
     def gathered(self, hidden):
         return self.all_rows(hidden) if self.sequence_parallel else hidden

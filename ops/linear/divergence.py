@@ -84,7 +84,7 @@ class ChunkOfLogits(SweepGradients):
     def begun_alone(self, student, row_weight):
         """(sweep of the student, the position of each row)."""
         hidden, matrix, bias = student
-        labels = ops.zeros(hidden.shape[:1], mstype.int32)
+        labels = ops.zeros((self.location.rows(hidden.shape[0]),), mstype.int32)
         return self.prepared(hidden, matrix, labels, bias, None, row_weight)
 
     def upstream(self, sweep, where, arriving):
@@ -165,7 +165,7 @@ class ChunkedDivergence(ChunkOfLogits, DifferentiableCell):
         if held < matrix.shape[0]:
             matrix = matrix[:held]
             bias = None if bias is None else bias[:held]
-        return sweep, position, (own(hidden), own(matrix), own(bias))
+        return sweep, position, (own(self.location.gathered(hidden)), own(matrix), own(bias))
 
     def both(self, sweep, teacher, first):
         """(where the chunk's rows stand, hidden states of the student, labels, logits of the two)."""

@@ -28,6 +28,7 @@ class DistillationCase:
     total_weight: float | None = None  # beside biases and row_weight, as the eighth input
     class_blocks: tuple[int, ...] | None = None
     num_classes: int | None = None
+    sequence_parallel: bool = False
     gradients_mean: bool = False
     chunked: bool = True
 
@@ -90,6 +91,23 @@ def _two_ranks() -> list[DistillationCase]:
             dtype="float16",
         ),
         DistillationCase(
+            "sequence parallel",
+            sequence_parallel=True,
+            loss={"beta": 0.3, **_EVERYTHING},
+            **weighted,
+            **_PADDED,
+        ),
+        DistillationCase(
+            "sequence parallel, none", sequence_parallel=True, loss={"reduction": "none"}
+        ),
+        DistillationCase(
+            "sequence parallel, two sweeps, jit, bfloat16",
+            mode=JIT,
+            dtype="bfloat16",
+            sequence_parallel=True,
+            loss={"gradient_in_forward": False},
+        ),
+        DistillationCase(
             "divisor from outside, gradients averaged",
             row_ranks=2,
             class_ranks=1,
@@ -106,6 +124,13 @@ def _four_ranks() -> list[DistillationCase]:
     return [
         DistillationCase("2x2", loss={"beta": 0.5}, **mesh),
         DistillationCase("2x2 graph", mode=GRAPH, loss={"gradient_in_forward": True}, **mesh),
+        DistillationCase(
+            "2x2 sequence parallel, graph",
+            mode=GRAPH,
+            sequence_parallel=True,
+            loss={"gradient_in_forward": True},
+            **mesh,
+        ),
     ]
 
 

@@ -47,6 +47,8 @@ def own_inputs(case: DistillationCase, place, arrays: list, row_weight) -> list:
         rows = hidden[place.rows].copy()
         if row_weight is not None:
             rows[row_weight[place.rows] == 0] = np.nan
+        if case.sequence_parallel:
+            rows = np.split(rows, case.class_ranks)[place.class_rank]
         models.append((Tensor(rows).astype(dtype), block(weight), block(bias)))
     student, teacher = models
     inputs = [*student[:2], *teacher[:2]]
@@ -68,6 +70,7 @@ def run(case: DistillationCase, place_of: Callable) -> None:
         place.class_group,
         class_blocks=case.class_blocks,
         num_classes=case.num_classes,
+        sequence_parallel=case.sequence_parallel,
         row_group=place.row_group if case.row_ranks > 1 else None,
         gradients_mean=case.gradients_mean,
         chunk_bytes=CHUNK_ROWS * max(case.blocks) * 4 if case.chunked else None,
@@ -93,7 +96,10 @@ def run(case: DistillationCase, place_of: Callable) -> None:
     check_linear(to_numpy(value) / 2, whole, "composed", loss_dtype, "loss in training")
     padding = sum(case.blocks) - case.classes
     own = np.pad(slope, ((0, 0), (0, padding)))[:, place.classes]
-    exact = [slope @ arrays[1], own.T @ arrays[0][place.rows], own.sum(0)]
+    by_hidden = slope @ arrays[1]
+    if case.sequence_parallel:
+        by_hidden = np.split(by_hidden, case.class_ranks)[place.class_rank]
+    exact = [by_hidden, own.T @ arrays[0][place.rows], own.sum(0)]
     for name, got, wanted in zip(("hidden", "weight", "bias"), gradients, exact, strict=False):
         assert got.dtype == getattr(ms, case.dtype), got.dtype
         check_linear(to_numpy(got) / 2, wanted, "composed", case.dtype, name)
@@ -109,6 +115,15 @@ def wrong_arguments() -> None:
         (lambda: loss(group="nobody"), "group 'nobody' cannot be used"),
         (lambda: loss(beta=2.0), "beta must be in [0, 1]"),
         (lambda: loss(temperature=0), "temperature must be above 0"),
+        (lambda: loss(sequence_parallel=1), "sequence_parallel must be True or False, got 1"),
+        (
+            lambda: loss(sequence_parallel=True)(*both, None, None, table[:4, 0]),
+            "row_weight must have shape (8,)",
+        ),
+        (
+            lambda: loss(sequence_parallel=True)(hidden[0], table, hidden[0], table),
+            "student_hidden must have a first axis",
+        ),
         (lambda: loss(temperature_squared=1), "temperature_squared must be True or False"),
         (lambda: loss(reduction="batch"), "reduction must be 'none', 'mean' or 'sum'"),
         (lambda: loss(chunk_bytes=0), "chunk_bytes must be at least 1"),
