@@ -110,8 +110,8 @@ def linear_cross_entropy_on(
     row_weight,
     total_weight=None,
 ):
-    """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy), as a plan says; `frozen` names
-    what needs no gradient, constants and more."""
+    """(loss,), or with_stats the fields of LossStats, as a plan says; `frozen` names what needs no gradient, constants
+    and more."""
     plan = resolved(plan)
     _linear_checks.check_tensors(
         plan, input, linear_weight, target, linear_bias, weight, row_weight
@@ -129,14 +129,12 @@ def linear_cross_entropy_on(
         )
     tensors = (input, linear_weight, target, linear_bias, weight)
     dtype, wanted, tensors = begun(plan, plan.gradient_in_forward, training, frozen, *tensors)
-    form, exact = linear_form(plan.backend, linear_weight.ndim), exact_dtype(dtype)
+    form = linear_form(plan.backend, linear_weight.ndim)
     results = form.linear_cross_entropy(plan, wanted, with_stats, *tensors, constant(row_weight))
     if not with_stats:
         loss = results[0].astype(dtype)
         results = (loss if divisor is None else _divisor.quotient(loss, divisor),)
     else:
-        loss, total_weight, lse, z_part, correct, entropy = in_order(results, divisor, exact)
-        loss, z_part, entropy = loss.astype(dtype), z_part.astype(dtype), entropy.astype(dtype)
-        results = (loss, total_weight, lse, z_part, correct, entropy)
+        results = in_order(results, divisor, dtype)
     precision.end()
     return results

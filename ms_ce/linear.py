@@ -134,7 +134,8 @@ def linear_cross_entropy_with_stats(
     Arguments and errors are those of `linear_cross_entropy`, with a linear_weight of 2 dimensions.
 
     Returns:
-        LossStats, as `cross_entropy_with_stats`; lse has input's leading shape.
+        LossStats, as `cross_entropy_with_stats`; lse and predicted have input's leading shape, under `shift` one less
+        for each sequence.
 
     Example:
         >>> import mindspore, ms_ce

@@ -33,6 +33,7 @@ class Result(NamedTuple):
     z_loss: Array
     num_correct: np.int64
     entropy: Array
+    predicted: Array  # -1 where the row does not count or its softmax is no number
 
 
 class Gradients(NamedTuple):
@@ -182,16 +183,17 @@ def cross_entropy(
     given = (logits, target, weight, row_weight)
     r = _prepare(given, ignore_index, reduction, label_smoothing, softcap, logit_scale)
     loss, squares = _row_losses(r, z_loss)
-    total_weight = (r.row_weight * r.target_weight).sum()
     entropy = np.where(r.keep > 0, _weighted_sum(r.p, r.distance), 0.0)
     best = r.hard if r.hard is not None else to_rows(np.asarray(target, np.float64)).argmax(-1)
+    predicted = np.where((r.keep > 0) & np.isfinite(r.lse), r.x.argmax(-1), -1).astype(np.int32)
     return Result(
         loss=_reduce(loss + squares, reduction, r.divisor, shape),
-        total_weight=total_weight,
+        total_weight=(r.row_weight * r.target_weight).sum(),
         lse=np.where(r.keep > 0, r.lse, 0.0).reshape(rows_shape(shape)),
         z_loss=_reduce(squares, reduction, r.divisor, shape),
-        num_correct=np.int64(((r.x.argmax(-1) == best) & (r.keep > 0)).sum()),
+        num_correct=np.int64((predicted == best).sum()),
         entropy=_reduce(entropy, reduction, r.keep.sum() if reduction == "mean" else 1.0, shape),
+        predicted=predicted.reshape(rows_shape(shape)),
     )
 
 
@@ -362,12 +364,10 @@ def linear_cross_entropy(
     tensors = (input, linear_weight, target, linear_bias, options.pop("row_weight", None))
     _, logits, rows, row_weight, lead = _as_rows(*tensors, shift)
     result = cross_entropy(logits, rows, weight, row_weight=row_weight, **options)
-    if options.get("reduction") != "none":
-        return result._replace(lse=result.lse.reshape(lead))
-    per_row = {
-        name: getattr(result, name).reshape(lead) for name in ("loss", "lse", "z_loss", "entropy")
-    }
-    return result._replace(**per_row)
+    names = ["lse", "predicted"]
+    if options.get("reduction") == "none":
+        names += ["loss", "z_loss", "entropy"]
+    return result._replace(**{name: getattr(result, name).reshape(lead) for name in names})
 
 
 def linear_cross_entropy_grad(

@@ -18,9 +18,14 @@ class LossStats(NamedTuple):
     """What a trainer logs beside the loss; gradients flow through `loss` and `z_loss` only.
 
     loss: the loss, z-loss included. total_weight: the mean's divisor. lse: log Σ exp per row.
-    z_loss: the part z·lse² of `loss`. num_correct: rows whose largest logit is the target.
+    z_loss: the part z·lse² of `loss`. num_correct: rows that predict their target.
     entropy: of the softmax, reduced like the loss but unweighted: a mean is that of the rows that count, or with a
     `total_weight` from outside, their sum over it.
+    predicted: per row the class of its largest logit, after scale and softcap, the smallest class where several are
+    equally large; -1 where the row does not count, and where a nan, a logit of +inf or nothing but -inf leave it no
+    softmax.
+
+    Results that are added come last: take them by name, or by position where a graph has a plain tuple.
     """
 
     loss: Tensor
@@ -29,17 +34,21 @@ class LossStats(NamedTuple):
     z_loss: Tensor
     num_correct: Tensor
     entropy: Tensor
+    predicted: Tensor
 
 
-def in_order(results: tuple, divisor: float | Tensor | None, exact: Any) -> Any:
-    """The fields of LossStats from `results` of a backend, where rows' weights were shared out over a divisor."""
-    loss, total_weight, lse, z_loss, num_correct, entropy = results
+def in_order(results: tuple, divisor: float | Tensor | None, dtype: Any) -> Any:
+    """The fields of LossStats from `results` of a backend, for an input of `dtype`, where rows' weights were shared out
+    over a divisor."""
+    loss, total_weight, lse, z_loss, num_correct, entropy, predicted = results
+    exact = exact_dtype(dtype)
     if divisor is not None:
         loss, z_loss = _divisor.quotient(loss, divisor), _divisor.quotient(z_loss, divisor)
         entropy = entropy.astype(exact) / divisor
         total_weight = ops.ones((), exact) * divisor
     total_weight, lse = total_weight.astype(exact), lse.astype(exact)
-    return loss, total_weight, lse, z_loss, num_correct, entropy.astype(loss.dtype)
+    loss, z_loss, entropy = loss.astype(dtype), z_loss.astype(dtype), entropy.astype(dtype)
+    return loss, total_weight, lse, z_loss, num_correct, entropy, predicted
 
 
 def cross_entropy_with_stats(
@@ -66,17 +75,18 @@ def cross_entropy_with_stats(
     Arguments, dtypes and errors are those of `cross_entropy`.
 
     Returns:
-        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy); inside a compiled graph a plain tuple in
-        this order, since MindSpore loses the gradients of whatever passes through a named tuple there. total_weight and
-        lse are float32 (float64 for float64 input), num_correct is int64, the others have input's dtype. For
-        probability targets a row is correct where the largest logit stands at the largest probability.
+        LossStats: (loss, total_weight, lse, z_loss, num_correct, entropy, predicted); inside a compiled graph a plain
+        tuple in this order, since MindSpore loses the gradients of whatever passes through a named tuple there.
+        total_weight and lse are float32 (float64 for float64 input), num_correct is int64, predicted int32, the others
+        have input's dtype. lse and predicted are per row under every reduction. For probability targets a row is
+        correct where the largest logit stands at the largest probability.
 
     Example:
         >>> import mindspore, ms_ce
         >>> logits = mindspore.Tensor([[2.0, 0.0], [0.0, 2.0]])
         >>> stats = ms_ce.cross_entropy_with_stats(logits, mindspore.Tensor([0, 0]))
-        >>> print(stats.num_correct, stats.total_weight)
-        1 2.0
+        >>> print(stats.num_correct, stats.total_weight, stats.predicted)
+        1 2.0 [0 1]
     """
     op = "cross_entropy_with_stats"
     input = _arguments.either(op, "input", input, "logits", logits)
@@ -93,7 +103,7 @@ def cross_entropy_with_stats(
         )
     tensors = (input, target, weight, constant(row_weight))
     results = kernels.cross_entropy_with_stats(*tensors, plan.options)
-    stats = in_order(results, divisor, exact_dtype(input.dtype))
+    stats = in_order(results, divisor, input.dtype)
     return stats if compiling() else LossStats(*stats)
 
 

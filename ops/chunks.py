@@ -33,12 +33,12 @@ def per_row(results, plan, place, input):
     rows = plan.options.reduction == "none"
     if len(results) == 1:
         return (place(results[0], plan, input),) if rows else results
-    loss, total_weight, lse, squares, correct, entropy = results
-    lse = place(lse, plan, input)
+    loss, total_weight, lse, squares, correct, entropy, predicted = results
+    lse, predicted = place(lse, plan, input), place(predicted, plan, input)
     if rows:
         loss, squares = place(loss, plan, input), place(squares, plan, input)
         entropy = place(entropy, plan, input)
-    return loss, total_weight, lse, squares, correct, entropy
+    return loss, total_weight, lse, squares, correct, entropy, predicted
 
 
 def in_leading_shape(rows, plan, input):

@@ -20,6 +20,7 @@ from mindspore.ops.operations import _grad_ops as G
 from ms_ce._versions import zeros_like
 from ms_ce.ops.derivative import differentiable, plain_in_graphs
 from ms_ce.ops.eager import DifferentiableCell
+from ms_ce.ops.graph import known_shape
 
 ones_like = P.OnesLike()  # the function ops.ones_like breaks a second derivative in graph mode
 # Unlike Tensor.max and Tensor.sum they take an empty batch, and vmap vectorises them rightly.
@@ -47,6 +48,18 @@ def included(log_prob, factor):
 def product(factor, log_prob):
     """factor·log p, to which a class excluded in this way contributes 0."""
     return factor * included(log_prob, factor)
+
+
+@constexpr
+def _is_empty(shape) -> bool:
+    return shape is not None and 0 in shape
+
+
+def largest_class(x):
+    """Where the largest stands on axis 1, the first of several, int64. MindSpore's Argmax takes no empty batch."""
+    if _is_empty(known_shape(x)):
+        return ops.zeros((x.shape[0], *x.shape[2:]), mstype.int64)
+    return x.argmax(axis=1).astype(mstype.int64)
 
 
 class _ClassSum(nn.Cell):

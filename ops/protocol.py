@@ -34,7 +34,8 @@ class Kernels(Protocol):
         the gradient of logits to be made with the loss; a backend for which that saves nothing does not."""
 
     def cross_entropy_with_stats(self, logits, target, weight, row_weight, options: Options) -> Any:
-        """(loss, total_weight, lse, z_loss, num_correct, entropy); the entropy float32 at least."""
+        """(loss, total_weight, lse, z_loss, num_correct, entropy, predicted), as `ms_ce.LossStats` says; the entropy
+        float32 at least."""
 
     def cross_entropy_value_and_grad(
         self, logits, target, weight, row_weight, options: Options
@@ -104,9 +105,9 @@ class LinearForm(Protocol):
         weight,
         row_weight,
     ) -> Any:
-        """(loss,), or with_stats (loss, total_weight, lse, z_loss, num_correct, entropy). What is per row has input's
-        leading shape, less one of each sequence under shift. row_weight has that of class indices. Probability targets
-        and weight have a gradient, whatever `gradients` says. plan.backend is a name of KERNELS."""
+        """(loss,), or with_stats the results of `Kernels.cross_entropy_with_stats`. What is per row has input's leading
+        shape, less one of each sequence under shift. row_weight has that of class indices. Probability targets and
+        weight have a gradient, whatever `gradients` says. plan.backend is a name of KERNELS."""
 
     def several(
         self,

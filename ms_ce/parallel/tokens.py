@@ -235,4 +235,4 @@ class VocabParallelLinearTokenLogProbs(LinearOverBlocks):
         log_prob = ops.cast(ops.reshape(-found[0], target.shape), exact)
         if not self.entropy:
             return log_prob
-        return log_prob, ops.cast(ops.reshape(found[5], target.shape), exact)
+        return log_prob, ops.cast(ops.reshape(found[4], target.shape), exact)

@@ -20,6 +20,7 @@ from ms_ce.ops.pieces import (
     by_class,
     class_sum,
     faithful,
+    largest_class,
     log_softmax,
     log_sum_exp,
     number,
@@ -87,6 +88,11 @@ def transformed(x, options):
         cap = number(options.softcap, x.dtype)
         x = ops.tanh(x / cap) * cap
     return x
+
+
+def predicted_class(x, lse):
+    """The class of each row's largest logit, the first of several; -1 of a row without a softmax, whose lse is none."""
+    return ops.where(ops.isfinite(lse), largest_class(x), -1)
 
 
 def through_transform(grad, logits, options):
@@ -192,16 +198,16 @@ def _losses(x, target, weight, row_weight, options):
 
 
 def _statistics(x, target, weight, row_weight, options):
-    """The same, then (z-loss, num_correct, entropy)."""
-    best = target if is_class_index(target.dtype) else target.argmax(axis=1)
+    """The same, then (z-loss, num_correct, entropy, predicted)."""
+    best = target if is_class_index(target.dtype) else largest_class(target)
     found = _rows(x, target, weight, row_weight, options)
     losses, squares, total_weight, lse, x, log_prob, keep = found
-    correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
+    predicted = predicted_class(x, lse)
     fixed = without_gradient(log_prob)
     entropy = -class_sum(product(ops.exp(fixed), fixed))
     count = total(ops.ones_like(entropy))
     if keep is not None:
-        correct = ops.logical_and(correct, keep)
+        predicted = ops.where(keep, predicted, -1)
         entropy = ops.where(keep, entropy, 0.0)
         count = total(keep.astype(x.dtype))
     loss, z_loss, entropy = [
@@ -209,8 +215,9 @@ def _statistics(x, target, weight, row_weight, options):
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
     spoiled = ops.where(losses == losses, 0.0, np.nan)
-    num_correct = total(correct.astype(mstype.int64))
-    return loss, total_weight, lse, log_prob, spoiled, z_loss, num_correct, entropy
+    correct = ops.logical_and(predicted >= 0, predicted == best.astype(mstype.int64))
+    logged = total(correct.astype(mstype.int64)), entropy, predicted.astype(mstype.int32)
+    return loss, total_weight, lse, log_prob, spoiled, z_loss, *logged
 
 
 def _nll(x, target, weight, row_weight, options):
@@ -258,17 +265,19 @@ def cross_entropy(logits, target, weight, row_weight, options: Options, gradient
 
 
 def cross_entropy_with_stats(logits, target, weight, row_weight, options: Options):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy)."""
+    """As `protocol.Kernels` says."""
     logits = precision.begin(logits)
     gradients = recorded.cross_entropy
     found = _computed(_statistics, gradients, logits, target, weight, row_weight, options)
     loss, z_loss = _like_input(logits, options, found[0]), _like_input(logits, options, found[5])
     entropy = _unbatched(logits, options, found[7])
-    lse = found[2].squeeze(0) if logits.ndim == 1 else found[2]
+    lse, predicted = found[2], found[8]
+    if logits.ndim == 1:
+        lse, predicted = lse.squeeze(0), predicted.squeeze(0)
     # Gradients flow through loss and z-loss only.
     logged = without_gradient(found[1]), without_gradient(lse)
     precision.end()
-    return loss, logged[0], logged[1], z_loss, found[6], entropy
+    return loss, logged[0], logged[1], z_loss, found[6], entropy, predicted
 
 
 def nll_loss(log_prob, target, weight, row_weight, options: Options):

@@ -318,7 +318,7 @@ def cross_entropy_value_and_grad(logits, target, weight, row_weight, options):
 
 
 def cross_entropy_with_stats(logits, target, weight, row_weight, options):
-    """(loss, total_weight, lse, z_loss, num_correct, entropy), all in one read of the logits."""
+    """As `protocol.Kernels` says, all in one read of the logits."""
     given = factors(logits.dtype, weight, row_weight, options, ClassBlock(), True)
     if options.reduction == "none":
         return _stats_rows(logits, target, *given)

@@ -156,7 +156,11 @@ def _out_dtype(inputs: str, outputs: str) -> Callable:
     """From the inputs' dtypes those of the outputs, of which there may be one alone."""
     # As tensor types: a bare dtype with shape () would make a graph see a Python number. Made once: PyNative asks at
     # every call.
-    fixed = {"D": mstype.TensorType(mstype.float64), "I": mstype.TensorType(mstype.int64)}
+    fixed = {
+        letter: mstype.TensorType(getattr(mstype, names[0]))
+        for letter, names in library.description()["types"].items()
+        if len(names) == 1 and names[0] != "F"
+    }
     sources = [(fixed.get(o), -1 if o in fixed else inputs.index(o)) for o in outputs]
 
     def dtypes(*given):

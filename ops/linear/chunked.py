@@ -122,7 +122,7 @@ def token_log_probs(
     cell = _cell(plan.backend, plan.options, plan.chunk_bytes, True, kind, gradients, compiling())
     out = cell(hidden, linear_weight, labels, linear_bias, None, None)
     place = _before_last if plan.shift else in_leading_shape
-    return place(-out[0], plan, input), place(out[5], plan, input)
+    return place(-out[0], plan, input), place(out[4], plan, input)
 
 
 def linear_cross_entropy(
@@ -203,12 +203,12 @@ def _of_rows(
     loss_sum = out[0] if kind == "sum" else _sum(out[0])
     if not with_stats:
         return (reduced(loss_sum, divisor, options.reduction),)
-    _, lse, _, squares, correct, entropy = out
+    _, lse, _, squares, entropy, correct, predicted = out
     lse, entropy = ops.stop_gradient(lse), ops.stop_gradient(entropy)
     logged = ops.stop_gradient(divisor)
-    num_correct = _sum(ops.stop_gradient(correct)).astype(mstype.int64)
+    num_correct = _sum(correct.astype(mstype.int64))
     if options.reduction == "none":
-        return out[0], logged, lse, squares, num_correct, entropy
+        return out[0], logged, lse, squares, num_correct, entropy, predicted
     counts = None if row_weight is None else ops.not_equal(row_weight, 0)
     rows_counted = total_weight(target, count, None, counts, ignored, exact)
     return (
@@ -218,4 +218,5 @@ def _of_rows(
         reduced(_sum(squares), divisor, options.reduction),
         num_correct,
         reduced(_sum(entropy), rows_counted, options.reduction),
+        predicted,
     )

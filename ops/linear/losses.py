@@ -14,13 +14,13 @@ from mindspore.ops import operations as P
 from ms_ce import _versions
 from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
-from ms_ce.ops.composed.losses import transformed
+from ms_ce.ops.composed.losses import predicted_class, transformed
 from ms_ce.ops.eager import DifferentiableCell, wanted
 from ms_ce.ops.graph import compiling, is_class_index
 from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
 from ms_ce.ops.options import Gradients, Options
-from ms_ce.ops.pieces import ones_like
+from ms_ce.ops.pieces import largest_class, ones_like
 
 _sum = P.ReduceSum()
 
@@ -37,8 +37,9 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
     Inputs: those of Sweep.
     Where not all `gradients` are wanted, a graph may ask for the others all the same, say for a parameter that was
     frozen: they come from a sweep of their own (`others`), which the compiler drops where nobody does.
-    Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight, whether a row is right
-    and its entropy; all (N,). The last two are made for `stats`; for `tokens` the entropy, which then has a gradient.
+    Outputs: row losses times row_weight, lse and Σ w·q' of each row, z-losses times row_weight and entropies; all (N,).
+    Entropies are made for `stats`, and for `tokens`, where they have a gradient; else they are 0. With `stats` follow,
+    in int32, whether a row is right and the class that it predicts.
     """
 
     def __init__(
@@ -65,38 +66,55 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
     def construct(self, hidden, linear_weight, target, linear_bias, weight, row_weight):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         sweep, position = self.prepared(*tensors)
-        width = 3 + self.entropies + self.stats
-        state = (ops.zeros((position.shape[0] + sweep[-1], width), self.wide),)
+        state = self.no_statistics(position.shape[0] + sweep[-1])
         state = over_chunks(self.add_statistics, sweep, (), state)
-        return self.finished(ops.gather(state[0], position, 0), target, row_weight)
+        keep = self.kept(target, row_weight)
+        made = self.finished(ops.gather(state[0], position, 0), keep, row_weight)
+        if self.stats:
+            classes = ops.gather(state[1], position, 0)
+            correct, predicted = classes[:, 0], classes[:, 1]
+            if keep is not None:
+                correct, predicted = ops.where(keep, correct, 0), ops.where(keep, predicted, -1)
+            return *made, correct.astype(mstype.int32), predicted.astype(mstype.int32)
+        return made
+
+    def no_statistics(self, rows):
+        """Places for those of so many rows."""
+        numbers = ops.zeros((rows, 3 + self.entropies), self.wide)
+        if self.stats:
+            return numbers, ops.zeros((rows, 2), mstype.int32)
+        return (numbers,)
 
     def add_statistics(self, sweep, saved, first, state):
         where, given = self.chunk(sweep, first)
-        rows = self.statistics_of(sweep, given)
+        place, rows = where[0].expand_dims(1), self.statistics_of(sweep, given)
+        written = write_rows(state[0], place, rows)
         if self.stats:
-            rows = ops.concat((rows, self.correct(given).astype(self.wide)), 1)
-        return (write_rows(state[0], where[0].expand_dims(1), rows),)
+            return written, write_rows(state[1], place, self.classes(given, rows[:, 0]))
+        return (written,)
 
-    def correct(self, given):
-        """(rows, 1): whether the largest logit is the target's."""
+    def classes(self, given, lse):
+        """(rows, 2): whether a row is right, and the class that it predicts."""
         _, target, logits = given
-        x = transformed(logits, self.options)
-        best = target if is_class_index(target.dtype) else target.argmax(axis=1)
-        correct = x.argmax(axis=1).astype(mstype.int64) == best.astype(mstype.int64)
-        return correct.astype(x.dtype).expand_dims(1)
+        predicted = predicted_class(transformed(logits, self.options), lse)
+        if is_class_index(target.dtype):
+            best = target.astype(mstype.int64)
+            known = ops.logical_and(best >= 0, best < logits.shape[1])
+            predicted = ops.where(known, predicted, -1)
+        else:
+            best = largest_class(target)
+        correct = ops.logical_and(predicted >= 0, predicted == best)
+        return ops.stack((correct.astype(mstype.int32), predicted.astype(mstype.int32)), 1)
 
-    def finished(self, rows, target, row_weight):
-        """The outputs, from the statistics of all rows; 0 in those that do not count."""
-        keep = self.kept(target, row_weight)
+    def finished(self, rows, keep, row_weight):
+        """The outputs that are numbers, from the statistics of all rows; 0 in those that do not count."""
         (lse, dot), mass = self.counted(keep, rows[:, 0], rows[:, 1]), rows[:, 2]
-        correct, entropy = zeros_like(lse), zeros_like(lse)
+        entropy = zeros_like(lse)
         if self.entropies:
             entropy = self.counted(keep, rows[:, 3])[0]
-        if self.stats:
-            correct = self.counted(keep, rows[:, 4])[0]
         squares = self.squares(lse)
         losses, squares = self.weighted(row_weight, mass * lse - dot + squares, squares)
-        return losses, lse, mass, squares, correct, entropy
+        return losses, lse, mass, squares, entropy
 
     def add_chunk_gradients(self, sweep, saved, first, sums):
         """The logits again, and from them the gradients."""
@@ -115,7 +133,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
     def gradients_of(self, tensors, out, dout):
         """The gradients that this Cell makes, those of all rows, from its inputs."""
         sweep, position = self.prepared(*tensors)
-        saved = (out[1], out[2], dout[0], dout[3], out[5], dout[5])
+        saved = (out[1], out[2], dout[0], dout[3], out[4], dout[4])
         sums = over_chunks(self.add_chunk_gradients, sweep, saved, self.no_gradients(sweep))
         return self.unordered(sums, position, tensors[1])
 

@@ -52,17 +52,18 @@ class Rows:
         values = to64(values)
         return (values[..., 1:] if self.shift and values.ndim else values).reshape(-1)
 
-    def placed(self, answer: Answer) -> Answer:
-        """Results of rows where the kernel has them: at their targets, 0 in front."""
-        return Answer(*(self._front(np.asarray(part)) for part in answer))
+    def placed(self, answer: Answer, first: int = 0) -> Answer:
+        """Results of rows where the kernel has them: at their targets, `first` in front."""
+        value, allowed = (np.asarray(part) for part in answer)
+        return Answer(self._front(value, first), self._front(allowed, 0))
 
-    def _front(self, rows: np.ndarray) -> np.ndarray:
+    def _front(self, rows: np.ndarray, first: int) -> np.ndarray:
         if not rows.ndim:
             return rows
         rows = rows.reshape(self.lead)
         if not self.shift:
             return rows
-        return np.concatenate([np.zeros((*self.lead[:-1], 1)), rows], -1)
+        return np.concatenate([np.full((*self.lead[:-1], 1), first), rows], -1)
 
     def of_target(self, answer: Answer) -> Answer:
         """Of the probabilities' gradient."""
@@ -115,6 +116,7 @@ def linear_answers(drawn: HiddenLoss, composed: bool = False, **more) -> dict[st
         for name in ("loss", "row_losses", "lse", "z_loss", "entropy"):
             if name in answers:
                 answers[name] = rows.placed(answers[name])
+        answers["predicted"] = rows.placed(answers["predicted"], -1)
         for own in ("", "own "):
             if f"{own}grad_target" in answers:
                 answers[f"{own}grad_target"] = rows.of_target(answers[f"{own}grad_target"])

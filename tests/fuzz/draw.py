@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 
 from tests.kernel.call import placeholder
-from tests.kernel.library import NO_ROW_WEIGHT, cast, dtype_name, options, to_float64
+from tests.kernel.library import (
+    NO_ROW_WEIGHT,
+    cast,
+    dtype_name,
+    fixed_dtypes,
+    options,
+    to_float64,
+)
 
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Every so many losses one is large enough for two and three threads (ops/csrc/platform/thread_pool.cc).
@@ -110,7 +117,7 @@ class Loss:
         """Of the outputs, by their type."""
         given = {"P": self.target, "W": self.weight}
         own = {kind: dtype_name(each) for kind, each in given.items() if each is not None}
-        return {"D": "float64", "I": "int64", "F": self.form.dtype, "W": self.form.dtype, **own}
+        return {**fixed_dtypes(), "F": self.form.dtype, "W": self.form.dtype, **own}
 
     def with_options(self, **changes: Any) -> Any:
         return replace(self, form=self.form.with_options(**changes))

@@ -102,7 +102,7 @@ def near(
         with np.errstate(all="ignore"):
             places = (factor + 1) * rounding(expected, kind, case.drawn.form.dtype)
             bound = allowed + of_other + places
-            if kind == "int64":  # each anywhere between the ends of its own
+            if kind.startswith("int"):  # each anywhere between the ends of its own
                 bound, there = 2 * bound, np.isfinite(expected)
             else:  # beside the dtype's largest number one may round to inf
                 there = np.isfinite(np.asarray(round_to(2 * expected, kind), np.float64))
@@ -189,7 +189,16 @@ def order_of_classes(case: Case) -> None:
     free = order[order != drawn.kept_class]
     order[free] = case.random.permutation(free)
     other, axes = case.results(drawn.of_classes(order)), class_axes(drawn)
+    found = case.found
+    case.found = {name: made for name, made in found.items() if made.of != "predicted"}
     near("the order of classes", case, other, by_order(order, axes))
+    case.found = found
+    new_places = np.append(np.argsort(order), -1)  # of a class, and of none
+    for name, made in found.items():
+        if made.of == "predicted":
+            unsure = np.broadcast_to(case.answers[made.of].allowed, made.array.shape) > 0
+            moved = (new_places[made.array] == other[name].array) | unsure
+            assert np.all(moved), f"the order of classes: {name} is another class"
 
 
 def factor_of_row_weight(case: Case) -> None:

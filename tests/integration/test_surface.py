@@ -186,7 +186,7 @@ def test_value_and_gradient_in_one_sweep(name, dtype, backend, run):
 
 
 @pytest.mark.parametrize(
-    "field", [1, 2, 4, 5], ids=["total_weight", "lse", "num_correct", "entropy"]
+    "field", [1, 2, 4, 5, 6], ids=["total_weight", "lse", "num_correct", "entropy", "predicted"]
 )
 def test_what_is_only_logged_has_no_gradient(field, backend, run):
     case = next(case for case in CASES if case.name == "weight none")

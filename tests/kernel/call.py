@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.kernel.library import Library, cast, dtype_name
+from tests.kernel.library import Library, cast, dtype_name, fixed_dtypes
 from tests.support.linear_tolerances import RELATIVE
 from tests.support.tolerances import Tolerance, tolerance
 
@@ -95,7 +95,7 @@ class Call:
         return np.ascontiguousarray(array[tuple(slice(size) for size in period)])
 
     def _out_dtype(self, argument: dict[str, str]) -> str:
-        fixed = {"D": "float64", "I": "int64"}.get(argument["type"])
+        fixed = fixed_dtypes().get(argument["type"])
         if fixed is not None:
             return fixed
         kind = {"P": "target", "W": "weight"}.get(argument["type"])
@@ -112,7 +112,7 @@ class Call:
         return tensor._replace(expected=expected, allowed=allowed, label=self.labels.get(name, ""))
 
     def _allowed(self, name: str, expected: np.ndarray, dtype: str) -> Tolerance:
-        if dtype == "int64":
+        if dtype in ("int32", "int64"):
             return Tolerance(0, 0, 0)
         if self.linear:
             largest = np.abs(expected[np.isfinite(expected)]).max(initial=1e-3)

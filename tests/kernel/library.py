@@ -51,8 +51,8 @@ def dtype_name(array: np.ndarray) -> str:
 
 def empty(shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An output filled with what no kernel writes, so that an element left out shows."""
-    if dtype == "int64":
-        return np.full(shape, -(2**62), np.int64)
+    if dtype in ("int32", "int64"):
+        return np.full(shape, np.iinfo(dtype).min, dtype)
     return cast(np.full(shape, np.nan), dtype)
 
 
@@ -108,6 +108,12 @@ NO_ROW_WEIGHT = np.full((), np.nan)
 def text(sentence: str) -> np.ndarray:
     """As an operation takes it."""
     return np.array([ord(character) for character in sentence], np.int64)
+
+
+def fixed_dtypes() -> dict[str, str]:
+    """Of the types that have one dtype, whatever the others of a call are."""
+    types = Library().description["types"].items()
+    return {letter: names[0] for letter, names in types if len(names) == 1 and names != ["F"]}
 
 
 class Library:

@@ -130,18 +130,19 @@ class LinearProblem:
         self.upstream, upstream_z = (cast(random.normal(size=size), dtype) for _ in range(2))
         self.upstream_z = upstream_z if case.grad_z else None
 
-    def _of_rows(self, values: Any) -> Any:
-        """The kernel's rows: under shift the first of a sequence counts for nothing."""
+    def _of_rows(self, values: Any, first: int = 0) -> Any:
+        """The kernel's rows: under shift the first of a sequence counts for nothing, and has `first`."""
         if not self.case.shift or not np.ndim(values):
             return values
-        return np.concatenate([np.zeros_like(values[..., :1]), values], -1)
+        return np.concatenate([np.full_like(values[..., :1], first), values], -1)
 
     def results(self) -> dict[str, Any]:
         """Of the forward operations."""
         rows = {**self.settings, "reduction": "none"}
         found = self.result._asdict()
         found["row_losses"] = reference.linear_cross_entropy(*self.exact, **rows).loss
-        return {name: self._of_rows(value) for name, value in found.items()}
+        made = {name: self._of_rows(value) for name, value in found.items()}
+        return {**made, "predicted": self._of_rows(self.result.predicted, -1)}
 
     def unit_gradients(self, grad_loss: Any = 1.0, **changes: Any) -> dict[str, Any]:
         """By name, for a gradient of each of the reference's rows or of the loss."""

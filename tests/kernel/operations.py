@@ -16,6 +16,7 @@ from tests.kernel.library import (
     cast,
     dtype_name,
     empty,
+    fixed_dtypes,
     options,
     to_float64,
 )
@@ -80,7 +81,7 @@ class Loss:
             "target": self.target.shape,
             "weight": np.shape(self.weight),
         }
-        dtypes = {"D": "float64", "I": "int64", "P": dtype_name(self.target)}
+        dtypes = {**fixed_dtypes(), "P": dtype_name(self.target)}
         if self.weight is not None:
             dtypes["W"] = dtype_name(self.weight)
         return empty(shapes[argument["extent"]], dtypes.get(argument["type"], self.dtype))
@@ -106,7 +107,7 @@ class Loss:
         return self._run("Forward" + self.suffix)
 
     def statistics(self) -> tuple[np.ndarray, ...]:
-        """loss, total_weight, lse, z_loss, num_correct, entropy."""
+        """loss, total_weight, lse, z_loss, num_correct, entropy, predicted."""
         return self._run("Stats" + self.suffix)
 
     def backward(self, grad_loss: np.ndarray, grad_z: np.ndarray | None = None) -> np.ndarray:

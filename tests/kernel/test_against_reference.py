@@ -91,13 +91,14 @@ def test_forward_and_statistics(isa_library: Library, case: Case, dtypes: Dtypes
     check_close(to_float64(value), expected.loss, dtype, bound, "loss")
     check_close(total_weight, expected.total_weight, "float64", tolerance("cpu", "float64"))
     check_close(lse, expected.lse, "float64", bound._replace(ulps=0), "lse")
-    value, total_weight, lse, z_loss, correct, entropy = loss.statistics()
+    value, total_weight, lse, z_loss, correct, entropy, predicted = loss.statistics()
     check_close(to_float64(value), expected.loss, dtype, bound, "loss of statistics")
     check_close(to_float64(z_loss), expected.z_loss, dtype, bound, "z_loss")
     # entropy = log s + E[distance]: two terms of up to log C, each with its own rounding.
     wide = bound._replace(absolute=4 * bound.absolute)
     check_close(to_float64(entropy), expected.entropy, dtype, wide, "entropy")
     assert correct == expected.num_correct
+    np.testing.assert_array_equal(predicted, expected.predicted, "predicted", strict=True)
 
 
 @pytest.mark.parametrize(("case", "dtypes"), calls(CASES + SIZES))

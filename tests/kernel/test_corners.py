@@ -345,6 +345,39 @@ def test_empty_batches(library: Library) -> None:
         assert Loss(library, logits, target).backward(ONE).shape == shape
 
 
+@pytest.mark.parametrize("shape", LAYOUTS)
+def test_the_predicted_class(isa_library: Library, shape) -> None:
+    """Of equal logits the first class; none of a row that is ignored or has no softmax."""
+    logits, target = zeros(shape)
+    target[:] = 2
+    logits[0, [2, shape[1] - 1]] = logits.max() + 1
+    logits[1, [1, 3]] = logits.max() + 1
+    target[1] = -100
+    predicted = Loss(isa_library, logits, target).statistics()[6]
+    np.testing.assert_array_equal(
+        predicted, Loss(isa_library, logits, target).reference().predicted
+    )
+    assert np.all(predicted[0] == 2)
+    assert np.all(predicted[1] == -1)
+    for place in (0, 1, shape[1] - 1):
+        for poison in (NAN, -NAN, INF, [-INF]):
+            spoilt = logits.copy()
+            spoilt[0, slice(None) if poison == [-INF] else place] = poison
+            loss = Loss(isa_library, spoilt, np.zeros_like(target), reduction="sum")
+            correct, _, predicted = loss.statistics()[4:]
+            assert np.all(predicted[0] == -1)
+            np.testing.assert_array_equal(predicted, loss.reference().predicted)
+            assert correct == loss.reference().num_correct
+
+
+def test_no_class_beyond_int32_is_predicted(library: Library) -> None:
+    """Of no rows, whose logits take no memory."""
+    loss = Loss(library, np.zeros((0, 2**31), np.float32), np.zeros(0, np.int64), reduction="sum")
+    with pytest.raises(RuntimeError, match=r"at most 2147483647 classes .* got 2147483648"):
+        loss.statistics()
+    assert loss.forward()[0] == 0
+
+
 @pytest.mark.parametrize("arriving", [1.0, -1e-300, np.nan, np.inf])
 def test_what_arrives_is_refused_for_the_reason_given(
     default_library: Library, arriving: float

@@ -16,7 +16,8 @@ EXPECTED = {
     "CrossEntropyStatsRows": (
         "per_row",
         "logits:F:logits target:T:target weight:W:weight row_weight:R:rows options:I:options",
-        "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:D:loss",
+        "loss:F:loss total_weight:D:scalar lse:D:rows z_loss:F:loss num_correct:I:scalar entropy:D:loss "
+        "predicted:J:rows",
     ),
     "CrossEntropyDoubleBackward": (
         "either",
@@ -117,6 +118,7 @@ def test_types(default_library: Library) -> None:
         "U": ["F"],
         "V": ["float64"],
         "I": ["int64"],
+        "J": ["int32"],
         "D": ["float64"],
         "M": floats,
     }

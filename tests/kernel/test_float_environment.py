@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 
 from tests.kernel.float_environment import ENVIRONMENTS, UNMASKED, changed, registers
-from tests.kernel.library import Library, cast, empty, options, plan, text, to_float64
+from tests.kernel.library import (
+    Library,
+    cast,
+    empty,
+    fixed_dtypes,
+    options,
+    plan,
+    text,
+    to_float64,
+)
 from tests.kernel.operations import Loss
 from tests.support.tolerances import check_close, tolerance
 
@@ -153,8 +162,7 @@ def arguments(
         **{name: given[name].shape for name in ("logits", "weight", "input")},
         **{name: given[name].shape for name in ("linear_weight", "linear_bias")},
     }
-    dtypes = {"D": "float64", "I": "int64"}
-    operation = Library().operations[name]
+    dtypes, operation = fixed_dtypes(), Library().operations[name]
     inputs = [given[argument["name"]] for argument in operation["inputs"]]
     outputs = [
         empty(shapes[argument["extent"]], dtypes.get(argument["type"], dtype))

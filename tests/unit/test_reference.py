@@ -55,6 +55,20 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(result.entropy, [1.5 * LN2, LN3], rtol=1e-14)
     assert result.total_weight == 5.0
     assert result.num_correct == 1
+    np.testing.assert_array_equal(result.predicted, [0, 0])  # of three equal logits the first
+
+
+def test_predicted_by_hand():
+    """None in a row that is ignored, weighs 0, or has no softmax."""
+    inf, nan = np.inf, np.nan
+    logits = [[0, 2, 1], [3, 0, 3], [1, nan, 0], [1, inf, 0], [-inf, -inf, -inf], [-inf, 0, -inf]]
+    row_weight, target = [1, 1, 1, 1, 1, 0], np.array([1, -100, 0, 1, 0, 1])
+    result = reference.cross_entropy(logits, target, row_weight=row_weight)
+    np.testing.assert_array_equal(result.predicted, [1, -1, -1, -1, -1, -1])
+    assert result.predicted.dtype == np.int32
+    assert result.num_correct == 1
+    result = reference.cross_entropy(logits, np.ones((6, 3)), logit_scale=-1.0)
+    np.testing.assert_array_equal(result.predicted, [0, 1, -1, 2, -1, -1])
 
 
 def test_gradient_by_hand():

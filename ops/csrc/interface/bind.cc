@@ -288,6 +288,13 @@ class Binder {
       case Type::kInt64:
         ExpectDtype(tensor, Dtype::kInt64, "int64");
         break;
+      case Type::kInt32:
+        ExpectDtype(tensor, Dtype::kInt32, "int32");
+        if (problem_.classes > INT32_MAX) {
+          Fail("logits must have at most 2147483647 classes where one is predicted, got " +
+               std::to_string(problem_.classes));
+        }
+        break;
       case Type::kDouble:
         ExpectDtype(tensor, Dtype::kFloat64, "float64");
         break;

@@ -22,6 +22,7 @@ constexpr TypeText kTypes[] = {
     {Type::kUpstream, R"(["F"])"},
     {Type::kWideUpstream, R"(["float64"])"},
     {Type::kInt64, R"(["int64"])"},
+    {Type::kInt32, R"(["int32"])"},
     {Type::kDouble, R"(["float64"])"},
     {Type::kTeacher, R"(["float16","bfloat16","float32","float64"])"},
 };

@@ -26,6 +26,7 @@ enum class Type : char {
   kUpstream = 'U',      // F
   kWideUpstream = 'V',  // float64
   kInt64 = 'I',
+  kInt32 = 'J',  // classes that are computed
   kDouble = 'D',
   kTeacher = 'M',  // any dtype that F may be, one for all of a teacher's arguments
 };

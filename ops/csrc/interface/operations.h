@@ -58,6 +58,7 @@ inline constexpr Argument kRowLosses{"row_losses", Type::kDouble, Extent::kRows,
 inline constexpr Argument kZLoss{"z_loss", Type::kFloat, Extent::kLoss, &Problem::z_loss_rows};
 inline constexpr Argument kNumCorrect{"num_correct", Type::kInt64, Extent::kScalar};
 inline constexpr Argument kEntropy{"entropy", Type::kDouble, Extent::kLoss, &Problem::entropy_rows};
+inline constexpr Argument kPredicted{"predicted", Type::kInt32, Extent::kRows, &Problem::predicted};
 inline constexpr Argument kLogProbs{"log_prob", Type::kDouble, Extent::kRows, &Problem::loss_rows};
 inline constexpr Argument kRowEntropy{"entropy", Type::kDouble, Extent::kRows, &Problem::entropy_rows};
 inline constexpr Argument kPartial{"partial", Type::kDouble, Extent::kPartial, &Problem::partial};
@@ -142,11 +143,11 @@ inline constexpr Operation kOperations[] = {
 
     // The same, and what a trainer logs beside it.
     {"CrossEntropyStats", Form::kScalar,
-     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
-     RunForward},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions},
+     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy, kPredicted}, RunForward},
     {"CrossEntropyStatsRows", Form::kPerRow,
-     {kLogits, kTarget, kWeight, kRowWeight, kOptions}, {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy},
-     RunForward},
+     {kLogits, kTarget, kWeight, kRowWeight, kOptions},
+     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy, kPredicted}, RunForward},
 
     {"CrossEntropyBackward", Form::kEither,
      {kGradLoss, kGradZLoss, kLogits, kTarget, kWeight, kRowWeight, kSavedLse, kSavedTotalWeight, kOptions},
@@ -229,10 +230,10 @@ inline constexpr Operation kOperations[] = {
      {kLoss, kTotalWeight, kLse}, RunLinearForward},
     {"LinearCrossEntropyStats", Form::kScalar,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy}, RunLinearForward},
+     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy, kPredicted}, RunLinearForward},
     {"LinearCrossEntropyStatsRows", Form::kPerRow,
      {kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kOptions, kPlan},
-     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy}, RunLinearForward},
+     {kLoss, kTotalWeight, kLse, kZLoss, kNumCorrect, kEntropy, kPredicted}, RunLinearForward},
 
     {"LinearCrossEntropyBackward", Form::kEither,
      {kGradOfLinear, kGradZOfLinear, kHidden, kLinearWeight, kTarget, kLinearBias, kWeight, kRowWeight, kSavedLse,

@@ -96,6 +96,7 @@ class ChunkLoop {
                          &grad_z_loss_, &grad_entropy_}) {
       values->resize(static_cast<size_t>(most));
     }
+    predicted_.resize(static_cast<size_t>(most));
     UnitSums totals;
     for (first_ = 0; first_ < Count(rows_); first_ += count_) {
       count_ = std::min(most, Count(rows_) - first_);
@@ -132,6 +133,13 @@ class ChunkLoop {
     }
   }
 
+  void ScatterPredicted() const {
+    auto* predicted = static_cast<int32_t*>(problem_.loss.predicted.data);
+    for (int64_t i = 0; i < count_ && predicted != nullptr; ++i) {
+      predicted[Row(i)] = predicted_[static_cast<size_t>(i)];
+    }
+  }
+
   // Its logits, target or teacher, and row weights.
   Problem ChunkInputs() {
     Problem chunk = problem_.loss;
@@ -158,6 +166,7 @@ class ChunkLoop {
     if (whole.loss_rows.data != nullptr) chunk.loss_rows = Rows(&loss_rows_);
     if (whole.z_loss_rows.data != nullptr) chunk.z_loss_rows = Rows(&z_loss_rows_);
     if (whole.entropy_rows.data != nullptr) chunk.entropy_rows = Rows(&entropy_rows_);
+    if (whole.predicted.data != nullptr) chunk.predicted = {predicted_.data(), Dtype::kInt32};
     if (task_ != LinearTask::kForward) chunk.grad_logits = chunk.logits;
     if (task_ == LinearTask::kBackward) UpstreamOfChunk(&chunk);
     const UnitSums sums = RunRows(chunk, LossKernel(), problem_.position_shape);
@@ -166,6 +175,7 @@ class ChunkLoop {
     Scatter(loss_rows_, whole.loss_rows);
     Scatter(z_loss_rows_, whole.z_loss_rows);
     Scatter(entropy_rows_, whole.entropy_rows);
+    ScatterPredicted();
     return sums;
   }
 
@@ -255,6 +265,7 @@ class ChunkLoop {
   std::vector<char> probabilities_;
   std::vector<double> lse_, row_weight_, loss_rows_, z_loss_rows_, entropy_rows_;
   std::vector<double> grad_loss_, grad_z_loss_, grad_entropy_;
+  std::vector<int32_t> predicted_;
 };
 
 }  // namespace
@@ -264,6 +275,9 @@ UnitSums RunLinear(const LinearProblem& problem, LinearTask task) {
   for (const Array& rows :
        {loss.loss_rows, loss.z_loss_rows, loss.entropy_rows, Array{loss.lse_out, Dtype::kFloat64}}) {
     ZeroRows(rows, loss.rows);
+  }
+  if (loss.predicted.data != nullptr) {
+    std::fill_n(static_cast<int32_t*>(loss.predicted.data), loss.rows, kNoClass);
   }
   const bool vanishes = loss.reduction == Reduction::kMean && loss.total_weight == 0.0;
   if (task != LinearTask::kForward) {

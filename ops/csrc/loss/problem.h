@@ -13,6 +13,7 @@ namespace ms_ce {
 enum class Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };
 
 constexpr int64_t kNoBadRow = INT64_MAX;
+constexpr int32_t kNoClass = -1;  // predicted of a row that does not count or has no softmax
 
 // Logits are viewed as (outer, classes, inner); row n = (outer, inner).
 struct Sizes {
@@ -47,10 +48,11 @@ struct LossInputs {
 struct LossOutputs {
   Array loss_rows, z_loss_rows, entropy_rows, grad_logits, grad_target;
   Array grad_grad_loss, grad_grad_z_loss;
+  Array predicted;  // int32, per row: the class of its largest logit
   double* lse_out = nullptr;
   double* direction_mean = nullptr;
   double* partial = nullptr;
-  bool statistics = false;     // also z_loss, entropy and num_correct
+  bool statistics = false;     // also z_loss, entropy, num_correct and predicted
   bool stream_stores = false;  // grad_logits is too large to be worth a place in the cache
 };
 

@@ -41,11 +41,14 @@ static void RowStatistics(const Problem& problem, const Row& row, const RowSums&
                           UnitSums* totals) {
   const double entropy = ::log(sums.exp_sum) + sums.exp_distance / sums.exp_sum;
   const int64_t expected = problem.probability ? TargetArgmax<A>(problem, row) : row.target;
+  // A row of nan, of +inf or of nothing but -inf has no softmax: its sum is nan or 0.
+  const auto predicted = sums.exp_sum > 0.0 ? static_cast<int32_t>(sums.argmax) : kNoClass;
   totals->z_loss += z_loss;
   totals->entropy += entropy;
-  totals->correct += expected == sums.argmax ? 1 : 0;
+  totals->correct += expected == predicted ? 1 : 0;
   if (problem.z_loss_rows.data != nullptr) StoreScalar(z_loss, problem.z_loss_rows, row.index);
   if (problem.entropy_rows.data != nullptr) StoreScalar(entropy, problem.entropy_rows, row.index);
+  if (problem.predicted.data != nullptr) *AtOut<int32_t>(problem.predicted, row.index) = predicted;
 }
 
 static inline void IgnoredForward(const Problem& problem, int64_t index) {
@@ -53,6 +56,7 @@ static inline void IgnoredForward(const Problem& problem, int64_t index) {
   if (problem.loss_rows.data != nullptr) StoreScalar(0.0, problem.loss_rows, index);
   if (problem.z_loss_rows.data != nullptr) StoreScalar(0.0, problem.z_loss_rows, index);
   if (problem.entropy_rows.data != nullptr) StoreScalar(0.0, problem.entropy_rows, index);
+  if (problem.predicted.data != nullptr) *AtOut<int32_t>(problem.predicted, index) = kNoClass;
 }
 
 // Reads the row once. Keeps its exponentials in `terms` unless that is null.
