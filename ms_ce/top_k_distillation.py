@@ -14,6 +14,7 @@ from ms_ce.distillation import (
     checked_model,
     constant_rows,
     finished,
+    known_lead,
     planned,
     shares,
     summed,
@@ -94,20 +95,18 @@ def linear_top_k_distillation_loss(
     beta, tail = checked_beta(op, beta), _checks.check_flag(op, "tail", tail)
     temperature_squared = _checks.check_flag(op, "temperature_squared", temperature_squared)
     student = (student_hidden, student_weight, student_bias)
-    _checked_top_k(op, student, teacher_log_probs, teacher_indices, row_weight)
-    if not compiling():
-        _refuse_classes(op, teacher_indices, row_weight, student_weight.shape[0])
-    lead, k = student_hidden.shape[:-1], teacher_indices.shape[-1]
-    tail = tail and k < student_weight.shape[0]
+    teacher = (teacher_log_probs, teacher_indices)
+    checked_model(op, "student", *student)
+    check_top_k(op, student, teacher, row_weight, student_weight.shape[0])
+    lead = student_hidden.shape[:-1]
     factor = temperature * temperature if temperature_squared else 1.0
     row_weight, divisor = shares(op, reduction, factor, student_hidden, row_weight, total_weight)
     plan = summed(plan)
     student_hidden = precision.begin(student_hidden)
     wanted = _linear.gradients(plan.gradient_in_forward, True, False, (), *student)
     student = (as_rows(student_hidden), student_weight, student_bias)
-    log_probs = readable(without_gradient(teacher_log_probs)).reshape((-1, k))
-    teacher = (log_probs, without_gradient(teacher_indices).reshape((-1, k)))
-    loss = top_k_divergence(plan, wanted, beta, tail, student, teacher, constant_rows(row_weight))
+    given = (student, constant_top_k(teacher), constant_rows(row_weight))
+    loss = top_k_divergence(plan, wanted, beta, tail, *given)
     if reduction == "none":
         loss = loss.reshape(lead)
     loss = finished(loss, student_hidden.dtype, divisor)
@@ -116,7 +115,7 @@ def linear_top_k_distillation_loss(
 
 
 @constexpr
-def _check_top_k(op: str, classes: int, dtypes, ranks, lead, log_probs, indices) -> None:
+def _check_teacher(op: str, classes: int, dtypes, ranks, lead, log_probs, indices) -> None:
     """What is known of the teacher's log-probabilities and indices."""
     _checks.refuse_unknown_rank(op, teacher_log_probs=ranks[0], teacher_indices=ranks[1])
     if dtypes[0] not in _checks.FLOATS:
@@ -142,17 +141,34 @@ def _check_top_k(op: str, classes: int, dtypes, ranks, lead, log_probs, indices)
         )
 
 
-def _checked_top_k(op, student, log_probs, indices, row_weight):
-    checked_model(op, "student", *student)
-    log_probs = _checks.check_tensor(op, "teacher_log_probs", log_probs)
-    indices = _checks.check_tensor(op, "teacher_indices", indices)
-    hidden = _checks.known_shape(student[0])
-    lead = None if hidden is None else hidden[:-1]
+def check_top_k(
+    op: str,
+    student: tuple,
+    teacher: tuple,
+    row_weight: Tensor | None,
+    classes: int,
+    parts: int = 1,
+) -> None:
+    """Everything that can be known of the teacher's (log-probabilities, indices) and of the rows' weights beside a
+    checked student of so many classes in all; `parts` as in `check_models`."""
+    log_probs = _checks.check_tensor(op, "teacher_log_probs", teacher[0])
+    indices = _checks.check_tensor(op, "teacher_indices", teacher[1])
+    lead = known_lead(_checks.known_shape(student[0]), parts)
     shapes = (lead, _checks.known_shape(log_probs), _checks.known_shape(indices))
     dtypes, ranks = (log_probs.dtype, indices.dtype), (log_probs.ndim, indices.ndim)
-    _check_top_k(op, student[1].shape[0], dtypes, ranks, *shapes)
+    _check_teacher(op, classes, dtypes, ranks, *shapes)
     if row_weight is not None:
         _checks.check_row_weight(op, row_weight, student[0].ndim - 1, lead)
+    if not compiling():
+        _refuse_classes(op, indices, row_weight, classes)
+
+
+def constant_top_k(teacher: tuple) -> tuple:
+    """The teacher's log-probabilities and indices, (N, k), without a gradient."""
+    log_probs, indices = teacher
+    k = indices.shape[-1]
+    log_probs = readable(without_gradient(log_probs)).reshape((-1, k))
+    return log_probs, without_gradient(indices).reshape((-1, k))
 
 
 def _refuse_classes(op, indices, row_weight, classes):

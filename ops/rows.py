@@ -44,6 +44,10 @@ class OneDevice(UncastCell):
         """(rows, 3) of this device's classes to those of all classes; a fourth column holds entropies."""
         return statistics
 
+    def joined(self, rows):
+        """(rows, width) of this device's classes to those of all: sums, and an lse in the last column."""
+        return rows
+
     def rows(self, given):
         """How many rows there are in all, from how many this device was given."""
         return given

@@ -11,6 +11,7 @@ from ms_ce.parallel.registration import register_where_imported, register_with_m
 from ms_ce.parallel.shard import shard
 from ms_ce.parallel.spmd import VocabParallelCrossEntropyLoss
 from ms_ce.parallel.tokens import VocabParallelLinearTokenLogProbs, VocabParallelTokenLogProbs
+from ms_ce.parallel.top_k_distillation import VocabParallelLinearTopKDistillationLoss
 
 __all__ = [
     "CrossEntropyLoss",
@@ -21,6 +22,7 @@ __all__ = [
     "VocabParallelLinearCrossEntropyLoss",
     "VocabParallelLinearDistillationLoss",
     "VocabParallelLinearTokenLogProbs",
+    "VocabParallelLinearTopKDistillationLoss",
     "VocabParallelTokenLogProbs",
     "global_mean",
     "global_weight",

@@ -4,32 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
-from ms_ce import _checks, _divisor, _linear
-from ms_ce.backend import choose
-from ms_ce.distillation import (
-    check_models,
-    check_parts,
-    checked_beta,
-    constant_model,
-    constant_rows,
-    known_lead,
-    planned,
-)
-from ms_ce.ops import mean
-from ms_ce.ops.graph import compiling
+from ms_ce.distillation import check_models, constant_model
 from ms_ce.ops.linear.divergence import ChunkedDivergence, ChunkedDivergenceSum
-from ms_ce.ops.linear.losses import made_in_graph
 from ms_ce.ops.linear.sweep import as_rows
-from ms_ce.ops.options import Gradients
-from ms_ce.parallel.linear_blocks import LinearOverBlocks, check_dtype
-from ms_ce.parallel.mean import RowReduction
+from ms_ce.parallel.distillation_blocks import DistillationOverBlocks
 
 _OP = "VocabParallelLinearDistillationLoss"
 
 
-class VocabParallelLinearDistillationLoss(LinearOverBlocks):
+class VocabParallelLinearDistillationLoss(DistillationOverBlocks):
     r"""`ms_ce.linear_distillation_loss` where each rank of a group holds a block of both weights.
 
     The same loss on every rank of the group, without any rank's logits. A chunk of rows at a time is multiplied by the
@@ -99,17 +84,26 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         gradient_in_forward: bool | str = "auto",
         backend: str = "auto",
     ) -> None:
-        values = (temperature, softcap, logit_scale)
-        more = (chunk_bytes, False, (), gradient_in_forward)
-        plan = planned(_OP, choose(_OP, backend), values, reduction, *more)
-        super().__init__(plan, group, class_blocks, num_classes, sequence_parallel)
-        self.beta, self.reduction = checked_beta(_OP, beta), reduction
-        squared = _checks.check_flag(_OP, "temperature_squared", temperature_squared)
-        self.factor = float(temperature) ** 2 if squared else 1.0
-        wanted = made_in_graph((False, *self.unfrozen()))[1:]
-        self.rows = self.sweep(ChunkedDivergence, Gradients(False, *wanted), self.beta)
-        self.sum = self.sweep(ChunkedDivergenceSum, Gradients(True, *wanted), self.beta)
-        self.reduced = RowReduction(reduction, row_group, gradients_mean)
+        super().__init__(
+            _OP,
+            (ChunkedDivergence, ChunkedDivergenceSum),
+            (),
+            group=group,
+            beta=beta,
+            temperature=temperature,
+            temperature_squared=temperature_squared,
+            reduction=reduction,
+            softcap=softcap,
+            logit_scale=logit_scale,
+            class_blocks=class_blocks,
+            num_classes=num_classes,
+            sequence_parallel=sequence_parallel,
+            row_group=row_group,
+            gradients_mean=gradients_mean,
+            chunk_bytes=chunk_bytes,
+            gradient_in_forward=gradient_in_forward,
+            backend=backend,
+        )
 
     def construct(
         self,
@@ -123,49 +117,10 @@ class VocabParallelLinearDistillationLoss(LinearOverBlocks):
         total_weight: float | Tensor | None = None,
     ) -> Tensor:
         student_hidden = self.in_precision(student_hidden)
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
-        student, parts = (student_hidden, student_weight, student_bias), self.parts
-        check_models(_OP, student, teacher, row_weight, parts)
-        check_parts(_OP, student_hidden.ndim, parts)
-        check_dtype(_OP, "student_hidden", student_hidden.dtype)
-        from_outside = None
-        if total_weight is not None:
-            from_outside = _divisor.divisor_of(_OP, self.reduction, total_weight)
-        dtype = student_hidden.dtype
-        hidden, of_divisor = as_rows(student_hidden), constant_rows(row_weight)
-        if self.factor != 1.0:
-            rows = known_lead(_checks.known_shape(student_hidden), parts)
-            row_weight = _divisor.shared_out(
-                1.0 / self.factor, row_weight, rows, student_hidden, -1
-            )
-        losses = self.losses(
-            (hidden, student_weight, student_bias),
-            constant_model((as_rows(teacher_hidden), teacher_weight, teacher_bias)),
-            constant_rows(row_weight),
+        student = (student_hidden, student_weight, student_bias)
+        check_models(
+            _OP, student, (teacher_hidden, teacher_weight, teacher_bias), row_weight, self.parts
         )
-        if self.reduction == "none":
-            lead = student_hidden.shape[:-1]
-            lead = lead if parts == 1 else (lead[0] * parts, *lead[1:])
-            return ops.cast(ops.reshape(losses, lead), dtype)
-        loss_sum = losses if losses.ndim == 0 else ops.ReduceSum()(losses)
-        if from_outside is not None:
-            return self.reduced.over(loss_sum, from_outside, dtype)
-        divisor = None
-        if self.reduction == "mean":
-            given = (None, of_divisor, None, loss_sum.dtype)
-            divisor = mean.total_weight(hidden, hidden.shape[0] * parts, *given)
-        return self.reduced(loss_sum, divisor, dtype)
-
-    def losses(self, student, teacher, row_weight):
-        """Those of rows, or their sum where the gradients are made with it."""
-        gradients = _linear.gradients(
-            self.plan.gradient_in_forward, True, self.training, (), *student
-        )
-        if compiling():
-            gradients = made_in_graph(gradients)
-        given, summed = (*student, *teacher, row_weight), gradients.in_forward
-        summed = summed and self.reduction != "none"
-        if not compiling():
-            kind = ChunkedDivergenceSum if summed else ChunkedDivergence
-            return self.sweep(kind, Gradients(summed, *gradients[1:]), self.beta)(*given)[0]
-        return self.sum(*given)[0] if summed else self.rows(*given)[0]
+        self.check_hidden(student_hidden)
+        teacher = constant_model((as_rows(teacher_hidden), teacher_weight, teacher_bias))
+        return self.divergence(student, teacher, row_weight, total_weight)

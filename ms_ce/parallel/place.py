@@ -97,6 +97,15 @@ class VocabularyBlocks(OneDevice):
         parts = ops.select(log_share == -np.inf, zeros_like(parts), parts)
         return ops.stack((top + log_sum, rest[:, 0], rest[:, 1], ops.ReduceSum()(parts, 0)), 1)
 
+    def joined(self, rows):
+        """A block of nothing but -inf adds nothing, and all such blocks have an lse of -inf."""
+        blocks = self.exchanged(rows)
+        sums, lse = ops.ReduceSum()(blocks[:, :, :-1], 0), blocks[:, :, -1]
+        top = ops.ReduceMax()(lse, 0)
+        top = ops.where(top == -np.inf, 0.0, top)
+        log_sum = top + ops.log(ops.ReduceSum()(ops.exp(lse - top), 0))
+        return ops.concat((sums, ops.expand_dims(log_sum, 1)), 1)
+
     def exchanged(self, statistics):
         """(rows, width) of this rank to (ranks, rows, width)."""
         if not self.in_two_parts:

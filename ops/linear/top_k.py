@@ -1,7 +1,8 @@
 """Divergences between a student's distribution and what is known of a teacher's: its log-probabilities of k classes.
 
 A chunk has the student's logits. All other classes of a row are taken as one, the tail; its log-probability comes from
-the logits without the k, since 1 - Σ q of the k would cancel where the tail is small.
+the logits without the k, since 1 - Σ q of the k would cancel where the tail is small. Where ranks hold blocks of
+classes they exchange k + 1 numbers a row: each of the k logits is one rank's, and of the others each has an lse.
 """
 
 from __future__ import annotations
@@ -35,21 +36,22 @@ _sum, _largest = P.ReduceSum(), P.ReduceMax()
 class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
     """Divergences of rows, and in the backward pass their gradients, from logits that are made again there.
 
-    Inputs: student_hidden (N, H), student_weight (C, H), student_bias (C,) or None; teacher_log_probs (N, k) and
-    teacher_indices (N, k), constants; row_weight (N,) or None.
+    Inputs: student_hidden (N, H), student_weight (C_local, H), student_bias (C_local,) or None; teacher_log_probs
+    (N, k) and teacher_indices (N, k), constants; row_weight (N,) or None.
     Outputs: divergences times row_weight, lse, the tail's log-probability; all (N,).
     """
 
     def __init__(
         self,
         kernels,
+        place,
         options: Options,
         chunk_bytes: int,
         gradients: Gradients,
         beta: float,
         tail: bool,
     ):
-        super().__init__(kernels, OneDevice(), options, chunk_bytes, gradients)
+        super().__init__(kernels, place, options, chunk_bytes, gradients)
         self.beta, self.tail = beta, tail
         self.untransformed = self.options._replace(softcap=0.0, logit_scale=1.0)
 
@@ -111,27 +113,46 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         valid = where[2].expand_dims(1)
         log_p = ops.where(valid, ops.gather(teacher[0], where[1], 0), -np.inf)
         classes = ops.where(valid, ops.gather(teacher[1], where[1], 0), 0)
-        bad = ops.logical_or(classes < 0, classes >= logits.shape[1])
+        offset, total = sweep[3]
+        bad = ops.logical_or(classes < 0, classes >= total)
         classes = ops.where(bad, 0, classes)
         log_p = ops.where(bad, np.nan, log_p)
         if self.tail:
             rest = 1.0 - _sum(ops.exp(log_p), 1).expand_dims(1)
+            if classes.shape[1] == total:
+                rest = zeros_like(rest)
             log_p = ops.concat((log_p, ops.log(ops.where(rest < 0, 0.0, rest))), 1)
-        return where, hidden, logits, classes, log_p
+        return where, hidden, logits, self.placed(classes, offset, logits.shape[1], total), log_p
+
+    def placed(self, classes, offset, held, total):
+        """(the columns of the k classes, which of them lie here: None where all do)."""
+        if held == total:
+            return classes, None
+        columns = classes - offset
+        here = ops.logical_and(columns >= 0, columns < held)
+        return ops.where(here, columns, 0), here
 
     def chosen(self, x, classes):
         """Which logits are those of the k classes."""
-        return _place(x, 1, classes, ones_like(classes).astype(x.dtype)) > 0
+        columns, here = classes
+        ones = ones_like(columns) if here is None else here
+        return _place(x, 1, columns, ones.astype(x.dtype)) > 0
+
+    def at_classes(self, x, classes, of_others):
+        """(rows, k + 1): the logits of the k classes, and lse of all others from that of the others here."""
+        columns, here = classes
+        picked = _gather(x, 1, columns).astype(self.wide)
+        if here is not None:
+            picked = ops.where(here, picked, 0.0)
+        return self.location.joined(ops.concat((picked, of_others), 1))
 
     def log_probs(self, sweep, logits, classes):
         """(lse, log q of the classes and of the tail) over all classes."""
         x = transformed(logits, self.options)
-        picked = _gather(x, 1, classes).astype(self.wide)
         others = ops.where(self.chosen(x, classes), -np.inf, x)
         labels, block = ops.zeros(logits.shape[:1], mstype.int32), ClassBlock(*sweep[3])
         rest = self.partial(others, labels, None, self.untransformed, block)
-        rest = rest.astype(self.wide).reshape((-1, 3))[:, :1]
-        both = ops.concat((picked, rest), 1)
+        both = self.at_classes(x, classes, rest.astype(self.wide).reshape((-1, 3))[:, :1])
         top = _largest(both, 1).expand_dims(1)
         lse = top + ops.log(_sum(ops.exp(both - top), 1).expand_dims(1))
         return lse.reshape((-1,)), both - lse
@@ -164,18 +185,20 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
             # Of the tail's share, since q itself may be too small for a number.
             shift = ops.where(chosen, shift, (lse + tail).expand_dims(1).astype(x.dtype))
             factor = ops.where(chosen, factor, of_tail.expand_dims(1).astype(x.dtype))
-        own = of_classes[:, : classes.shape[1]] * upstream.expand_dims(1)
-        slope = times(factor, ops.exp(x - shift)) + _place(x, 1, classes, own.astype(x.dtype))
+        columns, here = classes
+        own = of_classes[:, : columns.shape[1]] * upstream.expand_dims(1)
+        if here is not None:
+            own = ops.where(here, own, 0.0)
+        slope = times(factor, ops.exp(x - shift)) + _place(x, 1, columns, own.astype(x.dtype))
         return through_transform(slope, logits, self.options)
 
     def add_gradients_of_rows(self, sweep, saved, first, sums):
         """The logits again, and from them the gradients."""
         teacher, arriving, lse, tail = saved
         where, hidden, logits, classes, log_p = self.taught(sweep, teacher, first)
-        lse = ops.gather(lse, where[1], 0)
-        picked = _gather(transformed(logits, self.options), 1, classes).astype(self.wide)
-        tail = ops.gather(tail, where[1], 0).expand_dims(1)
-        log_q = ops.concat((picked - lse.expand_dims(1), tail), 1)
+        lse, tail = ops.gather(lse, where[1], 0), ops.gather(tail, where[1], 0).expand_dims(1)
+        both = self.at_classes(transformed(logits, self.options), classes, tail)
+        log_q = ops.concat((both[:, :-1] - lse.expand_dims(1), tail), 1)
         upstream = self.upstream(sweep, where, ops.gather(arriving, where[1], 0))
         of_classes = self.of_classes(log_q, log_p)[1]
         slope = self.slope(logits, classes, lse, log_q, of_classes, upstream)
@@ -228,7 +251,7 @@ def _cell(backend, options, chunk_bytes, gradients, beta, tail, summed):
     """The Cell of these options, built once. A graph hands tuples over as plain ones."""
     kind = ChunkedTopKSum if summed else ChunkedTopK
     tuples = Options(*options), chunk_bytes, Gradients(*gradients)
-    return kind(KERNELS[backend], *tuples, beta, tail)
+    return kind(KERNELS[backend], OneDevice(), *tuples, beta, tail)
 
 
 def top_k_divergence(

@@ -14,6 +14,7 @@ import numpy as np
 import precision_programs
 import spmd_programs
 import token_checks
+import top_k_checks
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.communication import create_group, get_group_size, get_rank, init
 from spmd_cases import GRAPH, JIT, PROGRAMS, ROWS_PER_RANK, Case, cases, draw, row_weight_of
@@ -185,6 +186,7 @@ def main(directory: Path) -> None:
     checks |= linear_checks.checks(ranks, Place)
     checks |= token_checks.checks(ranks, Place)
     checks |= distillation_checks.checks(ranks, Place)
+    checks |= top_k_checks.checks(ranks, Place)
     programs = [name for name in PROGRAMS[ranks] if name not in spmd_programs.RAISING]
     made = {**spmd_programs.PROGRAMS, **precision_programs.PROGRAMS}
     checks |= {name: made[name] for name in programs}

@@ -14,6 +14,7 @@ from tests.parallel.linear_cases import linear_names
 from tests.parallel.processes import HERE, run_msrun
 from tests.parallel.spmd_cases import PROGRAMS, cases
 from tests.parallel.token_cases import token_names
+from tests.parallel.top_k_cases import top_k_names
 from tests.support.docstrings import NEED_RANKS
 
 
@@ -45,7 +46,8 @@ def verdicts(tmp_path_factory, asked_for):
 
 def names(ranks: int) -> list[str]:
     computed = [case.name for case in cases(ranks)] + list(PROGRAMS[ranks]) + linear_names(ranks)
-    return computed + token_names(ranks) + distillation_names(ranks) + NEED_RANKS
+    distilled = distillation_names(ranks) + top_k_names(ranks)
+    return computed + token_names(ranks) + distilled + NEED_RANKS
 
 
 @pytest.mark.parametrize("ranks", (2, 4))
