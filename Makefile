@@ -129,7 +129,7 @@ fuzz: $(INSTALLED)
 	  $(if $(ONEDNN),--onednn)
 
 # 100,000 training steps of a tiny model in each mode, logits and the linear loss, in shapes from a set of 20. STEPS= sets
-# another number; a process may grow by 16 MiB after its first tenth.
+# another number; after its first 2,000 a process may grow by 16 MiB.
 STEPS ?= 100000
 soak: $(INSTALLED)
 	GLOG_v=3 python -m tests.soak --steps $(STEPS)

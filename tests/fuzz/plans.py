@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -103,9 +104,12 @@ class Plan(NamedTuple):
 
     name: str
     form: Any
-    backend: str
     options: dict[str, Any]  # the function's own, by keyword
-    factor: float = 1.0  # of the losses
+
+    @property
+    def factor(self) -> float:
+        """Of the losses."""
+        return self.options["temperature"] ** 2 if self.options.get("temperature_squared") else 1.0
 
     @property
     def of_tokens(self) -> bool:
@@ -194,7 +198,7 @@ class Plan(NamedTuple):
 
     def answers(self, drawn: Loss) -> dict[str, Answer]:
         """By the names of results and tensors."""
-        composed, dtype = self.backend == "composed", self.form.dtype
+        composed, dtype = self.options["backend"] == "composed", self.form.dtype
         asked, divisor = drawn, self._divisor(drawn)
         more: dict[str, Any] = {}
         if composed:
@@ -268,40 +272,29 @@ def draw_plan(random: Random, compiled: bool) -> Plan:
     rarely = 0.03 * (not compiled) if isinstance(form, HiddenForm) else 0.15
     composed = random.random() < rarely and not form.options["softcap"]
     options: dict[str, Any] = {"backend": "composed" if composed else "cpu"}
-    options |= _of_form(form, ("ignore_index", "beta", "label_smoothing", "z_loss"), name)
-    factor = 1.0
-    if name != "nll_loss":
-        options |= {"softcap": form.options["softcap"], "logit_scale": form.options["logit_scale"]}
-    if name.endswith(("token_log_probs", "distillation_loss")):
+    takes = inspect.signature(getattr(ms_ce, name)).parameters
+    options |= {option: value for option, value in form.options.items() if option in takes}
+    if "temperature" in takes:
         temperature = options["temperature"] = float(random.choice((0.5, 1.0, 2.0)))
         options["logit_scale"] *= temperature
         options["softcap"] *= temperature
-    if name.endswith("token_log_probs"):
-        options["entropy"] = form.options["has_entropy"]
-    else:
-        options["reduction"] = form.options["reduction"]
-        if options["reduction"] == "mean" and random.random() < 0.15:
-            options["total_weight"] = float(random.choice((0.25, 4.0, 16.0)))
-    if name == "linear_distillation_loss":
+    if options.get("reduction") == "mean" and random.random() < 0.15:
+        options["total_weight"] = float(random.choice((0.25, 4.0, 16.0)))
+    if "temperature_squared" in takes:
         options["temperature_squared"] = bool(random.random() < 0.7)
-        factor = options["temperature"] ** 2 if options["temperature_squared"] else 1.0
-    if name in ("cross_entropy", "linear_cross_entropy", "linear_distillation_loss"):
+    if "gradient_in_forward" in takes:
         options["gradient_in_forward"] = (True, False, "auto")[int(random.integers(3))]
-    if "softcap" in options:
-        options["softcap"] = options["softcap"] or None
-    if isinstance(form, HiddenForm):
+    if "chunk_bytes" in takes:
         parts = int(random.integers(0, 5))  # chunks, or what the loss takes by itself
         rows = -(-int(np.prod(form.rows)) // parts) if parts else 0
         options["chunk_bytes"] = rows * bytes_computed(form) * form.classes or None
-        if name != "linear_distillation_loss":
-            options["shift"] = form.shift
-            possible = _FROZEN if form.bias else _FROZEN[:2]
-            options["frozen"] = tuple(each for each in possible if random.random() < 0.15)
-    return Plan(name, form, options["backend"], options, factor)
-
-
-def _of_form(form: Any, names: tuple[str, ...], function: str) -> dict[str, Any]:
-    """The options of a form that the function has."""
-    if not function.endswith("cross_entropy"):
-        names = tuple(name for name in names if name in ("ignore_index", "beta"))
-    return {name: form.options[name] for name in names if name in form.options}
+    if "frozen" in takes:
+        possible = _FROZEN if form.bias else _FROZEN[:2]
+        options["frozen"] = tuple(each for each in possible if random.random() < 0.15)
+    if "shift" in takes:
+        options["shift"] = form.shift
+    if "entropy" in takes:
+        options["entropy"] = form.options["has_entropy"]
+    if "softcap" in takes:
+        options["softcap"] = options["softcap"] or None
+    return Plan(name, form, options)

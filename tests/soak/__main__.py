@@ -1,8 +1,8 @@
 """`python -m tests.soak --steps N [--only pynative-loss]`: training steps without end, in each mode.
 
 Prints for each of CASES, every minute and at its end, losses and how much its process grew. Fails where a loss is not
-finite, losses do not fall, or the process grows by more than GROWTH after the first tenth of the steps, in which each
-shape is met.
+finite, losses do not fall, or the process grows by more than GROWTH after the first steps, in which each shape is met:
+a tenth of all, and 2,000 at most.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tests.soak import training
 
 # Bytes. Allocators keep what they have taken, in parts of some MB; a leak of 200 bytes a step passes it in 100,000.
 GROWTH = 16 << 20
+# The first steps: as many of a long run, and at least so many.
+_SETTLED, _FEWEST = 2000, 2 * len(training.SHAPES)
 # Steps after which the growth is looked at, seconds after which it is told.
 _PART, _TELL_EVERY = 500, 60.0
 
@@ -28,7 +30,7 @@ def resident() -> int:
 
 
 def soak(case: str, steps: int) -> None:
-    run, settled = training.Training(case), max(steps // 10, 2 * len(training.SHAPES))
+    run, settled = training.Training(case), min(max(steps // 10, _FEWEST), _SETTLED)
     first, before = run.steps(settled), resident()
     done, total, told = settled, 0.0, time.monotonic()
     while done < steps:
