@@ -10,6 +10,7 @@ The first of them tells the orders apart: a bool or None is torch's, an int Mind
 
 from __future__ import annotations
 
+import functools
 import sys
 import warnings
 from numbers import Integral
@@ -181,21 +182,26 @@ _OPTIONAL = ("row_weight", "total_weight")
 
 
 @constexpr
-def _check_inputs(op: str, by_position: int, by_name: tuple[str, ...]) -> None:
-    """Each of a Cell's inputs once, under one of its names; weights may be missing."""
+@functools.lru_cache(maxsize=64)
+def _places(op: str, by_position: int, by_name: tuple[str, ...]) -> tuple[int, ...]:
+    """Where each of a Cell's inputs stands in (*by position, *by name, None); it is there once, under one of its names,
+    and weights may be missing."""
     if by_position > len(_INPUTS):
         raise TypeError(f"{op}: the inputs are {', '.join(_INPUTS)}, got {by_position} by position")
     known = [name for names in _INPUTS.values() for name in names]
     for name in by_name:
         if name not in known:
             raise TypeError(f"{op}: the inputs are {', '.join(known)}, got {name}")
+    places: list[int] = []
     for position, (kind, names) in enumerate(_INPUTS.items()):
-        given = ["the one by position"] if position < by_position else []
-        given += [name for name in names if name in by_name]
+        given = {"the one by position": position} if position < by_position else {}
+        given |= {name: by_position + by_name.index(name) for name in names if name in by_name}
         if not given and kind not in _OPTIONAL:
             raise TypeError(f"{op}: {kind} is missing; it is also called {names[1]}")
         if len(given) > 1:
             raise TypeError(f"{op}: {kind} is given twice: {' and '.join(given)}")
+        places += given.values() or [by_position + len(by_name)]
+    return tuple(places)
 
 
 def inputs_of(op, tensors, names):
@@ -204,18 +210,6 @@ def inputs_of(op, tensors, names):
     A Cell takes them as `*tensors, **names`: inside a compiled graph MindSpore differentiates no Cell that has inputs
     with defaults.
     """
-    _check_inputs(op, len(tensors), tuple(names.keys()))
-    if len(tensors) == 4:
-        return tensors
-    # A graph has no dict.get.
-    total_weight = names["total_weight"] if "total_weight" in names else None  # noqa: SIM401
-    if len(tensors) == 3:
-        return tensors[0], tensors[1], tensors[2], total_weight
-    row_weight = names["row_weight"] if "row_weight" in names else None  # noqa: SIM401
-    if len(tensors) == 2:
-        return tensors[0], tensors[1], row_weight, total_weight
-    target = names["labels"] if "labels" in names else names["target"]
-    if len(tensors) == 1:
-        return tensors[0], target, row_weight, total_weight
-    input = names["logits"] if "logits" in names else names["input"]
-    return input, target, row_weight, total_weight
+    first, second, third, fourth = _places(op, len(tensors), tuple(names.keys()))
+    given = (*tensors, *names.values(), None)
+    return given[first], given[second], given[third], given[fourth]

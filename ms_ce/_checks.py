@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from mindspore import Tensor
 from mindspore import dtype as mstype
-from mindspore.ops.primitive import PrimitiveWithInfer
 
-from ms_ce.ops import precision
-from ms_ce.ops.graph import known_shape
-from ms_ce.ops.precision import constexpr
+from ms_ce.ops.graph import Known, known_shape
+from ms_ce.ops.precision import constexpr, of_known
 
 FLOATS = (mstype.float16, mstype.bfloat16, mstype.float32, mstype.float64)
 LABELS = (mstype.int32, mstype.int64, mstype.uint8)
@@ -30,49 +28,18 @@ def _names(dtypes) -> str:
     return ", ".join(str(dtype).lower() for dtype in dtypes)
 
 
-def _not_a_tensor(op: str, name: str, got) -> str:
-    remedy = ""
-    if got is type(None):
+def check_tensor(op: str, name: str, given):
+    """A tensor, or what a graph knows of one, as it is."""
+    if isinstance(given, (Tensor, Known)):
+        return given
+    got, remedy = type(given).__name__, "; make it one with mindspore.Tensor"
+    if given is None:
         remedy = "; it is missing"
-    elif isinstance(got, type) and issubclass(got, tuple):
+    elif isinstance(given, tuple):
         remedy = f"; of a network's several outputs pass {name} alone, for instance outputs[0]"
-    elif isinstance(got, type):
-        remedy = "; make it one with mindspore.Tensor"
-    got = got.__name__ if isinstance(got, type) else got
-    return f"{op}: {name} must be a mindspore.Tensor, got {got}{remedy}"
-
-
-class _RefuseNonTensor(PrimitiveWithInfer):
-    """Raises, wherever Python runs or a graph that holds it is compiled.
-
-    No constant expression, which takes no tuple of tensors; and graph code must not ask for `type(value)`, which strict
-    syntax (`jit(fullgraph=True)`, export) does not compile.
-    """
-
-    def __init__(self):
-        super().__init__("ms_ce_refuse_non_tensor")
-
-    def __call__(self, op, name, value):
-        precision.off()
-        raise TypeError(_not_a_tensor(op, name, type(value)))
-
-    def __infer__(self, op, name, value):
-        known, dtype = value["value"], value["dtype"]
-        sequence = known is None and isinstance(dtype, (list, tuple))
-        got = type(dtype if sequence else known)
-        if known is None and dtype is not None and not sequence:
-            got = dtype
-        raise TypeError(_not_a_tensor(op["value"], name["value"], got))
-
-
-_refuse_non_tensor = _RefuseNonTensor()
-
-
-def check_tensor(op, name, value):
-    """The value itself, on which whatever asks for its dtype then waits: a graph has no other order of evaluation."""
-    if isinstance(value, Tensor):
-        return value
-    return _refuse_non_tensor(op, name, value)
+    elif isinstance(given, mstype.Type):
+        got, remedy = given, ""  # a graph knows of a number what it is alone
+    raise TypeError(f"{op}: {name} must be a mindspore.Tensor, got {got}{remedy}")
 
 
 def as_class_indices(target) -> str:
@@ -115,7 +82,6 @@ def refuse_unknown_rank(op: str, **ranks) -> None:
             )
 
 
-@constexpr
 def check_ranks(
     op: str, logits_name: str, logits_rank: int, target, target_rank: int, weight_rank
 ) -> None:
@@ -143,7 +109,6 @@ def check_ranks(
         raise ValueError(f"{op}: weight must have shape (C,), got {weight_rank} dimensions")
 
 
-@constexpr
 def check_shapes(
     op: str, logits_name: str, logits: Shape | None, target: Shape | None, weight: Shape | None
 ) -> None:
@@ -183,10 +148,10 @@ def check_class_weight(op: str, weight):
     return weight
 
 
-@constexpr
-def _check_row_weight(
-    op: str, dtype, rank, shape: Shape | None, rows_rank, rows: Shape | None
-) -> None:
+def check_row_weight(op: str, row_weight, rows_rank: int, rows: Shape | None) -> None:
+    """A factor for each row; `rows` is their shape, as far as it is known, and `rows_rank` its length."""
+    row_weight = check_tensor(op, "row_weight", row_weight)
+    dtype, rank, shape = row_weight.dtype, row_weight.ndim, known_shape(row_weight)
     if dtype not in FLOATS:
         raise TypeError(
             f"{op}: row_weight must have dtype {_names(FLOATS)}, got {str(dtype).lower()}; "
@@ -197,14 +162,6 @@ def _check_row_weight(
         expected = f"shape {rows}" if rows is not None else f"{rows_rank} dimensions"
         got = f"{rank} dimensions" if shape is None else f"shape {shape}"
         raise ValueError(f"{op}: row_weight must have {expected}, one value a row, got {got}")
-
-
-def check_row_weight(op, row_weight, rows_rank, rows):
-    """A factor for each row; `rows` is their shape, as far as it is known, and `rows_rank` its length."""
-    row_weight = check_tensor(op, "row_weight", row_weight)
-    _check_row_weight(
-        op, row_weight.dtype, row_weight.ndim, known_shape(row_weight), rows_rank, rows
-    )
 
 
 @constexpr
@@ -247,12 +204,13 @@ def check_flag(op: str, name: str, value) -> bool:
     return value
 
 
-@constexpr
+@of_known
 def check_class_indices(op: str, target) -> None:
-    if target not in LABELS:
+    dtype = check_tensor(op, "target", target).dtype
+    if dtype not in LABELS:
         raise TypeError(
-            f"{op}: target must hold class indices of dtype {_names(LABELS)}, got {str(target).lower()}"
-            + as_class_indices(target)
+            f"{op}: target must hold class indices of dtype {_names(LABELS)}, got {str(dtype).lower()}"
+            + as_class_indices(dtype)
         )
 
 

@@ -9,8 +9,10 @@ from mindspore import Parameter
 from mindspore import dtype as mstype
 
 from ms_ce import _checks
-from ms_ce.ops.options import Plan, make_options, positive, softcap_of
-from ms_ce.ops.precision import constexpr
+from ms_ce.backend import resolved
+from ms_ce.ops.graph import OfKnown, known_shape
+from ms_ce.ops.options import Plan, make_options, named, positive, softcap_of
+from ms_ce.ops.precision import constexpr, of_known
 
 _HALVES = (mstype.float16, mstype.bfloat16)
 FREEZABLE = ("input", "linear_weight", "linear_bias")
@@ -70,10 +72,11 @@ def tempered(
 planned = constexpr(make_plan)
 
 
-@constexpr
-def is_mixed(hidden, linear_weight, linear_bias) -> bool:
+@OfKnown
+def is_mixed(input, linear_weight, linear_bias) -> bool:
     """Whether hidden states of 16 bits meet parameters of float32, as under MindSpore's mixed precision."""
-    return hidden in _HALVES and mstype.float32 in (linear_weight, linear_bias)
+    parameters = (linear_weight, linear_weight if linear_bias is None else linear_bias)
+    return input.dtype in _HALVES and any(each.dtype == mstype.float32 for each in parameters)
 
 
 @constexpr
@@ -88,7 +91,6 @@ def check_dtypes(op: str, hidden, linear_weight, linear_bias) -> None:
             )
 
 
-@constexpr
 def check_ranks(op: str, hidden, linear_weight, linear_bias, target_dtype, target, weight, shift):
     """Numbers of dimensions, which are known even under dynamic shape."""
     _checks.refuse_unknown_rank(
@@ -148,7 +150,6 @@ def check_matrix(op: str, linear_weight: int) -> None:
         )
 
 
-@constexpr
 def check_shapes(op: str, hidden, linear_weight, linear_bias, target, weight) -> None:
     """Dimensions, as far as they are known."""
     if hidden is None or linear_weight is None:
@@ -189,14 +190,18 @@ def check_block(op: str, features: int, linear_weight, linear_bias) -> None:
         )
 
 
-@constexpr
-def rows_shape(hidden, linear_weight):
+@OfKnown
+def rows_shape(input, linear_weight):
     """The shape of class indices, as far as it is known."""
-    return None if hidden is None or linear_weight is None else (*hidden[:-1], *linear_weight[1:-1])
+    hidden, table = known_shape(input), known_shape(linear_weight)
+    return None if hidden is None or table is None else (*hidden[:-1], *table[1:-1])
 
 
-def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_weight):
-    """Everything that can be known of the tensors before the kernel runs."""
+@of_known
+def checked(plan, matrix, input, linear_weight, target, linear_bias, weight, row_weight):
+    """The plan with the name of the backend that serves, after all checks; `matrix` is whether linear_weight must be
+    one."""
+    plan = resolved(plan)
     op = plan.op
     input = _checks.check_tensor(op, "input", input)
     linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
@@ -205,12 +210,12 @@ def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_w
     if linear_bias is not None:
         linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
         bias_dtype, bias_rank = linear_bias.dtype, linear_bias.ndim
-        bias_shape = _checks.known_shape(linear_bias)
+        bias_shape = known_shape(linear_bias)
     weight_dtype, weight_rank, weight_shape = None, 1, None
     if weight is not None:
         weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
-        weight_shape = _checks.known_shape(weight)
+        weight_shape = known_shape(weight)
     _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
     check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
     check_ranks(
@@ -225,16 +230,26 @@ def check_tensors(plan, input, linear_weight, target, linear_bias, weight, row_w
     )
     check_shapes(
         op,
-        _checks.known_shape(input),
-        _checks.known_shape(linear_weight),
+        known_shape(input),
+        known_shape(linear_weight),
         bias_shape,
-        _checks.known_shape(target),
+        known_shape(target),
         weight_shape,
     )
     _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
     if row_weight is not None:
-        rows = rows_shape(_checks.known_shape(input), _checks.known_shape(linear_weight))
-        _checks.check_row_weight(op, row_weight, input.ndim - 1 + linear_weight.ndim - 2, rows)
+        rank = input.ndim - 1 + linear_weight.ndim - 2
+        _checks.check_row_weight(op, row_weight, rank, rows_shape(input, linear_weight))
+    if matrix:
+        check_matrix(op, linear_weight.ndim)
+    return plan
+
+
+@of_known
+def checked_tokens(plan, input, linear_weight, target, linear_bias):
+    """The same of a loss of class indices alone."""
+    _checks.check_class_indices(named(plan).op, target)
+    return checked(plan, True, input, linear_weight, target, linear_bias, None, None)
 
 
 def check_layer(op: str, in_features, num_classes, bias) -> tuple[int, int]:

@@ -14,7 +14,9 @@ from ms_ce.functional import constant
 from ms_ce.ops import mean, precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
+from ms_ce.ops.graph import OfKnown, known_shape
 from ms_ce.ops.options import Plan
+from ms_ce.ops.precision import of_known
 
 
 @constexpr
@@ -36,7 +38,6 @@ def checked_beta(op: str, beta: float) -> float:
     return float(beta)
 
 
-@constexpr
 def _check_model(op: str, model: str, dtypes, ranks, shapes) -> None:
     """Of hidden states, weight and bias; None for the bias that is not there, and for shapes that are not known."""
     parts = ("hidden", "weight", "bias")
@@ -70,7 +71,6 @@ def _check_model(op: str, model: str, dtypes, ranks, shapes) -> None:
         )
 
 
-@constexpr
 def _check_both(op: str, student_hidden, student_weight, teacher_hidden, teacher_weight) -> None:
     """Shapes, as far as they are known."""
     if None in (student_hidden, student_weight, teacher_hidden, teacher_weight):
@@ -87,6 +87,7 @@ def _check_both(op: str, student_hidden, student_weight, teacher_hidden, teacher
         )
 
 
+@of_known
 def checked_model(op: str, model: str, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Everything that can be known of hidden states, weight and bias of 'student' or 'teacher'."""
     hidden = _checks.check_tensor(op, model + "_hidden", hidden)
@@ -94,29 +95,39 @@ def checked_model(op: str, model: str, hidden: Tensor, weight: Tensor, bias: Ten
     of_bias = (None, None, None)
     if bias is not None:
         bias = _checks.check_tensor(op, model + "_bias", bias)
-        of_bias = (bias.dtype, bias.ndim, _checks.known_shape(bias))
+        of_bias = (bias.dtype, bias.ndim, known_shape(bias))
     dtypes = (hidden.dtype, weight.dtype, of_bias[0])
-    shapes = (_checks.known_shape(hidden), _checks.known_shape(weight), of_bias[2])
+    shapes = (known_shape(hidden), known_shape(weight), of_bias[2])
     _check_model(op, model, dtypes, (hidden.ndim, weight.ndim, of_bias[1]), shapes)
 
 
+@of_known
 def check_models(
-    op: str, student: tuple, teacher: tuple, row_weight: Tensor | None, parts: int = 1
+    op: str,
+    student_hidden: Tensor,
+    student_weight: Tensor,
+    student_bias: Tensor | None,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    teacher_bias: Tensor | None,
+    row_weight: Tensor | None,
+    parts: int = 1,
 ) -> None:
-    """Everything that can be known of (hidden, weight, bias) of both and of the rows' weights; hidden states are one of
-    so many parts of them along the first axis."""
-    checked_model(op, "student", *student)
-    checked_model(op, "teacher", *teacher)
-    hidden = _checks.known_shape(student[0])
-    given = (student[1].shape, _checks.known_shape(teacher[0]), teacher[1].shape)
-    _check_both(op, hidden, *given)
+    """Everything that can be known of hidden states, weight and bias of both and of the rows' weights; hidden states
+    are one of so many parts of them along the first axis."""
+    checked_model(op, "student", student_hidden, student_weight, student_bias)
+    checked_model(op, "teacher", teacher_hidden, teacher_weight, teacher_bias)
+    given = (student_hidden, student_weight, teacher_hidden, teacher_weight)
+    _check_both(op, *[known_shape(each) for each in given])
     if row_weight is not None:
-        _checks.check_row_weight(op, row_weight, student[0].ndim - 1, known_lead(hidden, parts))
+        rank = student_hidden.ndim - 1
+        _checks.check_row_weight(op, row_weight, rank, known_lead(student_hidden, parts))
 
 
-@constexpr
-def known_lead(shape, parts: int = 1) -> tuple[int, ...] | None:
-    """The shape of all rows, of which hidden states of this shape are one of so many parts along the first axis."""
+@OfKnown
+def known_lead(hidden: Tensor, parts: int = 1) -> tuple[int, ...] | None:
+    """The shape of all rows, where it is known; hidden states are one of so many parts of them along the first axis."""
+    shape = known_shape(hidden)
     if shape is None or parts == 1:
         return None if shape is None else shape[:-1]
     return (shape[0] * parts, *shape[1:-1])
@@ -130,16 +141,18 @@ def check_parts(op: str, rank: int, parts: int) -> None:
         )
 
 
-@constexpr
-def _known_product(shape) -> float | None:
-    return None if shape is None else float(math.prod(shape[:-1]))
+@OfKnown
+def _known_rows(hidden: Tensor) -> float | None:
+    """Their number, where it is known."""
+    lead = known_lead(hidden)
+    return None if lead is None else float(math.prod(lead))
 
 
 def _divisor_of(op, total_weight, hidden, row_weight):
     """The mean's: a float where it is known, and not 0, else a scalar tensor."""
     if total_weight is not None:
         return _divisor.divisor_of(op, "mean", total_weight)
-    rows = _known_product(_checks.known_shape(hidden))
+    rows = _known_rows(hidden)
     if row_weight is None and rows:
         return rows
     row_weight = constant(row_weight)
@@ -237,7 +250,7 @@ def linear_distillation_loss(
     temperature_squared = _checks.check_flag(op, "temperature_squared", temperature_squared)
     student = (student_hidden, student_weight, student_bias)
     teacher = (teacher_hidden, teacher_weight, teacher_bias)
-    check_models(op, student, teacher, row_weight)
+    check_models(op, *student, *teacher, row_weight)
     factor = temperature * temperature if temperature_squared else 1.0
     row_weight, divisor = shares(op, reduction, factor, student_hidden, row_weight, total_weight)
     plan = summed(plan)
@@ -262,7 +275,7 @@ def shares(
     total_weight: float | Tensor | None,
 ) -> tuple[Tensor | None, float | Tensor | None]:
     """(the rows' weights for a sum, a mean's divisor)."""
-    divisor, rows = None, (known_lead(_checks.known_shape(hidden)), hidden, -1)
+    divisor, rows = None, (known_lead(hidden), hidden, -1)
     if reduction == "mean":
         divisor = _divisor_of(op, total_weight, hidden, row_weight)
         row_weight = _divisor.shared_out(divisor / factor, row_weight, *rows)

@@ -6,26 +6,28 @@ import math
 from typing import Any
 
 from mindspore import Tensor
-from mindspore.ops import constexpr
 
 from ms_ce import _arguments, _checks, _divisor
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import resolved, serving
 from ms_ce.ops import eager
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling, may_need_gradient, recording
+from ms_ce.ops.graph import Known, OfKnown, known_shape, may_need_gradient
 from ms_ce.ops.options import Options, Plan
+from ms_ce.ops.precision import of_known
 
 # Logits from which on their gradient may be made in the forward pass unasked, in a graph and in PyNative.
 _LARGE, _LARGE_EAGER = 1 << 20, 1 << 16
 
 
-@constexpr
-def rows_shape(shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+@OfKnown
+def rows_shape(logits: Tensor) -> tuple[int, ...] | None:
     """The shape of the rows of logits, as far as it is known."""
+    shape = known_shape(logits)
     return None if shape is None else shape[:1] * (len(shape) > 1) + shape[2:]
 
 
+@of_known
 def check_inputs(
     op: str,
     logits_name: str,
@@ -43,20 +45,25 @@ def check_inputs(
     if weight is not None:
         weight = _checks.check_tensor(op, "weight", weight)
         weight_dtype, weight_rank = weight.dtype, weight.ndim
-        weight_shape = _checks.known_shape(weight)
+        weight_shape = known_shape(weight)
     _checks.check_dtypes(op, logits_name, logits.dtype, target.dtype, weight_dtype, probabilities)
     _checks.check_ranks(op, logits_name, logits.ndim, target.dtype, target.ndim, weight_rank)
-    _checks.check_shapes(
-        op,
-        logits_name,
-        _checks.known_shape(logits),
-        _checks.known_shape(target),
-        weight_shape,
-    )
-    _checks.check_ignore_index(op, target.dtype, options.ignore_index)
+    shapes = (known_shape(logits), known_shape(target), weight_shape)
+    _checks.check_shapes(op, logits_name, *shapes)
+    _checks.check_ignore_index(op, target.dtype, Options(*options).ignore_index)
     if row_weight is not None:
-        rows = rows_shape(_checks.known_shape(logits))
-        _checks.check_row_weight(op, row_weight, logits.ndim - 1, rows)
+        _checks.check_row_weight(op, row_weight, logits.ndim - 1, rows_shape(logits))
+
+
+def over_total_weight(
+    plan: Plan,
+    total_weight: float | Tensor,
+    row_weight: Tensor | None,
+    input: Tensor,
+    target: Tensor,
+) -> tuple[float | Tensor, Tensor, Plan]:
+    """(the divisor, the rows' weights over it, the plan of the sum that is left) of logits."""
+    return _divisor.from_outside(plan, total_weight, row_weight, rows_shape(input), target)
 
 
 def constant(row_weight: Tensor | None) -> Tensor | None:
@@ -64,24 +71,34 @@ def constant(row_weight: Tensor | None) -> Tensor | None:
     return None if row_weight is None else without_gradient(row_weight)
 
 
-@constexpr
-def _in_forward_of_graph(choice: bool | str, training: bool, shape: tuple[int, ...] | None) -> bool:
-    """What `gradient_in_forward` means in a graph that is being compiled.
-
-    Where PyNative records, it will call the backward pass as a graph of its own, to which no upstream is known.
-    """
-    if choice != "auto":
-        return bool(choice)
-    large = shape is not None and math.prod(shape) >= _LARGE
-    return training and large and not recording()
-
-
-def _in_forward(choice: bool | str, training: bool, input: Tensor) -> bool:
-    if compiling():
-        return _in_forward_of_graph(choice, training, _checks.known_shape(input))
+@OfKnown
+def _in_forward(choice: bool | str, training: bool, input: Tensor | Known) -> bool:
+    """Whether the gradient is made in the forward pass."""
+    shape = known_shape(input)
+    size = 0 if shape is None else math.prod(shape)
+    if isinstance(input, Known):  # in a graph that is being compiled
+        # Where PyNative records, it will call the backward pass as a graph of its own, to which no upstream is known.
+        large = size >= _LARGE
+        return choice is True or (choice == "auto" and training and large and not eager.recording())
     if choice is False or not eager.AVAILABLE or not eager.recording():
         return False
-    return may_need_gradient(input) and (choice is True or math.prod(input.shape) >= _LARGE_EAGER)
+    return may_need_gradient(input) and (choice is True or size >= _LARGE_EAGER)
+
+
+@of_known
+def _begun(
+    plan: Plan,
+    probabilities: bool,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    row_weight: Tensor | None,
+) -> Plan:
+    """The plan with the name of the backend that serves, after all checks."""
+    plan = resolved(plan)
+    tensors = (input, target, weight, row_weight)
+    check_inputs(plan.op, "input", *tensors, plan.options, probabilities)
+    return plan
 
 
 def cross_entropy_on(
@@ -94,15 +111,11 @@ def cross_entropy_on(
     total_weight: float | Tensor | None = None,
 ) -> Tensor:
     """`cross_entropy` as a plan says, which a Cell holds."""
-    plan = resolved(plan)
+    plan = _begun(plan, True, input, target, weight, row_weight)
     kernels = serving(plan.op, plan.backend)
-    check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(_checks.known_shape(input))
-        divisor, row_weight, plan = _divisor.from_outside(
-            plan, total_weight, row_weight, rows, target
-        )
+        divisor, row_weight, plan = over_total_weight(plan, total_weight, row_weight, input, target)
     in_forward = _in_forward(plan.gradient_in_forward, training, input)
     tensors = (input, target, weight, constant(row_weight))
     loss = kernels.cross_entropy(*tensors, plan.options, in_forward)[0]
@@ -118,12 +131,11 @@ def nll_loss_on(
     total_weight: float | Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(loss, total_weight) as a plan says."""
+    plan = _begun(plan, False, input, target, weight, row_weight)
     kernels = serving(plan.op, plan.backend)
-    check_inputs(plan.op, "input", input, target, weight, row_weight, plan.options, False)
     if total_weight is None:
         return kernels.nll_loss(input, target, weight, constant(row_weight), plan.options)
-    rows = rows_shape(_checks.known_shape(input))
-    divisor, row_weight, plan = _divisor.from_outside(plan, total_weight, row_weight, rows, target)
+    divisor, row_weight, plan = over_total_weight(plan, total_weight, row_weight, input, target)
     loss = kernels.nll_loss(input, target, weight, row_weight, plan.options)[0]
     return _divisor.quotient(loss, divisor), total_weight
 

@@ -13,7 +13,7 @@ from mindspore.common.initializer import Uniform, initializer
 from ms_ce import _arguments, _checks, _linear, _linear_checks
 from ms_ce._cell import LossCell
 from ms_ce.backend import requested
-from ms_ce.ops.graph import IsFrozen, compiling
+from ms_ce.ops.graph import Frozen, compiling
 from ms_ce.sweep import LossStats
 
 
@@ -238,21 +238,18 @@ class LinearCrossEntropyLoss(LossCell):
             frozen,
             gradient_in_forward,
         )
-        self.weight_is_frozen = IsFrozen(self.linear_weight)
-        self.bias_is_frozen: Any = IsFrozen(self.linear_bias) if bias else None
+        parameters = {"linear_weight": self.linear_weight, "linear_bias": self.linear_bias}
+        self.frozen = Frozen(
+            **{name: each for name, each in parameters.items() if each is not None}
+        )
 
     def construct(self, *tensors: float | Tensor | None, **names: float | Tensor | None) -> Tensor:
         given = _arguments.inputs_of(self.plan.op, tensors, names)
         input, target, row_weight, total_weight = given
-        frozen = self.plan.frozen
-        if self.weight_is_frozen():
-            frozen = (*frozen, "linear_weight")
-        if self.linear_bias is not None and self.bias_is_frozen():
-            frozen = (*frozen, "linear_bias")
-        input = self.in_precision(input)
-        given = (input, self.linear_weight, target, self.linear_bias, self.weight)
-        given = (*given, row_weight, total_weight)
-        return _linear.linear_cross_entropy_on(self.plan, False, self.training, frozen, *given)[0]
+        input, frozen = self.in_precision(input), self.frozen(self.plan.frozen)
+        given = (input, self.linear_weight, target, self.linear_bias, self.weight, row_weight)
+        way = (self.plan, False, self.training, frozen)
+        return _linear.linear_cross_entropy_on(*way, *given, total_weight)[0]
 
     def extend_repr(self) -> str:
         classes, features = self.linear_weight.shape

@@ -16,15 +16,19 @@ from ms_ce.backend import linear_form, resolved
 from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import OfKnown, is_class_index, known_shape
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.mean import counted, per_weight
+from ms_ce.ops.options import named
+from ms_ce.ops.precision import of_known
 from ms_ce.ops.several import by_loss, nan_where
 
 
-@constexpr
-def _check_alike(op: str, name: str, shapes, dtypes) -> None:
-    """Of the elements of a sequence their shapes, as far as they are known, and dtypes."""
+@of_known
+def _check_alike(op: str, name: str, *values) -> None:
+    """The elements of a sequence have one shape, as far as it is known, and one dtype."""
+    tensors = [_checks.check_tensor(op, name + "[…]", value) for value in values]
+    shapes, dtypes = [known_shape(each) for each in tensors], [each.dtype for each in tensors]
     if not shapes:
         raise ValueError(f"{op}: {name} must hold a tensor for each loss, got none")
     for number, (shape, dtype) in enumerate(zip(shapes, dtypes, strict=True)):
@@ -44,15 +48,11 @@ def _stacked(op: str, name: str, values: Any) -> Any:
     """What was given for each loss, behind each other on a first axis."""
     if not isinstance(values, (tuple, list)):
         return values
-    for value in values:
-        _checks.check_tensor(op, name + "[…]", value)
-    shapes = [_checks.known_shape(value) for value in values]
-    _check_alike(op, name, shapes, [value.dtype for value in values])
+    _check_alike(op, name, *values)
     # MindSpore's CPU stacks no bfloat16.
     return ops.stack([readable(value) for value in values]).astype(values[0].dtype)
 
 
-@constexpr
 def _number_of_losses(op: str, rank: int, shape, told: int | None, shift: bool) -> int:
     """By input's rank and shape, and where a graph does not know that by what else was `told`."""
     least = 3 if shift else 2
@@ -70,8 +70,22 @@ def _number_of_losses(op: str, rank: int, shape, told: int | None, shift: bool) 
     return count
 
 
-@constexpr
-def _lead(shape):
+@of_known
+def _checked(plan, told, input, linear_weight, target, linear_bias, weight, row_weight) -> int:
+    """The number of losses, after all checks of the tensors."""
+    plan = named(plan)
+    input = _checks.check_tensor(plan.op, "input", input)
+    count = _number_of_losses(plan.op, input.ndim, known_shape(input), told, plan.shift)
+    matrix = _checks.check_tensor(plan.op, "linear_weight", linear_weight)
+    _linear_checks.check_matrix(plan.op, matrix.ndim)
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    _linear_checks.checked(plan, True, *tensors, row_weight)
+    return count
+
+
+@OfKnown
+def _lead(hidden):
+    shape = known_shape(hidden)
     return None if shape is None else shape[:-1]
 
 
@@ -108,7 +122,7 @@ def _one_each(op: str, name: str, values: Any, count: int) -> Any:
     if not isinstance(values, Tensor):
         return _numbers(op, name, values, count)
     expected = ((count,),) if name == "factors" else ((), (count,))
-    _check_values(op, name, values.dtype, _checks.known_shape(values), expected)
+    _check_values(op, name, values.dtype, known_shape(values), expected)
     dtype = _divisor.wide_dtype()
     return ops.ones((count,), dtype) * without_gradient(values).astype(dtype), True
 
@@ -225,15 +239,10 @@ def _losses(
 ):
     """(loss, losses) as a plan says, of what lies behind each other; `told` is their number, or None."""
     op, tensors = plan.op, (input, linear_weight, target, linear_bias, weight)
-    input = _checks.check_tensor(op, "input", input)
-    hidden = _checks.known_shape(input)
-    count = _number_of_losses(op, input.ndim, hidden, told, plan.shift)
-    linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
-    _linear_checks.check_matrix(op, linear_weight.ndim)
-    _linear_checks.check_tensors(plan, *tensors, row_weight)
+    count = _checked(plan, told, *tensors, row_weight)
     precision.pause()
     factors, _ = _one_each(op, "factors", 1.0 if factors is None else factors, count)
-    weights = _divisor.weights_of(row_weight, _lead(hidden), target, -1)
+    weights = _divisor.weights_of(row_weight, _lead(input), target, -1)
     divisors, may_be_0 = None, False
     if total_weight is not None:
         _checks.check_divides(op, plan.options.reduction)

@@ -9,7 +9,7 @@ from mindspore import Tensor, ops
 from ms_ce import _arguments, _checks, _divisor
 from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import serving
-from ms_ce.functional import check_inputs, constant, rows_shape
+from ms_ce.functional import check_inputs, constant, over_total_weight
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.graph import compiling
 
@@ -97,10 +97,7 @@ def cross_entropy_with_stats(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(_checks.known_shape(input))
-        divisor, row_weight, plan = _divisor.from_outside(
-            plan, total_weight, row_weight, rows, target
-        )
+        divisor, row_weight, plan = over_total_weight(plan, total_weight, row_weight, input, target)
     tensors = (input, target, weight, constant(row_weight))
     results = kernels.cross_entropy_with_stats(*tensors, plan.options)
     stats = in_order(results, divisor, input.dtype)
@@ -152,10 +149,7 @@ def cross_entropy_value_and_grad(
     check_inputs(op, "input", input, target, weight, row_weight, plan.options, True)
     divisor = None
     if total_weight is not None:
-        rows = rows_shape(_checks.known_shape(input))
-        divisor, row_weight, plan = _divisor.from_outside(
-            plan, total_weight, row_weight, rows, target
-        )
+        divisor, row_weight, plan = over_total_weight(plan, total_weight, row_weight, input, target)
     tensors = (input, target, weight, constant(row_weight))
     result = kernels.cross_entropy_value_and_grad(*tensors, plan.options)
     loss, gradient = result[0], result[3]

@@ -12,8 +12,10 @@ from ms_ce import _checks, _linear, _linear_checks
 from ms_ce.backend import resolved, serving
 from ms_ce.functional import check_inputs
 from ms_ce.ops.chunks import exact_dtype
+from ms_ce.ops.graph import known_shape
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import Options, Plan, make_options
+from ms_ce.ops.precision import of_known
 
 
 @constexpr
@@ -28,7 +30,6 @@ def _linear_plan(op: str, backend: str, values: tuple[Any, ...], *more: Any) -> 
     return _linear_checks.make_plan(op, backend, _linear_checks.tempered(op, *values), *more)
 
 
-@constexpr
 def _check_ranks(op: str, logits: int, target: int) -> None:
     _checks.refuse_unknown_rank(op, logits=logits, target=target)
     if target != logits - 1:
@@ -38,15 +39,19 @@ def _check_ranks(op: str, logits: int, target: int) -> None:
         )
 
 
+@of_known
+def _check(op: str, logits: Tensor, target: Tensor) -> None:
+    logits = _checks.check_tensor(op, "logits", logits)
+    _checks.check_class_indices(op, target)
+    _check_ranks(op, logits.ndim, target.ndim)
+    _check_shapes(op, known_shape(logits), known_shape(target))
+
+
 def checked_rows(
     op: str, logits: Tensor, target: Tensor, options: Options
 ) -> tuple[Tensor, Tensor]:
     """(logits (N, C), target (N,)) of any leading shape, after all checks."""
-    logits = _checks.check_tensor(op, "logits", logits)
-    target = _checks.check_tensor(op, "target", target)
-    _checks.check_class_indices(op, target.dtype)
-    _check_ranks(op, logits.ndim, target.ndim)
-    _check_shapes(op, _checks.known_shape(logits), _checks.known_shape(target))
+    _check(op, logits, target)
     rows, labels = logits, target.reshape((-1,))
     if logits.ndim != 2:
         rows = readable(logits).reshape((-1, logits.shape[-1]))
@@ -115,7 +120,6 @@ def token_log_probs(
     return log_prob.astype(exact), entropies.astype(exact)
 
 
-@constexpr
 def _check_shapes(op: str, logits: tuple[int, ...] | None, target: tuple[int, ...] | None) -> None:
     if logits is not None and target is not None and target != logits[:-1]:
         raise ValueError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor
 from mindspore import dtype as mstype
-from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear
 from ms_ce.backend import resolved
@@ -21,9 +20,10 @@ from ms_ce.distillation import (
 )
 from ms_ce.ops import precision
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, known_shape
 from ms_ce.ops.linear.sweep import as_rows, readable
 from ms_ce.ops.linear.top_k import top_k_divergence
+from ms_ce.ops.precision import of_known
 
 
 def linear_top_k_distillation_loss(
@@ -114,7 +114,6 @@ def linear_top_k_distillation_loss(
     return loss
 
 
-@constexpr
 def _check_teacher(op: str, classes: int, dtypes, ranks, lead, log_probs, indices) -> None:
     """What is known of the teacher's log-probabilities and indices."""
     _checks.refuse_unknown_rank(op, teacher_log_probs=ranks[0], teacher_indices=ranks[1])
@@ -151,16 +150,21 @@ def check_top_k(
 ) -> None:
     """Everything that can be known of the teacher's (log-probabilities, indices) and of the rows' weights beside a
     checked student of so many classes in all; `parts` as in `check_models`."""
-    log_probs = _checks.check_tensor(op, "teacher_log_probs", teacher[0])
-    indices = _checks.check_tensor(op, "teacher_indices", teacher[1])
-    lead = known_lead(_checks.known_shape(student[0]), parts)
-    shapes = (lead, _checks.known_shape(log_probs), _checks.known_shape(indices))
+    _check_tensors(op, student[0], *teacher, row_weight, classes, parts)
+    if not compiling():
+        _refuse_classes(op, teacher[1], row_weight, classes)
+
+
+@of_known
+def _check_tensors(op, hidden, log_probs, indices, row_weight, classes, parts) -> None:
+    log_probs = _checks.check_tensor(op, "teacher_log_probs", log_probs)
+    indices = _checks.check_tensor(op, "teacher_indices", indices)
+    lead = known_lead(hidden, parts)
+    shapes = (lead, known_shape(log_probs), known_shape(indices))
     dtypes, ranks = (log_probs.dtype, indices.dtype), (log_probs.ndim, indices.ndim)
     _check_teacher(op, classes, dtypes, ranks, *shapes)
     if row_weight is not None:
-        _checks.check_row_weight(op, row_weight, student[0].ndim - 1, lead)
-    if not compiling():
-        _refuse_classes(op, indices, row_weight, classes)
+        _checks.check_row_weight(op, row_weight, hidden.ndim - 1, lead)
 
 
 def constant_top_k(teacher: tuple) -> tuple:

@@ -37,7 +37,7 @@ def recording() -> bool:
 
 
 class _Wanted(PrimitiveWithInfer):
-    """wanted(i): whether the bprop that runs has to make the gradient of its input i.
+    """wanted(i, …): whether the bprop that runs has to make the gradient of its input i, or of another one named.
 
     A graph makes all of them and drops what nobody reads.
     """
@@ -45,11 +45,11 @@ class _Wanted(PrimitiveWithInfer):
     def __init__(self):
         super().__init__("ms_ce_wanted")
 
-    def __call__(self, index):
+    def __call__(self, *indices):
         mask = getattr(_state, "wanted", None)
-        return mask is None or mask[index]
+        return mask is None or any(mask[index] for index in indices)
 
-    def __infer__(self, index):
+    def __infer__(self, *indices):
         return {"shape": (), "dtype": mstype.bool_, "value": True}
 
 

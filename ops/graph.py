@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
-from mindspore.ops import functional as F
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce import _versions
-from ms_ce.ops import eager
 
 
 class _Compiling(PrimitiveWithInfer):
@@ -30,12 +30,53 @@ class _Compiling(PrimitiveWithInfer):
 compiling = _Compiling()
 
 
-def known_shape(tensor):
-    """The shape as a tuple, or None where a compiled graph does not know it yet."""
-    # Only in a graph: PyNative would run an operator for it.
-    if compiling() and F.is_sequence_value_unknown(tensor.shape):
-        return None
-    return tensor.shape
+class Known(NamedTuple):
+    """What a graph that is being compiled knows of a tensor, by the names of a tensor's attributes; -1 for an unknown
+    dimension, and None where their number is unknown."""
+
+    dtype: Any
+    ndim: int | None
+    shape: tuple[int, ...] | None
+
+
+def _known(item: dict[str, Any]) -> Any:
+    """Of an argument: Known, or the value of a constant; of anything else its type, or a sequence of types."""
+    dtype, value = item["dtype"], item["value"]
+    if not isinstance(dtype, mstype.TensorType):
+        return dtype if value is None else value
+    shape = tuple(item["shape"])
+    if shape == (-2,):
+        return Known(dtype.element_type(), None, None)
+    return Known(dtype.element_type(), len(shape), shape)
+
+
+class OfKnown(PrimitiveWithInfer):
+    """`constexpr` for a function of tensors, for each of which a graph hands over Known. Named tuples become plain ones
+    there, and the result is a constant.
+
+    A graph has whatever it calls parsed, and every attribute and branch inferred: milliseconds for the checks of a
+    loss. An operator's inference is Python that is simply called.
+    """
+
+    def __init__(self, function: Callable):
+        super().__init__(f"{function.__module__}.{function.__qualname__}")
+        self.set_const_prim(True)
+        self.add_prim_attr("constexpr_prim", True)
+        self.function = function
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
+
+    def __infer__(self, *items):
+        value = self.function(*[_known(item) for item in items])
+        return {"shape": None, "dtype": None, "value": value}
+
+
+@OfKnown
+def known_shape(tensor) -> tuple[int, ...] | None:
+    """The shape, or None where a compiled graph does not know all of it yet."""
+    shape = tensor.shape
+    return None if shape is None or -1 in shape else shape
 
 
 class _MayNeedGradient(PrimitiveWithInfer):
@@ -54,27 +95,24 @@ class _MayNeedGradient(PrimitiveWithInfer):
 may_need_gradient = _MayNeedGradient()
 
 
-class IsFrozen(PrimitiveWithInfer):
-    """Whether a Parameter has requires_grad=False: a graph that is being compiled may not read the attribute itself."""
+class Frozen(OfKnown):
+    """Frozen(**parameters)(names): the names, and those of Parameters with requires_grad=False, which a graph that is
+    being compiled may not read itself."""
 
-    def __init__(self, parameter):
-        super().__init__("ms_ce_is_frozen")
+    def __init__(self, **parameters):
+        super().__init__(self._with_names)
         # Past what MindSpore makes of a Parameter that is an attribute.
-        object.__setattr__(self, "parameters", (parameter,))
+        object.__setattr__(self, "parameters", parameters)
         # Or a graph takes the answer of another primitive of that name.
-        self.add_prim_attr("parameter", f"{parameter.name} {id(parameter)}")
+        given = [f"{each.name} {id(each)}" for each in parameters.values()]
+        self.add_prim_attr("of", ", ".join(given))
 
-    def __call__(self):
-        return not self.parameters[0].requires_grad
-
-    def __infer__(self):
-        return {"shape": (), "dtype": mstype.bool_, "value": self()}
+    def _with_names(self, names):
+        frozen = [name for name, each in self.parameters.items() if not each.requires_grad]
+        return (*names, *frozen)
 
     def __deepcopy__(self, memo):
-        return IsFrozen(copy.deepcopy(self.parameters[0], memo))
-
-
-recording = constexpr(eager.recording)
+        return Frozen(**copy.deepcopy(self.parameters, memo))
 
 
 class _KnownOne(PrimitiveWithInfer):

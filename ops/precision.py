@@ -12,9 +12,10 @@ from mindspore import Tensor, nn, ops
 from mindspore import dtype as mstype
 from mindspore._c_expression import MixedPrecisionType
 from mindspore.ops import operations as P
+from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_ce import _versions
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import OfKnown, compiling
 
 DTYPES = {
     "fp16": mstype.float16,
@@ -54,15 +55,22 @@ def begin(input):
     return input if compiling() else _cast_once(input)
 
 
-def pause() -> None:
-    """What follows is not cast, until `end`."""
-    if not compiling():
-        off()
+class _WherePythonRuns(PrimitiveWithInfer):
+    """What Python does and a graph leaves out."""
+
+    def __init__(self, function: Callable):
+        super().__init__(f"ms_ce_{function.__name__}")
+        self.function = function
+
+    def __call__(self):
+        self.function()
+
+    def __infer__(self):
+        return {"shape": (), "dtype": mstype.bool_, "value": True}
 
 
-def end() -> None:
-    if not compiling():
-        on_again()
+# What follows is not cast, from `pause` to `end`.
+pause, end = _WherePythonRuns(off), _WherePythonRuns(on_again)
 
 
 @contextlib.contextmanager
@@ -78,3 +86,8 @@ def constexpr(check: Callable) -> Callable:
     """mindspore.ops.constexpr for what may raise: mixed precision is off then."""
     # By a decorator of contextlib: bytecode capture ends the process in a `try` of ours.
     return ops.constexpr(_off_where_it_raises()(check))
+
+
+def of_known(check: Callable) -> OfKnown:
+    """The same for a function of tensors."""
+    return OfKnown(_off_where_it_raises()(check))

@@ -118,9 +118,8 @@ class VocabParallelLinearDistillationLoss(DistillationOverBlocks):
     ) -> Tensor:
         student_hidden = self.in_precision(student_hidden)
         student = (student_hidden, student_weight, student_bias)
-        check_models(
-            _OP, student, (teacher_hidden, teacher_weight, teacher_bias), row_weight, self.parts
-        )
+        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        check_models(_OP, *student, *teacher, row_weight, self.parts)
         self.check_hidden(student_hidden)
         teacher = constant_model((as_rows(teacher_hidden), teacher_weight, teacher_bias))
         return self.divergence(student, teacher, row_weight, total_weight)

@@ -79,7 +79,7 @@ class DistillationOverBlocks(LinearOverBlocks):
         dtype = student_hidden.dtype
         hidden, of_divisor = as_rows(student_hidden), constant_rows(row_weight)
         if self.factor != 1.0:
-            rows = known_lead(_checks.known_shape(student_hidden), parts)
+            rows = known_lead(student_hidden, parts)
             row_weight = _divisor.shared_out(
                 1.0 / self.factor, row_weight, rows, student_hidden, -1
             )

@@ -10,7 +10,9 @@ from mindspore.ops import constexpr
 
 from ms_ce import _checks, _linear_checks
 from ms_ce._cell import LossCell
-from ms_ce.ops.options import Gradients, Plan
+from ms_ce.ops.graph import known_shape
+from ms_ce.ops.options import Gradients, Plan, named
+from ms_ce.ops.precision import of_known
 from ms_ce.ops.table import KERNELS
 from ms_ce.parallel.exchange import Group, world
 from ms_ce.parallel.local import holds_class_indices
@@ -26,7 +28,6 @@ def check_dtype(op: str, name: str, dtype) -> None:
         )
 
 
-@constexpr
 def _check_ranks(op: str, hidden: int, target: int, indices: bool) -> None:
     expected = hidden - 1 if indices else hidden
     if target != expected:
@@ -36,7 +37,6 @@ def _check_ranks(op: str, hidden: int, target: int, indices: bool) -> None:
         )
 
 
-@constexpr
 def _check_rows(op: str, hidden, target, ranks: int, held: int, indices: bool) -> None:
     """Shapes of input and target, as far as they are known."""
     if hidden is None or target is None:
@@ -49,10 +49,34 @@ def _check_rows(op: str, hidden, target, ranks: int, held: int, indices: bool) -
         )
 
 
-@constexpr
 def _rows(target, indices: bool):
     """The shape of the rows of a target, as far as it is known."""
     return target if target is None or indices else target[:-1]
+
+
+@of_known
+def _check(plan, parts, weight_dtype, input, linear_weight, target, linear_bias, row_weight):
+    plan = named(plan)
+    op = plan.op
+    input = _checks.check_tensor(op, "input", input)
+    linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
+    target = _checks.check_tensor(op, "target", target)
+    bias_dtype, bias_shape = None, None
+    if linear_bias is not None:
+        linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
+        bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
+    _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
+    check_dtype(op, "input", input.dtype)
+    _linear_checks.check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
+    _linear_checks.check_matrix(op, linear_weight.ndim)
+    _linear_checks.check_block(op, input.shape[-1], linear_weight.shape, bias_shape)
+    indices = holds_class_indices(target.dtype)
+    _check_ranks(op, input.ndim, target.ndim, indices)
+    hidden, labels = known_shape(input), known_shape(target)
+    _check_rows(op, hidden, labels, parts, linear_weight.shape[0], indices)
+    _checks.check_ignore_index(op, target.dtype, plan.options.ignore_index)
+    if row_weight is not None:
+        _checks.check_row_weight(op, row_weight, input.ndim - 1, _rows(labels, indices))
 
 
 class LinearOverBlocks(LossCell):
@@ -92,23 +116,5 @@ class LinearOverBlocks(LossCell):
 
     def check(self, input, linear_weight, target, linear_bias, row_weight, weight_dtype):
         """Everything that can be known of the tensors before the kernel runs."""
-        op = self.plan.op
-        input = _checks.check_tensor(op, "input", input)
-        linear_weight = _checks.check_tensor(op, "linear_weight", linear_weight)
-        target = _checks.check_tensor(op, "target", target)
-        bias_dtype, bias_shape = None, None
-        if linear_bias is not None:
-            linear_bias = _checks.check_tensor(op, "linear_bias", linear_bias)
-            bias_dtype, bias_shape = linear_bias.dtype, linear_bias.shape
-        _checks.check_dtypes(op, "input", input.dtype, target.dtype, weight_dtype, True)
-        check_dtype(op, "input", input.dtype)
-        _linear_checks.check_dtypes(op, input.dtype, linear_weight.dtype, bias_dtype)
-        _linear_checks.check_matrix(op, linear_weight.ndim)
-        _linear_checks.check_block(op, input.shape[-1], linear_weight.shape, bias_shape)
-        indices = holds_class_indices(target.dtype)
-        _check_ranks(op, input.ndim, target.ndim, indices)
-        hidden, labels = _checks.known_shape(input), _checks.known_shape(target)
-        _check_rows(op, hidden, labels, self.parts, linear_weight.shape[0], indices)
-        _checks.check_ignore_index(op, target.dtype, self.plan.options.ignore_index)
-        if row_weight is not None:
-            _checks.check_row_weight(op, row_weight, input.ndim - 1, _rows(labels, indices))
+        tensors = (input, linear_weight, target, linear_bias, row_weight)
+        _check(self.plan, self.parts, weight_dtype, *tensors)

@@ -215,8 +215,7 @@ class VocabParallelLinearTokenLogProbs(LinearOverBlocks):
         linear_bias: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         input = self.in_precision(input)
-        target = _checks.check_tensor(_LINEAR, "target", target)
-        _checks.check_class_indices(_LINEAR, target.dtype)
+        _checks.check_class_indices(_LINEAR, target)
         self.check(input, linear_weight, target, linear_bias, None, None)
         frozen = self.plan.frozen
         input, linear_weight, linear_bias = _linear.constants(

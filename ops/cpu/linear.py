@@ -10,7 +10,6 @@ import functools
 
 from mindspore.ops import constexpr
 
-from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import per_row
 from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, refusing
 from ms_ce.ops.cpu.linear_operators import (
@@ -24,11 +23,10 @@ from ms_ce.ops.cpu.linear_operators import (
     suffix_of,
 )
 from ms_ce.ops.cpu.linear_tokens import token_log_probs  # noqa: F401
-from ms_ce.ops.cpu.operators import factors, make_operator, no_weight
-from ms_ce.ops.cpu.refusal import Once, none_of, refused
-from ms_ce.ops.derivative import PassedOn
+from ms_ce.ops.cpu.operators import factors, given, make_operator
+from ms_ce.ops.cpu.refusal import Once
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import is_class_index
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 from ms_ce.ops.several import finished, weighted
 
@@ -37,37 +35,16 @@ def _three(dout):
     return dout[0], dout[1], dout[2]
 
 
+_once = Once(ONCE)
+
+
 @functools.lru_cache(maxsize=4)
 def _backward_operator(suffix: str):
     return make_operator("LinearCrossEntropyBackward" + suffix, refusing(_three))
 
 
-def _once_bprop(given, out, dout):
-    """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
-    nothing = refused(ONCE, dout[0], dout[1], dout[2])
-    made = (zeros_like(given[0]), zeros_like(given[1]), zeros_like(given[2]))
-    return ((*made, *none_of(nothing, *given[3:])),)
-
-
-_once_where_python_runs, _once_in_graph = Once(ONCE), PassedOn("linear once", _once_bprop)
-
-
 def _probabilities(target):
     return () if is_class_index(target.dtype) else (target,)
-
-
-def _once(made, sources):
-    if compiling():
-        passed_on = _once_in_graph((*made, *sources))
-        return passed_on[0], passed_on[1], passed_on[2]
-    return tuple([_once_where_python_runs(gradient) for gradient in made])
-
-
-def _returned(grads, arguments, row_weight, options, plan):
-    """What a bprop returns."""
-    grad_hidden, grad_table, grad_bias = grads
-    grad_target, grad_weight = data_gradients(arguments, plan)
-    return grad_hidden, grad_table, grad_target, grad_bias, grad_weight, row_weight, options, plan
 
 
 def _two_sweeps_bprop(gradients: Gradients, second: int):
@@ -81,9 +58,10 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (dout[0], dout[second], *tensors, out[2], out[1], options)
         grads = (hidden, linear_weight, linear_bias)
-        if wanted(0) or wanted(1) or wanted(3):
+        if wanted(0, 1, 3):
             grads = completed(backward(*arguments, plan), arguments, plan)
-        return _returned(grads, arguments, row_weight, options, plan)
+        grad_target, grad_weight = data_gradients(arguments, plan)
+        return grads[0], grads[1], grad_target, grads[2], grad_weight, row_weight, options, plan
 
     return bprop
 
@@ -98,43 +76,37 @@ def _one_sweep_bprop(gradients: Gradients):
         upstream = dout[0]
         made = rescaled(upstream, by_hidden, by_table, by_bias, applied)
         sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
-        made = _once(made, sources)
+        made = _once((*made, *sources))
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (upstream, upstream, *tensors, lse, total_weight, options)
-        return _returned(completed(made, arguments, plan), arguments, row_weight, options, plan)
+        grads = completed((made[0], made[1], made[2]), arguments, plan)
+        grad_target, grad_weight = data_gradients(arguments, plan)
+        return grads[0], grads[1], grad_target, grads[2], grad_weight, row_weight, options, plan
 
     return bprop
 
 
 @constexpr
-@functools.lru_cache(maxsize=32)
-def _loss_operator(rows: bool, gradients):
+@functools.lru_cache(maxsize=48)
+def _operator(with_stats: bool, reduction: str, gradients):
     """Operators are made for each set of gradients, which a graph hands over as a plain tuple."""
-    gradients = Gradients(*gradients)
-    if gradients.in_forward and not rows:
-        name = "LinearCrossEntropyValueAndGrad" + suffix_of(gradients)
-        later = _two_sweeps_bprop(gradients, 0)
-        derivative = Derivative(later, made={4: 0, 5: 1, 6: 3}, rescale=rescale)
-        return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
-    name = "LinearCrossEntropyForwardRows" if rows else "LinearCrossEntropyForward"
-    return forward_operator(name, _two_sweeps_bprop(gradients, 0), gradients)
-
-
-@constexpr
-@functools.lru_cache(maxsize=16)
-def _stats_operator(rows: bool, gradients):
-    gradients = Gradients(*gradients)
-    name = "LinearCrossEntropyStatsRows" if rows else "LinearCrossEntropyStats"
-    return forward_operator(name, _two_sweeps_bprop(gradients, 3), gradients)
+    gradients, rows = Gradients(*gradients), "Rows" if reduction == "none" else ""
+    if with_stats:
+        bprop = _two_sweeps_bprop(gradients, 3)
+        return forward_operator("LinearCrossEntropyStats" + rows, bprop, gradients)
+    two_sweeps = _two_sweeps_bprop(gradients, 0)
+    if rows or not gradients.in_forward:
+        return forward_operator("LinearCrossEntropyForward" + rows, two_sweeps, gradients)
+    name = "LinearCrossEntropyValueAndGrad" + suffix_of(gradients)
+    derivative = Derivative(two_sweeps, made={4: 0, 5: 1, 6: 3}, rescale=rescale)
+    return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
 
 
 def _arguments(plan, gradients, target, linear_bias, weight, row_weight, dtype, has_grad_z_loss):
     """(target, linear_bias, weight, row_weight, options, plan) as the operators take them."""
-    if linear_bias is None:
-        linear_bias = no_weight(dtype)
-    given = factors(dtype, weight, row_weight, plan.options, ClassBlock(), has_grad_z_loss)
-    slots = packed_plan(plan.chunk_bytes, plan.shift, not gradients.linear_bias)
-    return target, linear_bias, *given, slots
+    rest = factors(dtype, weight, row_weight, plan.options, ClassBlock(), has_grad_z_loss)
+    slots = packed_plan(plan.chunk_bytes, plan.shift, gradients.linear_bias)
+    return target, given(linear_bias, dtype), *rest, slots
 
 
 def linear_cross_entropy(
@@ -149,15 +121,14 @@ def linear_cross_entropy(
     row_weight,
 ):
     """As `protocol.LinearForm` says, all from one pass over the chunks."""
-    given = (target, linear_bias, weight, row_weight)
-    arguments = _arguments(plan, gradients, *given, input.dtype, with_stats)
-    rows = plan.options.reduction == "none"
-    operator = _stats_operator(rows, gradients) if with_stats else _loss_operator(rows, gradients)
+    operator = _operator(with_stats, plan.options.reduction, gradients)
+    tensors = (target, linear_bias, weight, row_weight)
+    arguments = _arguments(plan, gradients, *tensors, input.dtype, with_stats)
     results = operator(input, linear_weight, *arguments)
-    if not with_stats:
-        loss = results[0]
-        return (after_first(loss, plan, input) if rows else loss,)
-    return per_row(results, plan, after_first, input)
+    if with_stats:
+        return per_row(results, plan, after_first, input)
+    loss = results[0]
+    return (after_first(loss, plan, input) if plan.options.reduction == "none" else loss,)
 
 
 def several(
@@ -172,7 +143,8 @@ def several(
     row_weight,
 ):
     """As `protocol.LinearForm` says."""
-    given = (target, linear_bias, weight, weighted(row_weight, factors))
-    arguments = _arguments(plan, gradients, *given, input.dtype, False)
-    results = _loss_operator(False, gradients)(input, linear_weight, *arguments)
+    tensors = (target, linear_bias, weight, weighted(row_weight, factors))
+    arguments = _arguments(plan, gradients, *tensors, input.dtype, False)
+    operator = _operator(False, "sum", gradients)
+    results = operator(input, linear_weight, *arguments)
     return finished(results[0], results[3], factors, weight is not None)

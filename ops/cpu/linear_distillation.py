@@ -6,7 +6,6 @@ import functools
 
 from mindspore.ops import constexpr
 
-from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.cpu.linear_operators import (
     forward_operator,
@@ -18,12 +17,11 @@ from ms_ce.ops.cpu.linear_operators import (
 )
 from ms_ce.ops.cpu.operators import factors, given, make_operator
 from ms_ce.ops.cpu.refusal import Once, none_of, refused
-from ms_ce.ops.derivative import PassedOn
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
 _ONCE = "linear_distillation_loss is differentiated once, on every backend"
+_once = Once(_ONCE)
 
 
 def _refused(
@@ -48,23 +46,6 @@ def _refused(
 @functools.lru_cache(maxsize=4)
 def _backward_operator(suffix: str):
     return make_operator("LinearDistillationBackward" + suffix, _refused)
-
-
-def _once_bprop(given, out, dout):
-    """What arrives would be lost at an output of the forward operator: it is refused at the operator's inputs."""
-    nothing = refused(_ONCE, dout[0], dout[1], dout[2])
-    made = (zeros_like(given[0]), zeros_like(given[1]), zeros_like(given[2]))
-    return ((*made, *none_of(nothing, *given[3:])),)
-
-
-_once_where_python_runs, _once_in_graph = Once(_ONCE), PassedOn("distillation once", _once_bprop)
-
-
-def _once(made, sources):
-    if compiling():
-        passed_on = _once_in_graph((*made, *sources))
-        return passed_on[0], passed_on[1], passed_on[2]
-    return tuple([_once_where_python_runs(gradient) for gradient in made])
 
 
 def _placed(gradients: Gradients):
@@ -99,7 +80,7 @@ def _two_sweeps_bprop(gradients: Gradients):
         teacher = (teacher_hidden, teacher_weight, teacher_bias)
         student = (hidden, linear_weight, linear_bias)
         grads = student
-        if wanted(0) or wanted(1) or wanted(2):
+        if wanted(0, 1, 2):
             grads = placed(backward(dout, *student, *teacher, row_weight, options, plan), student)
         return *grads, *teacher, row_weight, options, plan
 
@@ -126,7 +107,7 @@ def _one_sweep_bprop(gradients: Gradients):
         student = (hidden, linear_weight, linear_bias)
         _, by_hidden, by_table, by_bias, applied = out
         made = rescaled(dout[0], by_hidden, by_table, by_bias, applied)
-        grads = placed(_once(made, (dout[0], *student)), student)
+        grads = placed(_once((*made, dout[0], *student)), student)
         return *grads, *teacher, row_weight, options, plan
 
     return bprop
@@ -182,7 +163,7 @@ def distillation(plan: Plan, gradients: Gradients, beta: float, student, teacher
         given(teacher_bias, teacher_hidden.dtype),
         row_weight,
         options,
-        packed_plan(plan.chunk_bytes, False, not gradients.linear_bias),
+        packed_plan(plan.chunk_bytes, False, gradients.linear_bias),
     )
     # PyNative hides the gradients that the forward pass has made.
     return result[0] if isinstance(result, tuple) else result

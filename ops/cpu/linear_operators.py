@@ -19,8 +19,9 @@ _depend = P.Depend()
 
 
 @kept
-def packed_plan(chunk_bytes: int, shift: bool, bias_frozen: bool) -> np.ndarray:
-    slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": bias_frozen}
+def packed_plan(chunk_bytes: int, shift: bool, bias: bool) -> np.ndarray:
+    """`bias` is whether its gradient is wanted."""
+    slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": not bias}
     return packed("plan", slots)
 
 
@@ -33,6 +34,10 @@ def suffix_of(gradients: Gradients) -> str:
     return "Weight" if gradients.linear_weight else "Bias"
 
 
+def _complete(made, arguments, plan):
+    return made
+
+
 def completing(gradients: Gradients, operator):
     """The gradients of input, weight and bias, from those that were made and the backward operator's arguments.
 
@@ -40,6 +45,8 @@ def completing(gradients: Gradients, operator):
     own, `operator(suffix)`, which the compiler drops where nobody does.
     """
     of_input, of_weight, of_bias = gradients.input, gradients.linear_weight, gradients.linear_bias
+    if of_input and of_weight and of_bias:
+        return _complete
     input_alone: Any = None if of_input else operator("Input")
     weight_alone: Any = None if of_weight else operator("Weight")
     bias_alone: Any = None if of_bias else operator("Bias")
@@ -72,13 +79,17 @@ rescale = make_operator("LinearCrossEntropyRescale")
 def rescaled(upstream, grad_input, grad_weight, grad_bias, applied):
     """Gradients that the forward pass has made for an upstream of 1, times the true one: where they lie, or in a graph,
     which may ask for several, in a place of their own."""
-    made = (grad_input, grad_weight, grad_bias)
-    if not compiling():
-        done = rescale(upstream, *made, applied)
-        made = (_depend(grad_input, done), _depend(grad_weight, done), _depend(grad_bias, done))
-    elif not known_one(upstream):
-        made = tuple([multiply(each, upstream) for each in made])
-    return made
+    if known_one(upstream):
+        return grad_input, grad_weight, grad_bias
+    return _times(upstream, grad_input, grad_weight, grad_bias, applied)
+
+
+def _times(upstream, grad_input, grad_weight, grad_bias, applied):
+    if compiling():
+        grad_input, grad_weight = multiply(grad_input, upstream), multiply(grad_weight, upstream)
+        return grad_input, grad_weight, multiply(grad_bias, upstream)
+    done = rescale(upstream, grad_input, grad_weight, grad_bias, applied)
+    return _depend(grad_input, done), _depend(grad_weight, done), _depend(grad_bias, done)
 
 
 def forward_operator(name, bprop, gradients, derivative=None):

@@ -6,13 +6,10 @@ from mindspore import nn, ops
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.divisor import through_divisor
-from ms_ce.ops.cpu.operators import (
-    factors,
-    make_operator,
-)
+from ms_ce.ops.cpu.operators import are_constants, factors, make_operator
 from ms_ce.ops.cpu.refusal import none_of, none_of_target, refused
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import compiling, is_class_index, known_one, may_need_gradient
+from ms_ce.ops.graph import Known, OfKnown, is_class_index, known_one, may_need_gradient
 from ms_ce.ops.options import ClassBlock
 
 _THIRD = "derivatives of the cpu backend end at the second order"
@@ -21,7 +18,7 @@ _THIRD = "derivatives of the cpu backend end at the second order"
 def _data_gradients(
     grad_loss, grad_z_loss, logits, target, weight, row_weight, lse, total_weight, options
 ):
-    """Gradients of the loss with respect to target, weight, row_weight and options. A row's weight is a constant."""
+    """Gradients of the loss with respect to target and weight."""
     rest = (row_weight, lse, total_weight, options)
     grad_target, grad_weight = target, weight
     if is_class_index(target.dtype):
@@ -30,17 +27,19 @@ def _data_gradients(
         grad_target = _target_grad(grad_loss, logits, target, weight, *rest)
     if wanted(2) and weight.ndim == 1:
         grad_weight = _weight_grad(grad_loss, grad_z_loss, logits, target, weight, *rest)
-    return grad_target, grad_weight, row_weight, options
+    return grad_target, grad_weight
 
 
 def _gradients(grad_loss, grad_z_loss, logits, target, weight, row_weight, out, options):
-    """Of the inputs of a forward operator."""
+    """Of the inputs of a forward operator. A row's weight is a constant."""
     saved = (logits, target, weight, row_weight, out[2], out[1], options)
     grad = logits
     if wanted(0):
         grad = _backward(grad_loss, grad_z_loss, *saved)
-    data = _data_gradients(grad_loss, grad_z_loss, *saved)
-    return grad, data[0], data[1], data[2], data[3]
+    if are_constants(target, weight):
+        return grad, zeros_like(target), weight, row_weight, options
+    grad_target, grad_weight = _data_gradients(grad_loss, grad_z_loss, *saved)
+    return grad, grad_target, grad_weight, row_weight, options
 
 
 def _forward_bprop(logits, target, weight, row_weight, options, out, dout):
@@ -267,8 +266,8 @@ def _gradient_for(grad_loss, gradient, *saved):
 def _forward_with_gradient_bprop(logits, target, weight, row_weight, options, out, dout):
     saved = (logits, target, weight, row_weight, out[2], out[1], options)
     grad = _gradient_for(dout[0], out[3], *saved)
-    data = _data_gradients(dout[0], dout[0], *saved)
-    return grad, data[0], data[1], data[2], data[3]
+    grad_target, grad_weight = _data_gradients(dout[0], dout[0], *saved)
+    return grad, grad_target, grad_weight, row_weight, options
 
 
 def _value_and_grad_bprop(logits, target, weight, row_weight, options, out, dout):
@@ -295,20 +294,24 @@ if _forward_with_gradient is not None:
     _forward_with_gradient.add_prim_attr("differentiable", True)
 
 
-def _target_too(target):
-    return not compiling() and not is_class_index(target.dtype) and may_need_gradient(target)
+@OfKnown
+def _operator(reduction, gradient_in_forward, target):
+    if reduction == "none":
+        return _forward_rows
+    if not gradient_in_forward:
+        return _forward
+    of_target = not isinstance(target, Known) and not is_class_index(target.dtype)
+    if of_target and may_need_gradient(target):
+        return _forward_with_gradients
+    return _forward_with_gradient
 
 
 def cross_entropy(logits, target, weight, row_weight, options, gradient_in_forward=False):
     """(loss, total_weight, lse): loss in logits' dtype, the others float64."""
     given = factors(logits.dtype, weight, row_weight, options, ClassBlock())
-    if options.reduction == "none":
-        return _forward_rows(logits, target, *given)
-    if gradient_in_forward and _target_too(target):
-        return _forward_with_gradients(logits, target, *given)[:3]
-    if gradient_in_forward:
-        return _forward_with_gradient(logits, target, *given)[:3]
-    return _forward(logits, target, *given)
+    operator = _operator(options.reduction, gradient_in_forward, target)
+    results = operator(logits, target, *given)
+    return results[0], results[1], results[2]
 
 
 def cross_entropy_value_and_grad(logits, target, weight, row_weight, options):

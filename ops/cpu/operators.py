@@ -21,6 +21,7 @@ from mindspore.ops import constexpr
 from ms_ce.ops.cpu import library
 from ms_ce.ops.custom import compiled
 from ms_ce.ops.eager import Derivative
+from ms_ce.ops.graph import OfKnown, is_class_index
 from ms_ce.ops.options import ClassBlock, Options
 
 _MOST_KEPT = 256  # constant tensors of a thread
@@ -119,11 +120,22 @@ def _given_exactly(row_weight, dtype):
     return row_weight.astype(mstype.float64)
 
 
+@OfKnown
+def _options(options, block, weight, row_weight, has_grad_z_loss, beta):
+    flags = (weight is not None, row_weight is not None, has_grad_z_loss, False)
+    return packed_options(options, block, *flags, beta)
+
+
 def factors(dtype, weight, row_weight, options, block, has_grad_z_loss=False, beta=0.0):
     """(weight, row_weight, options) as operators on logits of a dtype take them."""
-    flags = (weight is not None, row_weight is not None, has_grad_z_loss, False)
-    packed = packed_options(options, block, *flags, beta)
+    packed = _options(options, block, weight, row_weight, has_grad_z_loss, beta)
     return given(weight, dtype), _given_exactly(row_weight, dtype), packed
+
+
+@OfKnown
+def are_constants(target, weight) -> bool:
+    """Of class indices and an absent weight, which have no gradients."""
+    return is_class_index(target.dtype) and weight.ndim == 0
 
 
 @constexpr

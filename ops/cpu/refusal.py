@@ -46,20 +46,6 @@ def refused(sentence: str, *arriving):
     return _refuse(amount, _characters(sentence))
 
 
-class Once(nn.Cell):
-    """Ends a second derivative where Python runs: to MindSpore gradients made in the forward pass are constants."""
-
-    def __init__(self, sentence: str):
-        super().__init__()
-        self.sentence = sentence
-
-    def construct(self, gradient):
-        return gradient
-
-    def bprop(self, gradient, out, dout):
-        raise NotImplementedError("ms_ce: " + self.sentence)
-
-
 def _after_bprop(given, out, dout):
     """What arrives at a gradient that there is none of arrives at the refusal: its own derivative is none either."""
     return ((zeros_like(given[0]), _amount(dout[0])),)
@@ -76,3 +62,35 @@ def none_of(nothing, *values):
 def none_of_target(nothing, target):
     """The same of a target: class indices have no gradient."""
     return target if is_class_index(target.dtype) else none_of(nothing, target)[0]
+
+
+class _Ended(nn.Cell):
+    def __init__(self, sentence: str):
+        super().__init__()
+        self.sentence = sentence
+
+    def construct(self, gradient):
+        return gradient
+
+    def bprop(self, gradient, out, dout):
+        raise NotImplementedError("ms_ce: " + self.sentence)
+
+
+class Once(PassedOn):
+    """What three gradients that the forward pass has made, to MindSpore constants, are passed through, with the sources
+    that they were made of: a derivative of theirs is refused.
+
+    In a graph what arrives would be lost at an output of the forward operator, so that it is refused at the sources.
+    """
+
+    def __init__(self, sentence: str):
+        def bprop(given, out, dout):
+            nothing = refused(sentence, dout[0], dout[1], dout[2])
+            made = (zeros_like(given[0]), zeros_like(given[1]), zeros_like(given[2]))
+            return ((*made, *none_of(nothing, *given[3:])),)
+
+        super().__init__(sentence, bprop)
+        self.where_python_runs = _Ended(sentence)
+
+    def __call__(self, given):
+        return tuple([self.where_python_runs(each) for each in given[:3]])

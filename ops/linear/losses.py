@@ -140,7 +140,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
     def bprop(self, hidden, linear_weight, target, linear_bias, weight, row_weight, out, dout):
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         grads = (hidden, linear_weight, linear_bias)
-        if wanted(0) or wanted(1) or wanted(3):
+        if wanted(0, 1, 3):
             grads = self.gradients_of(tensors, out, dout)
         if self.partly and compiling():
             grads = self.completed(grads, self.others.gradients_of(tensors, out, dout))

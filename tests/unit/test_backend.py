@@ -91,7 +91,7 @@ def test_the_command_prints_the_choice(capsys):
         lambda: cpu_operators.packed_options(Options(), ClassBlock(), False, False, False),
         lambda: cpu_operators.no_weight(ms.float32),
         lambda: cpu_operators.no_weight(ms.bfloat16),
-        lambda: linear_cpu_operators.packed_plan(0, False, False),
+        lambda: linear_cpu_operators.packed_plan(0, False, True),
         lambda: rows.no_weight(),
     ],
 )
