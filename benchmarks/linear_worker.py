@@ -107,10 +107,9 @@ class MindSporeLoss:
 
     def __call__(self, *tensors):
         loss, gradients = self.function(*tensors)
-        loss = float(loss)
         for gradient in gradients:
-            gradient[:1].asnumpy()  # MindSpore is asynchronous
-        return loss, gradients
+            gradient.asnumpy()  # MindSpore is asynchronous; float(loss) would wait with a core of its own
+        return float(loss), gradients
 
     def forward(self, *tensors):
         return float(self.loss(*tensors))
