@@ -55,8 +55,8 @@ def draw(case: DistillationCase) -> tuple[list[np.ndarray], np.ndarray | None]:
     return arrays, row_weight if case.row_weight else None
 
 
-_EVERYTHING = {"temperature": 2.0, "softcap": 4.0, "logit_scale": 0.7}
-_PADDED = {"class_blocks": (7, 4), "num_classes": 9}
+EVERYTHING = {"temperature": 2.0, "softcap": 4.0, "logit_scale": 0.7}
+PADDED = {"class_blocks": (7, 4), "num_classes": 9}
 
 
 def _two_ranks() -> list[DistillationCase]:
@@ -65,14 +65,14 @@ def _two_ranks() -> list[DistillationCase]:
         DistillationCase("forward KL"),
         DistillationCase("one chunk, bfloat16", chunked=False, dtype="bfloat16"),
         DistillationCase(
-            "everything, padded", loss={"beta": 0.3, **_EVERYTHING}, **weighted, **_PADDED
+            "everything, padded", loss={"beta": 0.3, **EVERYTHING}, **weighted, **PADDED
         ),
         DistillationCase(
             "everything, padded, graph",
             mode=GRAPH,
-            loss={"beta": 0.3, "gradient_in_forward": True, **_EVERYTHING},
+            loss={"beta": 0.3, "gradient_in_forward": True, **EVERYTHING},
             **weighted,
-            **_PADDED,
+            **PADDED,
         ),
         DistillationCase(
             "reverse KL, two sweeps, jit",
@@ -93,9 +93,9 @@ def _two_ranks() -> list[DistillationCase]:
         DistillationCase(
             "sequence parallel",
             sequence_parallel=True,
-            loss={"beta": 0.3, **_EVERYTHING},
+            loss={"beta": 0.3, **EVERYTHING},
             **weighted,
-            **_PADDED,
+            **PADDED,
         ),
         DistillationCase(
             "sequence parallel, none", sequence_parallel=True, loss={"reduction": "none"}

@@ -15,7 +15,7 @@ from distillation_cases import (
     draw,
 )
 from linear_checks import Network, to_numpy
-from mindspore import Tensor
+from mindspore import Tensor, nn
 from spmd_cases import GRAPH, JIT, PYNATIVE
 from spmd_programs import message_of
 
@@ -26,6 +26,7 @@ from tests.support.linear_tolerances import check_linear
 
 REFERENCE_OPTIONS = (
     "beta",
+    "tail",
     "temperature",
     "temperature_squared",
     "reduction",
@@ -34,26 +35,26 @@ REFERENCE_OPTIONS = (
 )
 
 
-def own_inputs(case: DistillationCase, place, arrays: list, row_weight) -> list:
-    """This rank's rows and classes; classes of padding and rows of weight 0 hold nan."""
+def own_model(case: DistillationCase, place, arrays: list, row_weight) -> tuple[Tensor, ...]:
+    """This rank's rows and classes of (hidden, weight, bias); classes of padding and rows of weight 0 hold nan."""
     dtype, padding = getattr(ms, case.dtype), sum(case.blocks) - case.classes
 
     def block(values):
         width = ((0, padding), *((0, 0) for _ in values.shape[1:]))
         return Tensor(np.pad(values, width, constant_values=np.nan)[place.classes]).astype(dtype)
 
-    models = []
-    for hidden, weight, bias in (arrays[:3], arrays[3:]):
-        rows = hidden[place.rows].copy()
-        if row_weight is not None:
-            rows[row_weight[place.rows] == 0] = np.nan
-        if case.sequence_parallel:
-            rows = np.split(rows, case.class_ranks)[place.class_rank]
-        models.append((Tensor(rows).astype(dtype), block(weight), block(bias)))
-    student, teacher = models
-    inputs = [*student[:2], *teacher[:2]]
-    if case.biases:
-        inputs += [student[2], teacher[2]]
+    hidden, weight, bias = arrays
+    rows = hidden[place.rows].copy()
+    if row_weight is not None:
+        rows[row_weight[place.rows] == 0] = np.nan
+    if case.sequence_parallel:
+        rows = np.split(rows, case.class_ranks)[place.class_rank]
+    return Tensor(rows).astype(dtype), block(weight), block(bias)
+
+
+def own_weights(case: DistillationCase, place, row_weight) -> list[Tensor]:
+    """The inputs behind the models'."""
+    inputs = []
     if row_weight is not None:
         inputs.append(Tensor(row_weight[place.rows]))
     if case.total_weight is not None:
@@ -61,12 +62,9 @@ def own_inputs(case: DistillationCase, place, arrays: list, row_weight) -> list:
     return inputs
 
 
-def run(case: DistillationCase, place_of: Callable) -> None:
-    """Raises AssertionError where this rank's loss or gradients are not those of the whole."""
-    place = place_of(case, ROWS_PER_RANK)
-    arrays, row_weight = draw(case)
-    arrays = [round_to(each, case.dtype).astype(np.float64) for each in arrays]
-    loss = VocabParallelLinearDistillationLoss(
+def made(case: DistillationCase, place, kind: type) -> nn.Cell:
+    """The loss of a case."""
+    return kind(
         place.class_group,
         class_blocks=case.class_blocks,
         num_classes=case.num_classes,
@@ -76,16 +74,21 @@ def run(case: DistillationCase, place_of: Callable) -> None:
         chunk_bytes=CHUNK_ROWS * max(case.blocks) * 4 if case.chunked else None,
         **case.loss,
     )
-    inputs = own_inputs(case, place, arrays, row_weight)
+
+
+def reference_options(case: DistillationCase, row_weight) -> dict:
+    options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
+    return {**options, "row_weight": row_weight, "total_weight": case.total_weight}
+
+
+def check(case: DistillationCase, place, loss: nn.Cell, inputs: list, student, expected, slope):
+    """Raises AssertionError where this rank's loss or gradients are not those of the whole, of which `expected` is the
+    loss and `slope` the gradient of the student's logits."""
     ms.set_context(mode=ms.GRAPH_MODE if case.mode == GRAPH else ms.PYNATIVE_MODE)
     function = ms.value_and_grad(Network(loss), (0, 1, 4) if case.biases else (0, 1))
     if case.mode == JIT:
         function = ms.jit(function)
     value, gradients = function(*inputs)
-    options = {name: case.loss[name] for name in REFERENCE_OPTIONS if name in case.loss}
-    logits = [arrays[0] @ arrays[1].T + arrays[2], arrays[3] @ arrays[4].T + arrays[5]]
-    total = case.total_weight
-    expected, slope = distillation(*logits, row_weight=row_weight, total_weight=total, **options)
     slope = slope[place.rows] * (case.row_ranks if case.gradients_mean else 1)
     expected = expected[place.rows] if case.loss.get("reduction") == "none" else expected
     loss_dtype = "float32" if case.row_ranks > 1 else case.dtype
@@ -96,13 +99,30 @@ def run(case: DistillationCase, place_of: Callable) -> None:
     check_linear(to_numpy(value) / 2, whole, "composed", loss_dtype, "loss in training")
     padding = sum(case.blocks) - case.classes
     own = np.pad(slope, ((0, 0), (0, padding)))[:, place.classes]
-    by_hidden = slope @ arrays[1]
+    hidden, weight, _ = student
+    by_hidden = slope @ weight
     if case.sequence_parallel:
         by_hidden = np.split(by_hidden, case.class_ranks)[place.class_rank]
-    exact = [by_hidden, own.T @ arrays[0][place.rows], own.sum(0)]
+    exact = [by_hidden, own.T @ hidden[place.rows], own.sum(0)]
     for name, got, wanted in zip(("hidden", "weight", "bias"), gradients, exact, strict=False):
         assert got.dtype == getattr(ms, case.dtype), got.dtype
         check_linear(to_numpy(got) / 2, wanted, "composed", case.dtype, name)
+
+
+def run(case: DistillationCase, place_of: Callable) -> None:
+    """Of one case."""
+    place = place_of(case, ROWS_PER_RANK)
+    arrays, row_weight = draw(case)
+    arrays = [round_to(each, case.dtype).astype(np.float64) for each in arrays]
+    models = [own_model(case, place, each, row_weight) for each in (arrays[:3], arrays[3:])]
+    inputs = [tensor for model in models for tensor in model[:2]]
+    if case.biases:
+        inputs += [model[2] for model in models]
+    inputs += own_weights(case, place, row_weight)
+    logits = [arrays[0] @ arrays[1].T + arrays[2], arrays[3] @ arrays[4].T + arrays[5]]
+    exact = distillation(*logits, **reference_options(case, row_weight))
+    loss = made(case, place, VocabParallelLinearDistillationLoss)
+    check(case, place, loss, inputs, arrays[:3], *exact)
 
 
 def wrong_arguments() -> None:

@@ -2,51 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from tests.parallel.spmd_cases import GRAPH, JIT, PYNATIVE
-
-ROWS_PER_RANK, CLASSES_PER_RANK, FEATURES = 8, 5, 3
-CHUNK_ROWS = 3  # the last chunk is shorter
+from tests.parallel.distillation_cases import (
+    EVERYTHING,
+    PADDED,
+    ROWS_PER_RANK,
+    STUDENT_FEATURES,
+    DistillationCase,
+)
+from tests.parallel.spmd_cases import GRAPH, JIT
 
 
 @dataclass(frozen=True)
-class TopKCase:
-    """Rows split over `row_ranks`, classes over `class_ranks`; rank = row rank · class_ranks + class rank."""
+class TopKCase(DistillationCase):
+    """`biases` is the student's."""
 
-    name: str
-    row_ranks: int = 1
-    class_ranks: int = 2
-    mode: str = PYNATIVE
-    dtype: str = "float32"
-    loss: dict = field(default_factory=dict)
     k: int = 4
-    bias: bool = False
-    row_weight: bool = False
-    total_weight: float | None = None  # beside bias and row_weight
-    class_blocks: tuple[int, ...] | None = None
-    num_classes: int | None = None
-    gradients_mean: bool = False
-    sequence_parallel: bool = False
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        return self.class_blocks or (CLASSES_PER_RANK,) * self.class_ranks
-
-    @property
-    def classes(self) -> int:
-        return self.num_classes or sum(self.blocks)
 
 
 def draw(case: TopKCase) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray | None]:
     """Hidden states, weight and bias of the student; the teacher's log-probabilities and their classes; the rows'
     weights. Of some rows all classes lie on one rank."""
     random, rows = np.random.default_rng(31), ROWS_PER_RANK * case.row_ranks
-    sizes = ((rows, FEATURES), (case.classes, FEATURES), (case.classes,))
+    sizes = ((rows, STUDENT_FEATURES), (case.classes, STUDENT_FEATURES), (case.classes,))
     student = [random.normal(size=size) for size in sizes]
-    if not case.bias:
+    if not case.biases:
         student[2] = np.zeros(case.classes)
     logits = 2 * random.normal(size=(rows, case.classes))
     logits[::4, : case.blocks[0]] += 9
@@ -60,23 +43,19 @@ def draw(case: TopKCase) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.n
     return student, log_probs, indices, row_weight if case.row_weight else None
 
 
-_EVERYTHING = {"temperature": 2.0, "softcap": 4.0, "logit_scale": 0.7}
-_PADDED = {"class_blocks": (7, 4), "num_classes": 9}
-
-
 def _two_ranks() -> list[TopKCase]:
-    weighted = {"bias": True, "row_weight": True}
+    weighted = {"biases": True, "row_weight": True}
     return [
         TopKCase("forward KL"),
         TopKCase("one class, without the tail", k=1, loss={"tail": False}),
         TopKCase("all classes, bfloat16", k=10, dtype="bfloat16", loss={"beta": 0.5}),
-        TopKCase("everything, padded", loss={"beta": 0.3, **_EVERYTHING}, **weighted, **_PADDED),
+        TopKCase("everything, padded", loss={"beta": 0.3, **EVERYTHING}, **weighted, **PADDED),
         TopKCase(
             "everything, padded, graph",
             mode=GRAPH,
-            loss={"beta": 0.3, "gradient_in_forward": True, **_EVERYTHING},
+            loss={"beta": 0.3, "gradient_in_forward": True, **EVERYTHING},
             **weighted,
-            **_PADDED,
+            **PADDED,
         ),
         TopKCase(
             "reverse KL, two sweeps, jit",
@@ -109,7 +88,7 @@ def _two_ranks() -> list[TopKCase]:
 
 
 def _four_ranks() -> list[TopKCase]:
-    mesh = {"row_ranks": 2, "class_ranks": 2, "row_weight": True, "bias": True}
+    mesh = {"row_ranks": 2, "class_ranks": 2, "row_weight": True, "biases": True}
     return [
         TopKCase("2x2", loss={"beta": 0.5}, **mesh),
         TopKCase("2x2 graph", mode=GRAPH, loss={"gradient_in_forward": True}, **mesh),
