@@ -3,6 +3,7 @@
 #define MS_CE_DOUBLE_BACKWARD_H_
 
 #include "loss/row_kernel.h"
+#include "loss/target_gradient.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
@@ -141,8 +142,6 @@ static const A* ViewMoving(const Problem& problem, const Row& row, int64_t first
   return scratch;
 }
 
-// d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c). Where w_c is 0 it is 0, and also
-// where the coefficient is 0 beside a logit of -inf: that class is left out of the loss altogether.
 template <class A>
 static void TargetGradRow(const Problem& problem, const Row& row, double centre, double row_upstream) {
   alignas(64) A logits_scratch[kTile];
@@ -150,8 +149,14 @@ static void TargetGradRow(const Problem& problem, const Row& row, double centre,
   alignas(64) A weight_scratch[kTile];
   alignas(64) A coefficient_scratch[kTile];
   alignas(64) A out[kTile];
-  const A high = static_cast<A>(centre), low = static_cast<A>(centre - static_cast<double>(high));
-  const A upstream = static_cast<A>(row_upstream * (1.0 - problem.label_smoothing));
+  const A high = OneNan(static_cast<A>(centre)),
+          low = OneNan(static_cast<A>(centre - static_cast<double>(high)));
+  const A upstream = OneNan(static_cast<A>(row_upstream * (1.0 - problem.label_smoothing)));
+  if (HasPlainTargets(problem) && upstream != A(0)) {
+    return ForStored<A>(problem, [&](auto stored) {
+      TargetGradInLines<decltype(stored)>(problem, row, upstream, high, low);
+    });
+  }
   // Lines of 16-bit values that bypass the cache make the loads behind them wait here.
   const bool stream = problem.stream_stores && FloatBytes(problem.grad_target.dtype) >= 4;
   for (int64_t first = 0; first < problem.classes; first += kTile) {
@@ -163,8 +168,7 @@ static void TargetGradRow(const Problem& problem, const Row& row, double centre,
 #pragma omp simd
     for (int64_t i = 0; i < count; ++i) {
       const A scale = upstream * w[i];
-      const bool excluded = (a[i] == A(0)) & (x[i] == -static_cast<A>(INFINITY));
-      out[i] = ((scale == A(0)) | excluded) ? A(0) : scale * ((high - moving[i]) + low);
+      out[i] = scale == A(0) ? A(0) : TargetGradient(x[i], moving[i], a[i], scale, high, low);
     }
     Store(out, problem.grad_target, row.offset + first * row.stride, row.stride, count, stream);
   }
