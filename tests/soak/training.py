@@ -1,6 +1,7 @@
 """Steps of a tiny model, logits or the linear loss, in PyNative or compiled, with shapes from a set of 20.
 
-Few operators of MindSpore stand around a loss: each costs more than a loss of these sizes.
+Few operators of MindSpore stand around a loss: each costs more than a loss of these sizes. In PyNative they keep memory
+too, so that there are steps of the same operators without the loss to compare with.
 """
 
 from __future__ import annotations
@@ -24,30 +25,37 @@ _UNREAD, _BEHIND_PYTHON = 20, 8
 
 
 class _Model(ms.nn.Cell):
-    """One of the heads of a model, whose scale they share."""
+    """One of the heads of a model, whose scale they share, and its loss."""
 
-    def __init__(self, scale: ms.Parameter, table: np.ndarray, linear: bool):
+    def __init__(self, scale: ms.Parameter, table: np.ndarray, linear: bool, bare: bool):
         super().__init__()
         self.scale = scale
         self.table = ms.Parameter(ms.Tensor(table), name=f"table of {len(table)}")
-        self.linear, self.matmul = linear, ms.ops.MatMul(transpose_b=True)
+        self.linear, self.bare, self.matmul = linear, bare, ms.ops.MatMul(transpose_b=True)
 
     def construct(self, x, target):
-        hidden = x * self.scale
         if self.linear:
-            return ms_ce.linear_cross_entropy(hidden, self.table, target)
-        return ms_ce.cross_entropy(self.matmul(hidden, self.table), target, label_smoothing=0.05)
+            if self.bare:
+                return self.table * self.scale
+            return ms_ce.linear_cross_entropy(x * self.scale, self.table, target)
+        logits = self.matmul(x * self.scale, self.table)
+        return logits if self.bare else ms_ce.cross_entropy(logits, target, label_smoothing=0.05)
 
 
 class Training:
-    """A run of one of CASES. The inputs tell their class, so that the loss falls."""
+    """A run of one of CASES. The inputs tell their class, so that the loss falls.
 
-    def __init__(self, case: str):
+    One that is `bare` has the same operators but for the loss, and learns nothing.
+    """
+
+    def __init__(self, case: str, bare: bool = False):
         self.mode, loss = case.split("-")
+        self.rate = 0.0 if bare else _LEARNING_RATE
         self.random = np.random.default_rng(0)
         self.centres = self._normal(max(_CLASSES))
         scale = ms.Parameter(ms.ops.ones(_FEATURES, ms.float32), name="scale")
-        heads = [_Model(scale, 0.1 * self._normal(each), loss == "linear") for each in _CLASSES]
+        tables = [0.1 * self._normal(each) for each in _CLASSES]
+        heads = [_Model(scale, table, loss == "linear", bare) for table in tables]
         self.steps_of = dict(zip(_CLASSES, map(self._step_of, heads), strict=True))
 
     def _normal(self, rows: int) -> np.ndarray:
@@ -60,8 +68,8 @@ class Training:
 
         def step(x, target):
             value, gradients = gradient(x, target)
-            descend(weights[0], _LEARNING_RATE, gradients[0])
-            descend(weights[1], _LEARNING_RATE, gradients[1])
+            descend(weights[0], self.rate, gradients[0])
+            descend(weights[1], self.rate, gradients[1])
             return value
 
         return ms.jit(step) if self.mode == "graph" else step
@@ -76,7 +84,7 @@ class Training:
             losses.append(self.steps_of[classes](ms.Tensor(x), ms.Tensor(target)))
         total = 0.0
         for loss, (rows, classes) in zip(losses, shapes, strict=True):
-            value = float(loss.asnumpy())
+            value = float(loss.asnumpy().mean())
             assert math.isfinite(value), f"loss {value} of {rows} rows and {classes} classes"
             # By what knowing nothing costs: losses of few classes and of many count alike.
             total += value / math.log(classes)
