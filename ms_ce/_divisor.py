@@ -15,7 +15,7 @@ from ms_ce import _checks
 from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.rows import on_cpu, statistics_dtype
@@ -76,7 +76,7 @@ def shared_out(divisor, row_weight, rows, target, axis):
     """The rows' weights, as of `weights_of`, over the divisor."""
     precision.pause()
     if isinstance(divisor, Tensor):
-        divisor = ops.where(divisor == 0, 1.0, divisor)
+        divisor = select(divisor == 0, 1.0, divisor)
     weights = weights_of(row_weight, rows, target, axis) / divisor
     precision.end()
     return weights
@@ -95,6 +95,6 @@ def quotient(total, divisor):
     precision.pause()
     exact = total.astype(exact_dtype(total.dtype))
     by_zero = (without_gradient(exact) / divisor).astype(exact.dtype)
-    loss = ops.where(divisor == 0, by_zero, exact).astype(total.dtype)
+    loss = select(divisor == 0, by_zero, exact).astype(total.dtype)
     precision.end()
     return loss

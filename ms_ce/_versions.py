@@ -58,6 +58,10 @@ DIFFERENCES = (
         "PyNative's executor lives in mindspore.graph.api; its old home logs a warning whenever it is imported",
     ),
     Difference(
+        "==2.9.*",
+        "a graph makes a scalar of ops.where of constants, one of which is a scalar; ms_ce gives it tensors",
+    ),
+    Difference(
         ">=2.11",
         "PyNative refuses to differentiate integers; ms_ce gives them no gradient",
     ),
@@ -136,6 +140,9 @@ def _multiply_of_old(x, y):
 
 # Of a tensor that may be bfloat16.
 multiply = _multiply_of_old if Version("2.9") > MINDSPORE else _multiply
+
+# Whether a graph's compiler computes ops.where of constants.
+chooses_between_constants = MINDSPORE.release[:2] != (2, 9)
 
 # Whether a Cell's bprop in a graph may hold a loop over the same functions as its construct.
 loops_in_bprops = Version("2.8") <= MINDSPORE

@@ -16,7 +16,7 @@ from ms_ce.backend import linear_form, resolved
 from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import OfKnown, is_class_index, known_shape
+from ms_ce.ops.graph import OfKnown, is_class_index, known_shape, select
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.mean import counted, per_weight
 from ms_ce.ops.options import named
@@ -258,7 +258,7 @@ def _losses(
     loss, losses = form.several(plan, wanted, shares, *tensors, weights)
     if divisors is not None:
         divisors = without_gradient(divisors)
-        losses = losses / ops.where(divisors == 0, 1.0, divisors)
+        losses = losses / select(divisors == 0, 1.0, divisors)
     if may_be_0:
         empty = ops.logical_and(divisors == 0, factors != 0)
         loss = nan_where(loss, empty.astype(factors.dtype).sum())

@@ -11,7 +11,7 @@ from ms_ce._arguments import IGNORE_INDEX, LABEL_SMOOTHING, NOT_GIVEN, REDUCTION
 from ms_ce.backend import serving
 from ms_ce.functional import check_inputs, constant, over_total_weight
 from ms_ce.ops.chunks import exact_dtype
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, select
 
 
 class LossStats(NamedTuple):
@@ -154,6 +154,6 @@ def cross_entropy_value_and_grad(
     result = kernels.cross_entropy_value_and_grad(*tensors, plan.options)
     loss, gradient = result[0], result[3]
     if isinstance(divisor, Tensor):
-        gradient = ops.where(divisor == 0, 0.0, gradient).astype(gradient.dtype)
+        gradient = select(divisor == 0, 0.0, gradient).astype(gradient.dtype)
         loss = _divisor.quotient(loss, divisor)
     return loss, gradient

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mindspore import Tensor
+from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops.primitive import PrimitiveWithInfer
@@ -131,6 +131,50 @@ class _KnownOne(PrimitiveWithInfer):
 
 
 known_one = _KnownOne()
+
+
+class _AreConstants(PrimitiveWithInfer):
+    """True where a graph that is being compiled knows the values of all its arguments."""
+
+    def __init__(self):
+        super().__init__("ms_ce_are_constants")
+
+    def __call__(self, *arguments):
+        return False
+
+    def __infer__(self, *items):
+        known = all(item["value"] is not None for item in items)
+        return {"shape": (), "dtype": mstype.bool_, "value": known}
+
+
+_are_constants = _AreConstants()
+
+
+def _filled(large, where, value):
+    """`large`, with a scalar where a condition holds, or with a tensor."""
+    if isinstance(value, Tensor) and value.ndim > 0:
+        return ops.where(where, value, large)
+    return ops.masked_fill(large, where, value)
+
+
+def _chosen(condition, x, y):
+    """Of constants, past a compiler that makes a scalar of a choice between constants of which one is a scalar."""
+    if isinstance(y, Tensor) and y.ndim > 0:
+        return _filled(y, condition, x)
+    if isinstance(x, Tensor) and x.ndim > 0:
+        return _filled(x, ops.logical_not(condition), y)
+    large = _versions.zeros_like(condition.astype(mstype.float32))
+    return _filled(_filled(large, condition, x), ops.logical_not(condition), y)
+
+
+def _select(condition, x, y):
+    if _are_constants(condition, x, y):
+        return _chosen(condition, x, y)
+    return ops.where(condition, x, y)
+
+
+# ops.where, of constants too.
+select = ops.where if _versions.chooses_between_constants else _select
 
 
 @constexpr

@@ -10,7 +10,7 @@ from mindspore import dtype as mstype
 from mindspore import ops
 from mindspore.ops import operations as P
 
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import is_class_index, select
 from ms_ce.ops.pieces import weight_of
 
 _sum = P.ReduceSum()
@@ -34,7 +34,7 @@ def counted(target, weight, row_weight, ignore_index, dtype):
     if weight is not None:
         # A class out of range has been reported, or made the loss nan.
         known = ops.logical_and(keep, ops.logical_and(target >= 0, target < weight.shape[0]))
-        index = ops.where(known, target, 0)
+        index = select(known, target, 0)
         factor = factor * weight_of(weight.astype(dtype), index)
     return factor
 
@@ -42,14 +42,14 @@ def counted(target, weight, row_weight, ignore_index, dtype):
 def per_weight(upstream, divisor):
     """What arrives at the loss of a row when `upstream` arrives at the mean."""
     empty = divisor == 0
-    return ops.where(empty, 0.0, upstream / ops.where(empty, 1.0, divisor))
+    return select(empty, 0.0, upstream / select(empty, 1.0, divisor))
 
 
 def mean(total, divisor):
     """total / divisor."""
     empty = divisor == 0
-    value = total / ops.where(empty, 1.0, divisor)
-    return ops.where(empty, ops.stop_gradient(total / divisor), value)
+    value = total / select(empty, 1.0, divisor)
+    return select(empty, ops.stop_gradient(total / divisor), value)
 
 
 def reduced(total, divisor, reduction):

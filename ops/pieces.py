@@ -20,7 +20,7 @@ from mindspore.ops.operations import _grad_ops as G
 from ms_ce._versions import zeros_like
 from ms_ce.ops.derivative import differentiable, plain_in_graphs
 from ms_ce.ops.eager import DifferentiableCell
-from ms_ce.ops.graph import known_shape
+from ms_ce.ops.graph import known_shape, select
 
 ones_like = P.OnesLike()  # the function ops.ones_like breaks a second derivative in graph mode
 # Unlike Tensor.max and Tensor.sum they take an empty batch, and vmap vectorises them rightly.
@@ -42,7 +42,7 @@ def rest(value: float, dtype):
 
 def included(log_prob, factor):
     """log p, 0 for a class that log p -inf and factor 0 exclude."""
-    return ops.where(ops.logical_and(factor == 0, log_prob == -np.inf), 0.0, log_prob)
+    return select(ops.logical_and(factor == 0, log_prob == -np.inf), 0.0, log_prob)
 
 
 def product(factor, log_prob):
@@ -241,7 +241,7 @@ class _Faithful(nn.Cell):
         return rows
 
     def bprop(self, rows, out, dout):
-        return (ops.where(rows == rows, dout, np.nan),)
+        return (select(rows == rows, dout, np.nan),)
 
 
 class_sum, total = plain_in_graphs(_ClassSum()), plain_in_graphs(_Total())

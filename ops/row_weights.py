@@ -5,7 +5,7 @@ from __future__ import annotations
 from mindspore import dtype as mstype
 from mindspore import ops
 
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import is_class_index, select
 
 
 def without_rows(logits, target, row_weight, ignore_index):
@@ -13,6 +13,6 @@ def without_rows(logits, target, row_weight, ignore_index):
     index is ignore_index; with probabilities, which have none, both are 0."""
     counts = ops.not_equal(row_weight, 0)
     if is_class_index(target.dtype):
-        return logits, ops.where(counts, target.astype(mstype.int64), ignore_index)
+        return logits, select(counts, target.astype(mstype.int64), ignore_index)
     counts = counts.expand_dims(1)
-    return ops.where(counts, logits, 0.0), ops.where(counts, target, 0.0)
+    return select(counts, logits, 0.0), select(counts, target, 0.0)

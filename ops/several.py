@@ -11,7 +11,7 @@ from mindspore.ops import operations as P
 
 from ms_ce._versions import zeros_like
 from ms_ce.ops.derivative import differentiable, without_gradient
-from ms_ce.ops.graph import known_shape
+from ms_ce.ops.graph import known_shape, select
 
 _sum = P.ReduceSum()
 
@@ -23,7 +23,7 @@ class _OfFactors(nn.Cell):
         return total
 
     def bprop(self, total, factors, sums, out, dout):
-        slope = ops.where(factors == 0, 0.0, sums)
+        slope = select(factors == 0, 0.0, sums)
         return dout, slope * dout.astype(slope.dtype), zeros_like(sums)
 
 
@@ -32,7 +32,7 @@ class _NanWhere(nn.Cell):
 
     def construct(self, value, bad):
         exact = value.astype(bad.dtype)
-        return ops.where(bad == 0, exact, np.nan).astype(value.dtype)
+        return select(bad == 0, exact, np.nan).astype(value.dtype)
 
     def bprop(self, value, bad, out, dout):
         return dout, zeros_like(bad)
@@ -61,7 +61,7 @@ def weighted(row_weight, factors):
 
 def known(sums, factors):
     """The sums of the losses, but nan for a factor of 0, of which the rows are left out."""
-    return ops.where(factors == 0, np.nan, sums)
+    return select(factors == 0, np.nan, sums)
 
 
 def finished(total, rows, factors, of_factors: bool):
@@ -69,7 +69,7 @@ def finished(total, rows, factors, of_factors: bool):
     `of_factors` says whether the factors have a gradient."""
     constant = without_gradient(factors)
     sums = by_loss(without_gradient(rows), factors.shape[0]).astype(factors.dtype)
-    sums = known(sums / ops.where(constant == 0, 1.0, constant), constant)
+    sums = known(sums / select(constant == 0, 1.0, constant), constant)
     if of_factors:
         total = _of_factors(total, factors, sums)
     return total, sums

@@ -10,6 +10,7 @@ from mindspore import ops
 
 from ms_ce._versions import zeros_like
 from ms_ce.backend import device_target
+from ms_ce.ops.graph import select
 from ms_ce.ops.precision import UncastCell
 from ms_ce.ops.rows import OneDevice
 from ms_ce.parallel.blocks import checked_blocks, class_block
@@ -102,7 +103,7 @@ class VocabularyBlocks(OneDevice):
         blocks = self.exchanged(rows)
         sums, lse = ops.ReduceSum()(blocks[:, :, :-1], 0), blocks[:, :, -1]
         top = ops.ReduceMax()(lse, 0)
-        top = ops.where(top == -np.inf, 0.0, top)
+        top = select(top == -np.inf, 0.0, top)
         log_sum = top + ops.log(ops.ReduceSum()(ops.exp(lse - top), 0))
         return ops.concat((sums, ops.expand_dims(log_sum, 1)), 1)
 

@@ -12,7 +12,7 @@ from ms_ce._versions import zeros_like
 from ms_ce.backend import choose
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.eager import DifferentiableCell
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, select
 from ms_ce.ops.linear.losses import ChunkedRows, made_in_graph, rows_in_graph
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import ClassBlock, Gradients, Plan, make_options
@@ -60,7 +60,7 @@ class TokenRows(Rows, DifferentiableCell):
         gradient = self.partial_backward(upstream, of_lse, own, target, None, *rows, options, block)
         if self.entropies:
             part = self.entropy_backward(dout[1], own, out[2], out[1], options)
-            part = ops.where(self.kept(target, None).expand_dims(1), part, 0.0)
+            part = select(self.kept(target, None).expand_dims(1), part, 0.0)
             gradient = (gradient.astype(part.dtype) + part).astype(own.dtype)
         return with_padding(gradient, logits, 1), zeros_like(target)
 

@@ -9,7 +9,7 @@ from mindspore.ops import constexpr
 from ms_ce.ops import composed
 from ms_ce.ops.ascend.errors import remember
 from ms_ce.ops.ascend.rows import class_rows, from_rows, no_weight, operator, prepared
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, select
 from ms_ce.ops.options import ClassBlock, Options
 
 
@@ -59,7 +59,7 @@ def partial_backward(
     if options.softcap:
         slope = 1.0 - ops.square(x / options.softcap)
         keep = ops.expand_dims(ops.not_equal(rows, options.ignore_index), 1)
-        grad = ops.where(keep, grad * slope, 0.0)
+        grad = select(keep, grad * slope, 0.0)
     if options.logit_scale != 1.0:
         grad = grad * options.logit_scale
     return from_rows(ops.cast(grad, logits.dtype), logits.shape)

@@ -12,6 +12,7 @@ from mindspore import nn, ops
 
 from ms_ce.ops.ascend.operators import custom
 from ms_ce.ops.eager import DifferentiableCell, wanted
+from ms_ce.ops.graph import select
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import Options
 
@@ -195,7 +196,7 @@ class NllLoss(DifferentiableCell):
         share = upstream * keep
         rows = self.lookup(log_prob, target, share, 0, self.ignore_index, False)[0]  # -x[y]
         if self.reduction == 1:
-            share, rows = per_weight(share, out[1]), rows - ops.where(out[1] == 0, 0.0, out[0])
+            share, rows = per_weight(share, out[1]), rows - select(out[1] == 0, 0.0, out[0])
         return ops.unsorted_segment_sum(share * rows, index, log_prob.shape[1])
 
 

@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from ms_ce.ops.ascend.operators import custom
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import is_class_index, select
 
 
 @functools.lru_cache(maxsize=32)
@@ -77,7 +77,7 @@ def prepared(logits, target, options):
     if options.softcap:
         if is_class_index(target.dtype):  # what ignored rows hold would reach their gradient
             keep = ops.not_equal(target.reshape((-1, 1)).astype(mstype.int64), options.ignore_index)
-            x = ops.where(keep, x, 0.0)
+            x = select(keep, x, 0.0)
         x = options.softcap * ops.tanh(x / options.softcap)
     return x
 

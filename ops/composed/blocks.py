@@ -8,7 +8,7 @@ from mindspore import ops
 
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.composed.losses import prepared, refuse_targets, through_transform, transformed
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.options import ClassBlock, Options
 from ms_ce.ops.pieces import by_class, largest, log_softmax, log_sum_exp, number, product, rest
 
@@ -25,7 +25,7 @@ def _smoothed(x, target, options, block):
         classes = ops.arange(block.offset, block.offset + x.shape[1])
         classes = classes.reshape((1, -1) + (1,) * (x.ndim - 2))
         q = (wide.expand_dims(1) == classes).astype(x.dtype)
-        q = ops.where(bad.expand_dims(1), np.nan, q)
+        q = select(bad.expand_dims(1), np.nan, q)
     else:
         q = target
     if options.label_smoothing != 0.0:
@@ -46,7 +46,7 @@ def _weighted(q, weight, block):
 
 def _counted(values, keep):
     """Those of the rows that count, and 0."""
-    return values if keep is None else ops.where(keep.expand_dims(1), values, 0.0)
+    return values if keep is None else select(keep.expand_dims(1), values, 0.0)
 
 
 def partial(logits, target, weight, options: Options, block: ClassBlock):
@@ -56,10 +56,10 @@ def partial(logits, target, weight, options: Options, block: ClassBlock):
     q, keep = _smoothed(x, target, options, block)
     factor = _counted(_weighted(q, weight, block), keep)
     top = largest(x, 1)
-    lse = ops.where(top == -np.inf, -np.inf, log_sum_exp(x, log_softmax(x)))
+    lse = select(top == -np.inf, -np.inf, log_sum_exp(x, log_softmax(x)))
     if keep is not None:
-        lse = ops.where(keep, lse, 0.0)
-        x = ops.where(keep.expand_dims(1), x, 0.0)
+        lse = select(keep, lse, 0.0)
+        x = select(keep.expand_dims(1), x, 0.0)
     return ops.stack((lse, product(factor, x).sum(axis=1), factor.sum(axis=1)), axis=-1)
 
 
@@ -79,7 +79,7 @@ def partial_backward(
         grad = grad * (1.0 - ops.square(x / number(options.softcap, x.dtype)))
     grad = grad * number(options.logit_scale, x.dtype)
     if keep is not None:
-        grad = ops.where(keep.expand_dims(1), grad, 0.0)
+        grad = select(keep.expand_dims(1), grad, 0.0)
     return grad.astype(logits.dtype)
 
 
@@ -97,7 +97,7 @@ def partial_entropy_backward(grad_entropy, logits, lse, entropy, options: Option
     log_p = x - lse.astype(x.dtype).expand_dims(1)
     p = ops.exp(log_p)
     share = p * (log_p + entropy.astype(x.dtype).expand_dims(1))
-    grad = -grad_entropy.astype(x.dtype).expand_dims(1) * ops.where(p == 0, 0.0, share)
+    grad = -grad_entropy.astype(x.dtype).expand_dims(1) * select(p == 0, 0.0, share)
     return through_transform(grad, raw, options)
 
 
@@ -108,7 +108,7 @@ def _class_distances(grad_rows, logits, target, weight, lse, options, block):
     x = transformed(raw, options)
     q, keep = _smoothed(x, target, options, block)
     excluded = ops.logical_and(_weighted(q, weight, block) == 0, x == -np.inf)
-    distance = ops.where(excluded, 0.0, lse.astype(x.dtype).expand_dims(1) - x)
+    distance = select(excluded, 0.0, lse.astype(x.dtype).expand_dims(1) - x)
     upstream = grad_rows.astype(x.dtype).expand_dims(1)
     return _counted(q, keep), _counted(distance, keep) * upstream
 

@@ -13,7 +13,7 @@ from mindspore import ops
 from ms_ce.ops import precision
 from ms_ce.ops.composed import recorded
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.mean import mean
 from ms_ce.ops.options import Options
 from ms_ce.ops.pieces import (
@@ -92,7 +92,7 @@ def transformed(x, options):
 
 def predicted_class(x, lse):
     """The class of each row's largest logit, the first of several; -1 of a row without a softmax, whose lse is none."""
-    return ops.where(ops.isfinite(lse), largest_class(x), -1)
+    return select(ops.isfinite(lse), largest_class(x), -1)
 
 
 def through_transform(grad, logits, options):
@@ -113,11 +113,11 @@ def _class_rows(x, target, options):
     wide = target.astype(mstype.int64)
     keep = wide != options.ignore_index
     known = ops.logical_and(wide >= 0, wide < classes)
-    index = ops.where(ops.logical_and(keep, known), wide, 0).astype(mstype.int32)
+    index = select(ops.logical_and(keep, known), wide, 0).astype(mstype.int32)
     bad = ops.logical_and(keep, ops.logical_not(known))
     # Twice beside a number: vmap refuses one choice between tensors of several shapes.
-    x = ops.where(keep.expand_dims(1), x, 0.0)
-    x = ops.where(bad.expand_dims(1), np.nan, x)
+    x = select(keep.expand_dims(1), x, 0.0)
+    x = select(bad.expand_dims(1), np.nan, x)
     return x, index, keep
 
 
@@ -180,7 +180,7 @@ def _rows(x, target, weight, row_weight, options):
         rows, divisors = _probability_losses(x, log_prob, target, weight, options)
     lse = log_sum_exp(x, log_prob)
     if keep is not None:
-        lse = ops.where(keep, lse, 0.0)
+        lse = select(keep, lse, 0.0)
     squares = scaled_square(number(options.z_loss, lse.dtype), lse)
     if options.z_loss != 0.0:
         rows = rows + squares
@@ -193,7 +193,7 @@ def _rows(x, target, weight, row_weight, options):
 def _losses(x, target, weight, row_weight, options):
     """(loss, total_weight, lse, log p, 0 or nan for each row): what the gradients are made of."""
     rows, _, total_weight, lse, _, log_prob, _ = _rows(x, target, weight, row_weight, options)
-    spoiled = ops.where(rows == rows, 0.0, np.nan)
+    spoiled = select(rows == rows, 0.0, np.nan)
     return _reduced(rows, total_weight, options), total_weight, lse, log_prob, spoiled
 
 
@@ -207,14 +207,14 @@ def _statistics(x, target, weight, row_weight, options):
     entropy = -class_sum(product(ops.exp(fixed), fixed))
     count = total(ops.ones_like(entropy))
     if keep is not None:
-        predicted = ops.where(keep, predicted, -1)
-        entropy = ops.where(keep, entropy, 0.0)
+        predicted = select(keep, predicted, -1)
+        entropy = select(keep, entropy, 0.0)
         count = total(keep.astype(x.dtype))
     loss, z_loss, entropy = [
         _reduced(value, divisor, options)
         for value, divisor in ((losses, total_weight), (squares, total_weight), (entropy, count))
     ]
-    spoiled = ops.where(losses == losses, 0.0, np.nan)
+    spoiled = select(losses == losses, 0.0, np.nan)
     correct = ops.logical_and(predicted >= 0, predicted == best.astype(mstype.int64))
     logged = total(correct.astype(mstype.int64)), entropy, predicted.astype(mstype.int32)
     return loss, total_weight, lse, log_prob, spoiled, z_loss, *logged
@@ -298,10 +298,10 @@ def token_log_probs(logits, target, options: Options, entropy: bool):
     x, target, _ = prepared(logits, target, None)
     x, index, keep = _class_rows(x, target, options)
     log_prob = log_softmax(transformed(x, options))
-    chosen = ops.where(keep, pick(log_prob, index), 0.0)
+    chosen = select(keep, pick(log_prob, index), 0.0)
     entropies = zeros_like(chosen)
     if entropy:
-        entropies = ops.where(keep, -class_sum(product(ops.exp(log_prob), log_prob)), 0.0)
+        entropies = select(keep, -class_sum(product(ops.exp(log_prob), log_prob)), 0.0)
     precision.end()
     return chosen, entropies
 

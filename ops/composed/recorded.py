@@ -14,7 +14,7 @@ from mindspore import dtype as mstype
 
 from ms_ce.ops import eager
 from ms_ce.ops.eager import wanted
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import is_class_index, select
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import Options
 from ms_ce.ops.pieces import (
@@ -81,7 +81,7 @@ def _counted(target, options):
     """(class index, 0 in rows that do not count; which rows count). One out of range has raised."""
     wide = target.astype(mstype.int64)
     keep = wide != options.ignore_index
-    return ops.where(keep, wide, 0).astype(mstype.int32), keep
+    return select(keep, wide, 0).astype(mstype.int32), keep
 
 
 def _through_divisor(of_losses, weight, row_weight, index, keep, outputs, upstreams, options):
@@ -114,7 +114,7 @@ def cross_entropy(x, target, weight, row_weight, outputs, upstreams, options):
     if not is_class_index(target.dtype):
         return *_of_probabilities(x, target, weight, log_prob, at_loss, at_lse, options), None
     index, keep = _counted(target, options)
-    at_loss, at_lse = ops.where(keep, at_loss, 0.0), ops.where(keep, at_lse, 0.0)
+    at_loss, at_lse = select(keep, at_loss, 0.0), select(keep, at_lse, 0.0)
     gradient, grad_weight = _of_class_indices(
         x, index, keep, weight, log_prob, at_loss, at_lse, options
     )
@@ -142,7 +142,7 @@ def _of_class_indices(x, index, keep, weight, log_prob, at_loss, at_lse, options
         if options.label_smoothing != 0.0:
             gradient = gradient - share.expand_dims(1) * smooth
             if weight is not None:  # one that is nan belongs to rows that count
-                gradient = ops.where(keep.expand_dims(1), gradient, 0.0)
+                gradient = select(keep.expand_dims(1), gradient, 0.0)
         gradient = _of_raw_logits(gradient, x, keep, options)
     if weight is not None and wanted(2):
         chosen = included(pick(log_prob, index), weight_of(weight, index))
@@ -180,7 +180,7 @@ def _of_raw_logits(gradient, x, keep, options):
         capped = ops.tanh(x * (number(options.logit_scale, x.dtype) / options.softcap))
         gradient = gradient * (1.0 - ops.square(capped))
         if keep is not None:
-            gradient = ops.where(keep.expand_dims(1), gradient, 0.0)
+            gradient = select(keep.expand_dims(1), gradient, 0.0)
     if options.logit_scale != 1.0:
         gradient = gradient * number(options.logit_scale, x.dtype)
     return gradient
@@ -193,13 +193,13 @@ def nll(log_prob, target, weight, row_weight, outputs, upstreams, options):
         at_loss = at_loss * row_weight
         log_prob, target = without_rows(log_prob, target, row_weight, options.ignore_index)
     index, keep = _counted(target, options)
-    at_loss = ops.where(keep, at_loss, 0.0)
+    at_loss = select(keep, at_loss, 0.0)
     gradient = grad_weight = None
     if wanted(0):
         factor = at_loss if weight is None else at_loss * weight_of(weight, index)
         gradient = place(-factor, index, log_prob)
     if weight is not None and wanted(2):
-        chosen = ops.where(keep, included(pick(log_prob, index), weight_of(weight, index)), 0.0)
+        chosen = select(keep, included(pick(log_prob, index), weight_of(weight, index)), 0.0)
         grad_weight = -weight_totals(at_loss * chosen, index, weight)
         more = (weight, row_weight, index, keep, outputs, upstreams, options)
         grad_weight = grad_weight + _through_divisor([0], *more)

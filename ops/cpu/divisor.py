@@ -7,6 +7,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import operations as P
 
 from ms_ce.ops.cpu.operators import option_index, reduction
+from ms_ce.ops.graph import select
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.pieces import weight_totals
 
@@ -26,9 +27,9 @@ def _weights_of_classes(target, weight, row_weight, options):
     """Σ row_weight of the rows that count, class by class: the derivative of Σ weight[target]."""
     keep = target.astype(mstype.int64) != option(options, "ignore_index")
     given = option(options, "has_row_weight") != 0
-    rows = ops.where(given, row_weight.astype(mstype.float64), 1.0)
-    rows = ops.where(keep, rows, 0.0).reshape((-1,))
-    index = ops.where(keep, target, 0).astype(mstype.int32).reshape((-1,))
+    rows = select(given, row_weight.astype(mstype.float64), 1.0)
+    rows = select(keep, rows, 0.0).reshape((-1,))
+    index = select(keep, target, 0).astype(mstype.int32).reshape((-1,))
     return weight_totals(rows, index, weight)
 
 
@@ -36,9 +37,7 @@ def through_divisor(direction, direction_weight, grad_weight, target, row_weight
     """(Σ direction[target] / Σ weight[target], the derivative of Σ direction·grad_weight by the weight) of a mean over
     class indices, 0 without one; `saved` are the weight and the total weight."""
     weight, total_weight = saved
-    inverse = ops.where(
-        is_mean(options), per_weight(ops.ones_like(total_weight), total_weight), 0.0
-    )
+    inverse = select(is_mean(options), per_weight(ops.ones_like(total_weight), total_weight), 0.0)
     ratio = direction_weight.astype(mstype.float64) * inverse
     share = _weights_of_classes(target, weight, row_weight, options) * inverse
     exact = grad_weight.astype(mstype.float64)

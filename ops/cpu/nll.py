@@ -8,6 +8,7 @@ from mindspore import ops
 from ms_ce._versions import zeros_like
 from ms_ce.ops.cpu.divisor import is_mean, through_divisor
 from ms_ce.ops.cpu.operators import factors, make_operator, option_index, reduction
+from ms_ce.ops.graph import select
 from ms_ce.ops.mean import per_weight
 from ms_ce.ops.options import ClassBlock
 
@@ -33,7 +34,7 @@ def _sum_for_mean(options):
     """The options with 'sum' in the place of 'mean'."""
     place = ops.arange(options.shape[0]) == option_index("reduction")
     mean = ops.logical_and(place, options == reduction("mean"))
-    return ops.where(mean, reduction("sum"), options)
+    return select(mean, reduction("sum"), options)
 
 
 def _nll_distance_bprop(
@@ -55,7 +56,7 @@ def _nll_distance_bprop(
         dout, at_direction[1], out, target, row_weight, (weight, total_weight), options
     )
     inverse = per_weight(ops.ones_like(total_weight), total_weight)
-    factor = ops.where(is_mean(options), inverse, 1.0)
+    factor = select(is_mean(options), inverse, 1.0)
     real = mstype.float64 if log_prob.dtype == mstype.float64 else mstype.float32
     moved = (dout.astype(real) - ratio.astype(real) * weight.astype(real)) * factor.astype(real)
     undivided = _sum_for_mean(options)

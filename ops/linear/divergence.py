@@ -18,7 +18,7 @@ from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype, known_rows
 from ms_ce.ops.composed.losses import through_transform, transformed
 from ms_ce.ops.eager import DifferentiableCell
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, select
 from ms_ce.ops.linear.gradients import SweepGradients
 from ms_ce.ops.linear.losses import functions_of, made_in_graph
 from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, write_rows
@@ -45,7 +45,7 @@ def _chunk_bytes_of(dtype, rows: int | None, classes: int | None, given: int) ->
 
 def times(factor, value):
     """factor·value; a class without probability adds nothing."""
-    return ops.where(factor == 0, 0.0, factor * value)
+    return select(factor == 0, 0.0, factor * value)
 
 
 # By class, from log q of the student and log p of the teacher: (terms of the divergence, q·its derivative by log q).
@@ -172,7 +172,7 @@ class ChunkedDivergence(ChunkOfLogits, DifferentiableCell):
         where, (hidden, labels, logits) = self.chunk(sweep, first)
         all_hidden, matrix, bias = teacher
         rows = ops.gather(all_hidden, where[1], 0).astype(matrix.dtype)
-        rows = ops.where(where[2].expand_dims(1), rows, 0.0)
+        rows = select(where[2].expand_dims(1), rows, 0.0)
         of_teacher = _product_with_transpose(rows, matrix).astype(matrix.dtype)
         if bias is not None:
             of_teacher = of_teacher + bias
@@ -219,7 +219,7 @@ class ChunkedDivergence(ChunkOfLogits, DifferentiableCell):
         upstream = self.upstream(sweep, where, ops.gather(arriving, index, 0))
         of_student = by_class(log_q, log_p, self.beta)[1]
         slope = self.slope(logits, log_q, of_student, ops.gather(dot, index, 0), upstream)
-        slope = ops.where(where[2].expand_dims(1), slope, 0.0)
+        slope = select(where[2].expand_dims(1), slope, 0.0)
         return self.add_products(sweep, where[0], hidden, slope, sums)
 
     def differentiated(self, student, teacher, row_weight, out, dout):
@@ -254,7 +254,7 @@ class ChunkedDivergenceSum(ChunkedDivergence):
         losses = sums[:, 1] * upstream
         losses = ops.select(where[2], losses, zeros_like(losses))
         slope = self.slope(logits, log_q, of_student, sums[:, 2], upstream)
-        slope = ops.where(where[2].expand_dims(1), slope, 0.0)
+        slope = select(where[2].expand_dims(1), slope, 0.0)
         made = self.add_products(sweep, where[0], hidden, slope, state[1:])
         return state[0] + _sum(losses), made[0], made[1], made[2]
 

@@ -10,7 +10,7 @@ from mindspore.ops import operations as P
 from ms_ce._versions import zeros_like
 from ms_ce.ops.derivative import RefusesDerivative
 from ms_ce.ops.eager import wanted
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.linear.sweep import Sweep, over_chunks, write_rows
 from ms_ce.ops.options import ClassBlock, Gradients, Options
 from ms_ce.ops.rows import with_padding
@@ -98,7 +98,7 @@ class SweepGradients(Sweep):
             of_entropy = self.entropy_backward(
                 entropies[1], logits, lse, entropies[0], self.options
             )
-            of_entropy = ops.where(valid.expand_dims(1), of_entropy, 0.0)
+            of_entropy = select(valid.expand_dims(1), of_entropy, 0.0)
             slope = slope + of_entropy.astype(slope.dtype)
         return self.add_products(sweep, place, hidden, slope, sums)
 

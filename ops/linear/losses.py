@@ -16,7 +16,7 @@ from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.composed.losses import predicted_class, transformed
 from ms_ce.ops.eager import DifferentiableCell, wanted
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
 from ms_ce.ops.options import Gradients, Options
@@ -74,7 +74,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
             classes = ops.gather(state[1], position, 0)
             correct, predicted = classes[:, 0], classes[:, 1]
             if keep is not None:
-                correct, predicted = ops.where(keep, correct, 0), ops.where(keep, predicted, -1)
+                correct, predicted = select(keep, correct, 0), select(keep, predicted, -1)
             return *made, correct.astype(mstype.int32), predicted.astype(mstype.int32)
         return made
 
@@ -100,7 +100,7 @@ class ChunkedRows(SweepGradients, DifferentiableCell):
         if is_class_index(target.dtype):
             best = target.astype(mstype.int64)
             known = ops.logical_and(best >= 0, best < logits.shape[1])
-            predicted = ops.where(known, predicted, -1)
+            predicted = select(known, predicted, -1)
         else:
             best = largest_class(target)
         correct = ops.logical_and(predicted >= 0, predicted == best)

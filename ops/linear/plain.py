@@ -10,7 +10,7 @@ from mindspore.ops import operations as P
 
 from ms_ce.ops.chunks import exact_dtype, in_leading_shape, per_row
 from ms_ce.ops.derivative import without_gradient
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import is_class_index, select
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.pieces import total, weight_of
 from ms_ce.ops.several import by_loss, known, spread
@@ -59,7 +59,7 @@ def _logits(plan, input, linear_weight, target, linear_bias, weight, row_weight)
     if linear_weight.ndim == 2 and (indices or row_weight is not None):
         # Else what rows without a loss hold would reach the weight's gradient. On rows: behind a choice, MindSpore's
         # PyNative forgets the upstream gradient in the second derivative of a reshape.
-        rows = ops.where(_counts(plan, target, row_weight).reshape((-1, 1)), rows, 0.0)
+        rows = select(_counts(plan, target, row_weight).reshape((-1, 1)), rows, 0.0)
     if weight is not None:
         weight = weight.astype(exact)
     matrix = linear_weight.astype(exact).reshape((-1, features))
@@ -123,7 +123,7 @@ def several(
 ):
     """As `protocol.LinearForm` says; the gradients are MindSpore's to find, of the factors too."""
     counted = spread(without_gradient(factors), row_weight.ndim) != 0
-    row_weight = ops.where(counted, row_weight, 0.0)
+    row_weight = select(counted, row_weight, 0.0)
     tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     logits, labels, class_weight, weights = _logits(plan, *tensors)
     given = (logits, labels, class_weight, weights, _of_rows(plan.options))

@@ -19,7 +19,7 @@ from ms_ce.ops.chunks import (
     not_vectorised,
     rows_of_chunk,
 )
-from ms_ce.ops.graph import compiling, is_class_index
+from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.options import Options
 from ms_ce.ops.rows import Rows, on_cpu
 
@@ -110,7 +110,7 @@ class Sweep(Rows):
         if keep is not None:
             counts = keep.astype(mstype.int32)
             kept, count = _running_sum(counts, 0), _sum(counts)
-            position = ops.where(keep, kept - 1, count + seen - kept - 1)
+            position = select(keep, kept - 1, count + seen - kept - 1)
             order = write_rows(zeros_like(order), position.expand_dims(1), order)
         columns, features = self.location.columns(linear_weight.shape[0]), linear_weight.shape[1]
         chunk_bytes = self.bytes_of_chunk(hidden, columns)
@@ -130,14 +130,14 @@ class Sweep(Rows):
         index = ops.gather(order, ops.minimum(place, all_hidden.shape[0] - 1), 0)
         # Rows without a loss fill the last chunk, whatever they hold.
         hidden = ops.gather(all_hidden, index, 0).astype(matrix.dtype)
-        hidden = ops.where(valid.expand_dims(1), hidden, 0.0)
+        hidden = select(valid.expand_dims(1), hidden, 0.0)
         target = ops.gather(all_target, index, 0)
         if is_class_index(target.dtype):
-            target = ops.where(valid, target, self.ignore_index)
+            target = select(valid, target, self.ignore_index)
         else:
             # Without the columns of padding.
             target = target.astype(matrix.dtype)[:, : matrix.shape[0]]
-            target = ops.where(valid.expand_dims(1), target, 0.0)
+            target = select(valid.expand_dims(1), target, 0.0)
         logits = _product_with_transpose(hidden, matrix).astype(matrix.dtype)
         if bias is not None:
             logits = logits + bias

@@ -20,7 +20,7 @@ from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.composed.losses import through_transform, transformed
 from ms_ce.ops.eager import DifferentiableCell
-from ms_ce.ops.graph import compiling
+from ms_ce.ops.graph import compiling, select
 from ms_ce.ops.linear.divergence import ChunkOfLogits, by_class, times
 from ms_ce.ops.linear.losses import functions_of, made_in_graph
 from ms_ce.ops.linear.sweep import over_chunks, own, write_rows
@@ -111,17 +111,17 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         """(where a chunk's rows stand, hidden states, logits, the k classes, their log p and the tail's)."""
         where, (hidden, _, logits) = self.chunk(sweep, first)
         valid = where[2].expand_dims(1)
-        log_p = ops.where(valid, ops.gather(teacher[0], where[1], 0), -np.inf)
-        classes = ops.where(valid, ops.gather(teacher[1], where[1], 0), 0)
+        log_p = select(valid, ops.gather(teacher[0], where[1], 0), -np.inf)
+        classes = select(valid, ops.gather(teacher[1], where[1], 0), 0)
         offset, total = sweep[3]
         bad = ops.logical_or(classes < 0, classes >= total)
-        classes = ops.where(bad, 0, classes)
-        log_p = ops.where(bad, np.nan, log_p)
+        classes = select(bad, 0, classes)
+        log_p = select(bad, np.nan, log_p)
         if self.tail:
             rest = 1.0 - _sum(ops.exp(log_p), 1).expand_dims(1)
             if classes.shape[1] == total:
                 rest = zeros_like(rest)
-            log_p = ops.concat((log_p, ops.log(ops.where(rest < 0, 0.0, rest))), 1)
+            log_p = ops.concat((log_p, ops.log(select(rest < 0, 0.0, rest))), 1)
         return where, hidden, logits, self.placed(classes, offset, logits.shape[1], total), log_p
 
     def placed(self, classes, offset, held, total):
@@ -130,7 +130,7 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
             return classes, None
         columns = classes - offset
         here = ops.logical_and(columns >= 0, columns < held)
-        return ops.where(here, columns, 0), here
+        return select(here, columns, 0), here
 
     def chosen(self, x, classes):
         """Which logits are those of the k classes."""
@@ -143,13 +143,13 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         columns, here = classes
         picked = _gather(x, 1, columns).astype(self.wide)
         if here is not None:
-            picked = ops.where(here, picked, 0.0)
+            picked = select(here, picked, 0.0)
         return self.location.joined(ops.concat((picked, of_others), 1))
 
     def log_probs(self, sweep, logits, classes):
         """(lse, log q of the classes and of the tail) over all classes."""
         x = transformed(logits, self.options)
-        others = ops.where(self.chosen(x, classes), -np.inf, x)
+        others = select(self.chosen(x, classes), -np.inf, x)
         labels, block = ops.zeros(logits.shape[:1], mstype.int32), ClassBlock(*sweep[3])
         rest = self.partial(others, labels, None, self.untransformed, block)
         both = self.at_classes(x, classes, rest.astype(self.wide).reshape((-1, 3))[:, :1])
@@ -183,12 +183,12 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
             chosen, tail = self.chosen(x, classes), log_q[:, -1]
             of_tail = (of_classes[:, -1] - ops.exp(tail) * whole) * upstream
             # Of the tail's share, since q itself may be too small for a number.
-            shift = ops.where(chosen, shift, (lse + tail).expand_dims(1).astype(x.dtype))
-            factor = ops.where(chosen, factor, of_tail.expand_dims(1).astype(x.dtype))
+            shift = select(chosen, shift, (lse + tail).expand_dims(1).astype(x.dtype))
+            factor = select(chosen, factor, of_tail.expand_dims(1).astype(x.dtype))
         columns, here = classes
         own = of_classes[:, : columns.shape[1]] * upstream.expand_dims(1)
         if here is not None:
-            own = ops.where(here, own, 0.0)
+            own = select(here, own, 0.0)
         slope = times(factor, ops.exp(x - shift)) + _place(x, 1, columns, own.astype(x.dtype))
         return through_transform(slope, logits, self.options)
 
@@ -202,7 +202,7 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         upstream = self.upstream(sweep, where, ops.gather(arriving, where[1], 0))
         of_classes = self.of_classes(log_q, log_p)[1]
         slope = self.slope(logits, classes, lse, log_q, of_classes, upstream)
-        slope = ops.where(where[2].expand_dims(1), slope, 0.0)
+        slope = select(where[2].expand_dims(1), slope, 0.0)
         return self.add_products(sweep, where[0], hidden, slope, sums)
 
     def differentiated(self, student, teacher, row_weight, out, dout):
@@ -235,7 +235,7 @@ class ChunkedTopKSum(ChunkedTopK):
         losses = _sum(terms, 1) * upstream
         losses = ops.select(where[2], losses, zeros_like(losses))
         slope = self.slope(logits, classes, lse, log_q, of_classes, upstream)
-        slope = ops.where(where[2].expand_dims(1), slope, 0.0)
+        slope = select(where[2].expand_dims(1), slope, 0.0)
         made = self.add_products(sweep, where[0], hidden, slope, state[1:])
         return state[0] + _sum(losses), made[0], made[1], made[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from itertools import product
 
 import numpy as np
@@ -18,7 +19,12 @@ STEPS = [
     ("trace", "Adam"),
 ]
 
-
+bytecode = pytest.mark.xfail(
+    sys.version_info >= (3, 12),
+    reason="Python <3.12: MindSpore captures no bytecode of later ones",
+    strict=True,
+)
+CASES = [pytest.param(*each, marks=bytecode if each[0] == "bytecode" else ()) for each in STEPS]
 BREAKS = ("bytecode", "bytecode depend")
 MODES, LOSSES, BACKENDS = ("graph", "pynative"), ("cross_entropy", "linear"), ("cpu", "composed")
 
@@ -45,7 +51,7 @@ def curves(tmp_path_factory):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(("capture", "optimizer"), STEPS)
+@pytest.mark.parametrize(("capture", "optimizer"), CASES)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_training_curve(loss, capture, optimizer, mode, backend, curves):
@@ -61,6 +67,7 @@ def test_training_curve(loss, capture, optimizer, mode, backend, curves):
     assert expected[-1] < expected[0]
 
 
+@bytecode
 def test_a_break_loses_the_state_of_adam(curves):
     """MindSpore alone: nn.CrossEntropyLoss beside a call that the capture does not follow, and the way out."""
     expected = curves["pynative", "bytecode", "Adam", "nn"]

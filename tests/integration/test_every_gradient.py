@@ -9,6 +9,7 @@ import pytest
 import ms_ce
 from ms_ce import reference
 from tests.integration.conftest import to_numpy, to_tensor
+from tests.integration.linear_cases import loop_in_a_bprop
 from tests.support.cases import Case
 from tests.support.linear_tolerances import check_linear
 from tests.support.tolerances import check_close, tolerance
@@ -164,6 +165,7 @@ def test_hidden_states(holder, probabilities, reduction, options, outputs):
     check_hidden(holder, probabilities, OPTIONS[options], reduction, outputs, run)
 
 
+@loop_in_a_bprop(backend=None, holder="chunks", probabilities=True)
 @pytest.mark.parametrize("run", ["jit"], indirect=True)
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("probabilities", [False, True], ids=["class-indices", "probabilities"])

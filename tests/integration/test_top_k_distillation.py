@@ -10,6 +10,7 @@ from mindspore import Tensor
 import ms_ce
 from ms_ce.reference_distillation import distillation, top_k_distillation
 from tests.integration.conftest import to_numpy, to_tensor
+from tests.integration.linear_cases import loop_in_a_bprop
 from tests.support.linear_tolerances import check_linear
 
 ROWS, CLASSES, K, FEATURES = (2, 6), 31, 4, 7
@@ -96,6 +97,7 @@ def test_dtypes(dtype, run):
     check({"beta": 0.5}, dtype, "cpu", run, weighted=False)
 
 
+@loop_in_a_bprop(backend=None, in_forward="auto")
 @pytest.mark.parametrize("run", ("jit",), indirect=True)
 @pytest.mark.parametrize(
     ("options", "in_forward", "dtype"),

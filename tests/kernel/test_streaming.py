@@ -138,3 +138,27 @@ def test_nan_spoils_its_row_only(isa_library: Library, dtype: str) -> None:
     others = np.arange(len(x)) != 9
     assert np.isfinite(to_float64(sound)).all()
     assert sound[others].tobytes() == spoilt[others].tobytes()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", CLASSES, ids=IDS)
+@pytest.mark.parametrize("offset", [0, 3])
+def test_streamed_gradient_of_probabilities(
+    isa_library: Library, dtype: str, classes: int, offset: int
+) -> None:
+    rows = max(5, int(BYTES / classes / cast(0, dtype).itemsize))
+    rng = np.random.default_rng(9)
+    x, target = rng.normal(size=(rows, classes)), rng.random((rows, classes))
+    # A class without a share and with a logit of -inf is left out; one with a share has an infinite loss.
+    x[1, ::7] = x[2, ::5] = -np.inf
+    target[1, ::7] = target[2, ::10] = 0.0
+    x, target = (at_offset(cast(each, dtype), offset) for each in (x, target))
+    out, grad_target = (at_offset(empty(x.shape, dtype), offset) for _ in range(2))
+    inputs = [x, target, PLACEHOLDER, NO_ROW_WEIGHT, options(reduction="sum")]
+    results = [*outputs(rows, dtype), out, grad_target]
+    isa_library.call("CrossEntropyValueAndGrads", inputs, results)
+    wide, shares = to_float64(x), to_float64(target)
+    lse = np.log(np.exp(wide).sum(-1, keepdims=True))
+    expected = np.where((shares == 0) & np.isneginf(wide), 0.0, lse - wide)
+    bound = tolerance("cpu", dtype)
+    check_close(to_float64(grad_target), expected, dtype, bound, "grad_target")
