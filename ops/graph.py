@@ -133,11 +133,11 @@ class _KnownOne(PrimitiveWithInfer):
 known_one = _KnownOne()
 
 
-class _AreConstants(PrimitiveWithInfer):
+class _AreKnown(PrimitiveWithInfer):
     """True where a graph that is being compiled knows the values of all its arguments."""
 
     def __init__(self):
-        super().__init__("ms_ce_are_constants")
+        super().__init__("ms_ce_are_known")
 
     def __call__(self, *arguments):
         return False
@@ -147,7 +147,7 @@ class _AreConstants(PrimitiveWithInfer):
         return {"shape": (), "dtype": mstype.bool_, "value": known}
 
 
-_are_constants = _AreConstants()
+_are_known = _AreKnown()
 
 
 def _filled(large, where, value):
@@ -168,7 +168,7 @@ def _chosen(condition, x, y):
 
 
 def _select(condition, x, y):
-    if _are_constants(condition, x, y):
+    if condition.ndim > 0 and _are_known(condition, x, y):
         return _chosen(condition, x, y)
     return ops.where(condition, x, y)
 

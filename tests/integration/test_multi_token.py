@@ -180,6 +180,12 @@ def check(case: Case, dtype: str, backend: str, run, chunk_bytes=CHUNKS, upstrea
 
 
 PYNATIVE = pytest.mark.parametrize("run", ("pynative",), indirect=True)
+sums_of_bfloat16 = pytest.mark.mindspore(
+    ">=2.9",
+    reason="a graph adds gradients up by an operator that takes no bfloat16 on CPU",
+    always=False,
+    only={"dtype": "bfloat16", "backend": "cpu", "run": "jit"},
+)
 JIT = pytest.mark.parametrize("run", ("jit",), indirect=True)
 forward = pytest.mark.parametrize("gradient_in_forward", (True, False))
 
@@ -212,24 +218,14 @@ def test_compiled(case, gradient_in_forward, run):
     check(case, "float32", "cpu", run, gradient_in_forward=gradient_in_forward)
 
 
-@pytest.mark.mindspore(
-    ">=2.9",
-    reason="a graph adds gradients up by an operator that takes no bfloat16 on CPU",
-    always=False,
-    only={"dtype": "bfloat16", "backend": "cpu"},
-)
+@sums_of_bfloat16
 @JIT
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float64"))
 def test_compiled_dtypes(dtype, backend, run):
     check(BY_NAME["other numbers of rows"], dtype, backend, run, gradient_in_forward=True)
 
 
-@pytest.mark.mindspore(
-    ">=2.9",
-    reason="a graph adds gradients up by an operator that takes no bfloat16 on CPU",
-    always=False,
-    only={"dtype": "bfloat16", "backend": "cpu", "run": "jit"},
-)
+@sums_of_bfloat16
 @pytest.mark.parametrize("run", ("pynative", "jit"), indirect=True)
 @pytest.mark.parametrize("dtype", ("bfloat16", "float32"))
 def test_hidden_states_that_are_arguments_of_their_own(dtype, backend, run):

@@ -35,6 +35,22 @@ def test_choice(first, second, constant):
         np.testing.assert_array_equal(to_numpy(function(Tensor(ROWS))), expected)
 
 
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float64])
+@pytest.mark.parametrize("divisor", [0.0, 3.0])
+def test_choice_of_scalars(dtype, divisor):
+    @ops.constexpr
+    def scalar(value):
+        return Tensor(value, dtype)
+
+    def chosen():
+        return select(scalar(divisor) == 0, scalar(0.1), scalar(0.7))
+
+    for found in (chosen(), ms.jit(chosen)()):
+        assert found.dtype == dtype
+        assert found.shape == ()
+        assert to_numpy(found) == to_numpy(Tensor(0.1 if divisor == 0 else 0.7, dtype))
+
+
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_a_loss_of_constants(reduction, backend):
     logits, target = Tensor(ROWS.astype(np.float32)), Tensor([2, -100], ms.int32)
