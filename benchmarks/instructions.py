@@ -10,6 +10,8 @@ user mode, a C compiler, and for aarch64 the cross compiler of `make test-aarch6
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
 import json
 import subprocess
 import tempfile
@@ -33,16 +35,25 @@ def tensor(dtype: str, shape: tuple[int, ...], *values: object) -> str:
     return f"{dtype}:{','.join(map(str, shape))}:{','.join(map(str, values))}"
 
 
+@functools.lru_cache(maxsize=1)
+def options() -> str:
+    """Those of a mean, in the order of the library's own table; logit_scale 1.0 as the bits of a double."""
+    library = ctypes.CDLL(str(ROOT / "ops" / "libms_ce.so"))
+    library.MsCeDescribe.restype = ctypes.c_char_p
+    slots = json.loads(library.MsCeDescribe())["options"]
+    mean = {"ignore_index": -100, "reduction": 1, "logit_scale": 0x3FF0000000000000}
+    return tensor("int64", (len(slots),), *(mean.get(slot["name"], 0) for slot in slots))
+
+
 def tensors(operation: str, dtype: str) -> list[str]:
-    """Arguments, then results. The options are those of a mean, logit_scale 1.0 as the bits of a double."""
-    scale = 0x3FF0000000000000
+    """Arguments, then results."""
     rows = (ROWS,)
     by_name = {
         "logits": tensor(dtype, (ROWS, CLASSES), "random"),
         "target": tensor("int64", rows, 5),
         "absent": tensor(dtype, (1,), 1),
         "row_weight": tensor("float64", (), 1),
-        "options": tensor("int64", (12,), -100, 1, 0, 0, 0, scale, 0, 0, 0, 0, 0, 0),
+        "options": options(),
         "scalar": tensor(dtype, (), 1),
         "total_weight": tensor("float64", (), ROWS),
         "lse": tensor("float64", rows, 14),

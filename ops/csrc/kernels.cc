@@ -284,6 +284,21 @@ static void WriteRun(const void* from, int64_t count, const Array& to, int64_t f
   Store(static_cast<const A*>(from), to, first, 1, count, false);
 }
 
+#if defined(MS_CE_HAS_TABLE_EXP)
+static void TableExps(const float* x, float* y, int64_t count) {
+  const TableExp exp(0.0f);
+  for (int64_t first = 0; first < count; first += kVectorLanes<float>) {
+    const int64_t left = count - first;
+    const size_t bytes = (left < kVectorLanes<float> ? left : kVectorLanes<float>)*sizeof(float);
+    Vector<float> lanes = {};
+    memcpy(&lanes, x + first, bytes);
+    const TableExp::Factors term = exp(lanes);
+    lanes = term.polynomial * term.power * Unscaling(lanes);
+    memcpy(y + first, &lanes, bytes);
+  }
+}
+#endif
+
 template <class A>
 static constexpr Kernels MakeKernels() {
   Kernels table{};
@@ -312,6 +327,9 @@ static constexpr Kernels MakeKernels() {
   table.sum = Sum;
   table.exp = Map<float, Exp>;
   table.coarse_exp = Map<float, CoarseExp>;
+#if defined(MS_CE_HAS_TABLE_EXP)
+  table.table_exp = TableExps;
+#endif
   table.log = Map<float, Log>;
   table.tanh = Map<float, Tanh>;
   table.exp_double = Map<double, Exp>;

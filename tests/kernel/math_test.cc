@@ -117,6 +117,10 @@ void TestMath(unsigned stride) {
   // 2^-17.3 in units of the last of 24 bits.
   TestRange(isa, {"coarse exp", kernels.coarse_exp, exp, -0.0f, -104.0f, 100.0}, stride);
   TestRange(isa, {"coarse exp", kernels.coarse_exp, exp, 0.0f, 20.0f, 100.0}, stride);
+  if (kernels.table_exp != nullptr) {  // 2^-17.6 far from 0
+    TestRange(isa, {"table exp", kernels.table_exp, exp, -0.0f, -130.0f, 80.0}, stride);
+    TestRange(isa, {"table exp", kernels.table_exp, exp, 0.0f, 20.5f, 80.0}, stride);
+  }
   TestRange(isa, {"log", kernels.log, log, 0x1p-149f, std::numeric_limits<float>::max(), 1.0}, stride);
   TestRange(isa, {"tanh", kernels.tanh, tanh, 0.0f, 20.0f, 2.0}, stride);
   TestRange(isa, {"tanh", kernels.tanh, tanh, -0.0f, -20.0f, 2.0}, stride);

@@ -23,6 +23,18 @@ struct Lines {
   }
 };
 
+// Where terms are coarse, exact to a float's rounding in a long row: where the target dominates it, p - 1
+// is small. `coarse` is the gradient without the target's share.
+template <class T>
+static inline WorkType<T> TargetGradient(const Problem& problem, const Row& row,
+                                         const RowGradient& gradient, WorkType<T> coarse) {
+  using A = WorkType<T>;
+  if (!IsLong<T>(problem.classes)) return coarse - static_cast<A>(gradient.hot);
+  const auto x = static_cast<double>(ToFloat(At<T>(problem.logits, row.offset)[row.target]));
+  const double p = ::exp((x - gradient.lse.high) - gradient.lse.low);
+  return static_cast<A>(gradient.slope * p - gradient.scale - gradient.hot);
+}
+
 // A row's gradient that waits for the next row: its lines leave between the loads of that one, when memory
 // has time for them. Before line n of that row is kept, line n of this one is gone.
 template <class T>
@@ -43,7 +55,7 @@ class WaitingGradient {
     factor_ = OneNan(static_cast<A>(exact * Unscale(A(1))));
     share_ = OneNan(static_cast<A>(gradient.scale));
     target_ = row.target;
-    if (target_ >= 0) at_target_ = Value(terms_[target_]) - static_cast<A>(gradient.hot);
+    if (target_ >= 0) at_target_ = TargetGradient<T>(problem, row, gradient, Value(terms_[target_]));
     const bool stream = problem.stream_stores && IsAligned(out_);
     const Lines<T> lines(stream ? out_ : nullptr, problem.classes);
     next_ = lines.begin;
@@ -100,22 +112,20 @@ class WaitingGradient {
 };
 
 // One read and one write. Of the lines that are streamed, each goes from registers past the cache while
-// those that the loop needs next are on their way.
-template <class T, bool kScaled>
-static void GradientInLinesScaled(const Problem& problem, const Row& row, const RowGradient& gradient,
-                                  WorkType<T> high, WorkType<T> factor) {
+// those that the loop needs next are on their way. value(logit) is the gradient of a class without the
+// target's share, write(from, to, streamed) that of the classes that a register holds.
+template <class T, class Value, class Write>
+MS_CE_INLINE void GradientInLines(const Problem& problem, const Row& row, const RowGradient& gradient,
+                                  Value value, Write write) {
   using A = WorkType<T>;
   const T* x = At<T>(problem.logits, row.offset);
   T* out = AtOut<T>(problem.grad_logits, row.offset);
-  const A share = OneNan(static_cast<A>(gradient.scale));
-  const auto value = [&](auto logit) MS_CE_LAMBDA_INLINE {
-    return factor * LineTerm<T, kScaled>(logit - high) - share;
-  };
   const auto single = [&](int64_t i) { return value(static_cast<A>(ToFloat(x[i]))); };
   const bool stream = problem.stream_stores && IsAligned(out);
   const Lines<T> lines(stream ? out : nullptr, problem.classes);
   // Before anything is written: the gradient may take the logits' place.
-  const A at_target = row.target >= 0 ? single(row.target) - static_cast<A>(gradient.hot) : A(0);
+  const A at_target =
+      row.target >= 0 ? TargetGradient<T>(problem, row, gradient, single(row.target)) : A(0);
   for (int64_t i = 0; i < lines.begin; ++i) Convert(single(i), out + i);
   const auto write_lines = [&](auto streamed) MS_CE_LAMBDA_INLINE {
     for (int64_t first = lines.begin; first < lines.end; first += kLine<T>) {
@@ -123,10 +133,7 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
 #pragma GCC unroll 4
       for (int64_t i = 0; i < kLineRegisters; ++i) {
         const int64_t at = first + i * Wide<T>::kCount;
-        Wide<T> wide = LoadWide(x + at);
-#pragma GCC unroll 2
-        for (Vector<A>& part : wide.part) part = value(part);
-        StoreWide<decltype(streamed)::value>(wide, out + at);
+        write(x + at, out + at, streamed);
       }
     }
   };
@@ -135,8 +142,61 @@ static void GradientInLinesScaled(const Problem& problem, const Row& row, const 
   if (row.target >= 0) Convert(at_target, out + row.target);
 }
 
+template <class T, bool kScaled>
+static void GradientInLinesScaled(const Problem& problem, const Row& row, const RowGradient& gradient,
+                                  WorkType<T> high, WorkType<T> factor) {
+  using A = WorkType<T>;
+  const A share = OneNan(static_cast<A>(gradient.scale));
+  const auto value = [&](auto logit) MS_CE_LAMBDA_INLINE {
+    return factor * LineTerm<T, kScaled>(logit - high) - share;
+  };
+  const auto write = [&](const T* from, T* to, auto streamed) MS_CE_LAMBDA_INLINE {
+    Wide<T> wide = LoadWide(from);
+#pragma GCC unroll 2
+    for (Vector<A>& part : wide.part) part = value(part);
+    StoreWide<decltype(streamed)::value>(wide, to);
+  };
+  GradientInLines<T>(problem, row, gradient, value, write);
+}
+
+#if defined(MS_CE_HAS_TABLE_EXP)
+// With terms that are looked up. False where the row or its slope is out of range: nothing is done then.
+template <class T>
+static bool GradientByTable(const Problem& problem, const Row& row, const RowGradient& gradient) {
+  const double octave = ::rint(gradient.lse.high * 1.4426950408889634074);
+  const double reference = octave * 0.69314718055994530942;
+  const double slope = gradient.slope * ::exp((reference - gradient.lse.high) - gradient.lse.low);
+  const bool has = IsLong<T>(problem.classes) && HalfRange<T>::Has(reference) && ::fabs(slope) < 0x1p30 &&
+                   !IsSmallSlope(slope);
+  if (!has) return false;
+  const auto high = static_cast<float>(reference), factor = static_cast<float>(slope * Unscale(1.0f));
+  const auto share = static_cast<float>(gradient.scale);
+  const HalfRange<T> range(high);
+  const TableExp exp(static_cast<float>(octave), factor);
+  const auto value = [&](float logit)
+                         MS_CE_LAMBDA_INLINE { return factor * LineTerm<T, true>(logit - high) - share; };
+  const auto write = [&](const T* from, T* to, auto streamed) MS_CE_LAMBDA_INLINE {
+    Vector<float> parts[2];
+    range.LoadNotBelow(from, parts);
+#pragma GCC unroll 2
+    for (Vector<float>& part : parts) {
+      const TableExp::Factors term = exp(part);
+      part = MultiplyAdd(term.polynomial, term.power, Vector<float>{} - share);
+    }
+    StoreVector<decltype(streamed)::value>(NarrowApart(parts, to), to);
+  };
+  GradientInLines<T>(problem, row, gradient, value, write);
+  return true;
+}
+#endif
+
 template <class T>
 static void GradientInLines(const Problem& problem, const Row& row, const RowGradient& gradient) {
+#if defined(MS_CE_HAS_TABLE_EXP)
+  if constexpr (sizeof(T) == sizeof(uint16_t)) {
+    if (GradientByTable<T>(problem, row, gradient)) return;
+  }
+#endif
   const SoftmaxFactor<WorkType<T>> softmax(gradient.lse, gradient.slope);
   if (softmax.scaled) {
     return GradientInLinesScaled<T, true>(problem, row, gradient, softmax.high, softmax.factor);

@@ -3,6 +3,7 @@
 #define MS_CE_LINE_SUMS_H_
 
 #include "platform/line_io.h"
+#include "platform/table_exp.h"
 
 namespace ms_ce {
 namespace MS_CE_ISA {
@@ -14,23 +15,36 @@ MS_CE_INLINE V LineTerm(V x) {
   return Term<kScaled>(x);
 }
 
-// Over the lanes of a line's registers.
-template <class A>
-MS_CE_INLINE A Largest(const Vector<A>* lanes) {
-  A values[kLine<A>];
-  memcpy(values, lanes, sizeof(values));
-  A largest = values[0];
-  for (const A value : values) largest = MaxOf(value, largest);
-  return largest;
+// Whether the kernel does more for each row to take less for each class: in 16 bits, where the row fills a
+// tile.
+template <class T>
+MS_CE_INLINE bool IsLong(int64_t classes) {
+  return sizeof(T) == sizeof(uint16_t) && classes >= kTile;
+}
+
+// Folds the lanes of a line's registers into one, half of them onto the others at a time.
+template <class A, class F>
+MS_CE_INLINE A Fold(const Vector<A>* registers, F together) {
+  Vector<A> all = registers[0];
+  for (int64_t i = 1; i < kLineRegisters; ++i) all = together(registers[i], all);
+  A values[kVectorLanes<A>];
+  memcpy(values, &all, sizeof(values));
+#pragma GCC unroll 4
+  for (int64_t width = kVectorLanes<A> / 2; width > 0; width /= 2) {
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < width; ++i) values[i] = together(values[i + width], values[i]);
+  }
+  return values[0];
 }
 
 template <class A>
-MS_CE_INLINE A Sum(const Vector<A>* lanes) {
-  A values[kLine<A>];
-  memcpy(values, lanes, sizeof(values));
-  A sum = 0;
-  for (const A value : values) sum += value;
-  return sum;
+MS_CE_INLINE A Largest(const Vector<A>* registers) {
+  return Fold<A>(registers, [](auto a, auto b) MS_CE_LAMBDA_INLINE { return MaxOf(a, b); });
+}
+
+template <class A>
+MS_CE_INLINE A Sum(const Vector<A>* registers) {
+  return Fold<A>(registers, [](auto a, auto b) MS_CE_LAMBDA_INLINE { return a + b; });
 }
 
 template <class T>
@@ -95,6 +109,50 @@ static inline RunSums<WorkType<T>> SumLines(const T* x, int64_t count, WorkType<
   }
   return sums;
 }
+
+#if defined(MS_CE_HAS_TABLE_EXP)
+// SumLines relative to a whole octave, `reference` being octave ln2. False where a logit lies out of the
+// range of TableExp; the sums and terms mean nothing then. The maximum is the reference: none is far above.
+template <class T, bool kKeep, bool kDistance, class Between>
+static inline bool SumLinesByTable(const T* x, int64_t count, float octave, float reference, float* terms,
+                                   Between between, RunSums<float>* sums) {
+  const TableExp exp(octave);
+  typename HalfRange<T>::Extremes seen;
+  Vector<float> sum[kLineRegisters] = {}, distance[kLineRegisters] = {};
+  int64_t first = 0;
+  for (; first + kLine<T> <= count; first += kLine<T>) {
+    PrefetchAhead(x + first);
+    between();
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kLineRegisters; ++i) {
+      const int64_t at = first + i * Wide<T>::kCount;
+      seen.See(LoadVector<Halves>(x + at));
+      const Wide<T> wide = LoadWide(x + at);
+#pragma GCC unroll 2
+      for (int64_t p = 0; p < Wide<T>::kParts; ++p) {
+        const TableExp::Factors term = exp(wide.part[p]);
+        if (kKeep) StoreVector<false>(term.polynomial * term.power, terms + at + p * kVectorLanes<float>);
+        sum[i] = MultiplyAdd(term.polynomial, term.power, sum[i]);
+        if (kDistance) distance[i] += reference - wide.part[p];
+      }
+    }
+  }
+  *sums = {reference, Sum<float>(sum), Sum<float>(distance)};
+  if (first < count) {
+    T rest[kLine<T>] = {};
+    memcpy(rest, x + first, static_cast<size_t>(count - first) * sizeof(T));
+    for (int64_t i = 0; i < kLine<T>; i += Wide<T>::kCount) seen.See(LoadVector<Halves>(rest + i));
+  }
+  for (; first < count; ++first) {
+    const float value = ToFloat(x[first]);
+    const float term = LineTerm<T, true>(value - reference);
+    if (kKeep) terms[first] = term;
+    sums->exp += term;
+    if (kDistance) sums->distance += reference - value;
+  }
+  return HalfRange<T>(reference).Holds(seen);
+}
+#endif
 
 }  // namespace MS_CE_ISA
 }  // namespace ms_ce

@@ -37,7 +37,10 @@ class PlainTile {
 
  public:
   PlainTile(const Problem& problem, const Row& row, A* terms, WaitingGradient<T>* waiting)
-      : row_(At<T>(problem.logits, row.offset)), terms_(terms), waiting_(waiting) {
+      : row_(At<T>(problem.logits, row.offset)),
+        classes_(problem.classes),
+        terms_(terms),
+        waiting_(waiting) {
     distance_wanted_ = problem.smooth != 0.0;
   }
 
@@ -46,10 +49,28 @@ class PlainTile {
     count_ = count;
   }
 
-  A Maximum() const { return TileMax(row_ + first_, count_); }
+  // Where terms are looked up, the whole octave next to it.
+  A Maximum() {
+    const A maximum = TileMax(row_ + first_, count_);
+#if defined(MS_CE_HAS_TABLE_EXP)
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      const float octave = rintf(maximum * 1.44269504f);
+      const auto reference = static_cast<float>(octave * 0.693147180559945309);
+      by_table_ = IsLong<T>(count_) && HalfRange<T>::Has(reference);
+      if (by_table_) {
+        octave_ = octave;
+        return octave_reference_ = reference;
+      }
+    }
+#endif
+    return maximum;
+  }
 
   double Sum(A reference, A* maximum) {
-    const RunSums<A> sums = terms_ == nullptr ? Sums<false>(reference, [] {}) : SumsKept(reference);
+    const RunSums<A> sums =
+        terms_ == nullptr
+            ? (distance_wanted_ ? Sums<false, true>(reference) : Sums<false, false>(reference))
+            : (distance_wanted_ ? Sums<true, true>(reference) : Sums<true, false>(reference));
     *maximum = sums.maximum;
     distance_ = sums.distance;
     return Unscale(sums.exp);
@@ -61,32 +82,80 @@ class PlainTile {
     sums->mass += static_cast<double>(count_);
   }
 
- private:
-  template <bool kKeep, class Between>
-  RunSums<A> Sums(A reference, Between between) const {
-    const T* x = row_ + first_;
-    A* terms = kKeep ? terms_ + first_ : nullptr;
-    if (distance_wanted_) return SumLines<T, kKeep, true>(x, count_, reference, terms, between);
-    return SumLines<T, kKeep, false>(x, count_, reference, terms, between);
+  // Terms of 16 bits are coarse; the target's is made exact, because of a row that it dominates the loss is
+  // no more than what the others add to it.
+  void SettleTarget(int64_t target, RowSums* sums) const {
+    if (!IsLong<T>(classes_) || target < 0) return;
+    const auto x = static_cast<double>(ToFloat(row_[target])), distance = x - sums->reference;
+    const bool matters = distance > -kReferenceSlack && distance <= kReferenceSlack;
+    if (!matters || (sums->moved && distance != 0.0)) return;
+    sums->exp_sum += ::exp(distance) - CoarseTermOf(target, static_cast<A>(sums->reference));
   }
 
-  RunSums<A> SumsKept(A reference) {
-    if (first_ == 0) waiting_->KeepClearOf(row_);
-    if (waiting_->lines() < count_ / kLine<T> || count_ % kLine<T> != 0) waiting_->Finish();
-    if (waiting_->empty()) return Sums<true>(reference, [] {});
-    WaitingGradient<T> waiting = *waiting_;  // in registers
-    const RunSums<A> sums =
-        Sums<true>(reference, [&]() MS_CE_LAMBDA_INLINE { waiting.template WriteNextLine<true>(); });
-    *waiting_ = waiting;
+ private:
+  // As it was added to the sum.
+  double CoarseTermOf(int64_t c, A reference) const {
+    const A x = static_cast<A>(ToFloat(row_[c]));
+#if defined(MS_CE_HAS_TABLE_EXP)
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      if (c < by_table_end_ && reference == octave_reference_) {
+        const TableExp::Factors term = TableExp(octave_)(Vector<float>{} + x);
+        return Unscale(static_cast<double>(term.polynomial[0]) * static_cast<double>(term.power[0]));
+      }
+    }
+#endif
+    return Unscale(LineTerm<T, true>(x - reference));
+  }
+
+  template <bool kKeep, bool kDistance>
+  RunSums<A> Sums(A reference) {
+    const T* x = row_ + first_;
+    A* terms = kKeep ? terms_ + first_ : nullptr;
+    RunSums<A> sums;
+#if defined(MS_CE_HAS_TABLE_EXP)
+    if constexpr (sizeof(T) == sizeof(uint16_t)) {
+      if (by_table_ && reference == octave_reference_) {
+        Beside<kKeep>([&](auto between) MS_CE_LAMBDA_INLINE {
+          by_table_ =
+              SumLinesByTable<T, kKeep, kDistance>(x, count_, octave_, reference, terms, between, &sums);
+        });
+        if (by_table_) {
+          by_table_end_ = first_ + count_ / kLine<T> * kLine<T>;
+          return sums;
+        }
+      }
+    }
+#endif
+    Beside<kKeep>([&](auto between) MS_CE_LAMBDA_INLINE {
+      sums = SumLines<T, kKeep, kDistance>(x, count_, reference, terms, between);
+    });
     return sums;
   }
 
+  // run(between) calls between() once a line; where terms are kept, a line of the waiting gradient is
+  // written there.
+  template <bool kKeep, class F>
+  void Beside(F run) {
+    const auto nothing = [] {};
+    if constexpr (!kKeep) return run(nothing);
+    if (first_ == 0) waiting_->KeepClearOf(row_);
+    if (waiting_->lines() < count_ / kLine<T> || count_ % kLine<T> != 0) waiting_->Finish();
+    if (waiting_->empty()) return run(nothing);
+    WaitingGradient<T> waiting = *waiting_;  // in registers
+    run([&]() MS_CE_LAMBDA_INLINE { waiting.template WriteNextLine<true>(); });
+    *waiting_ = waiting;
+  }
+
   const T* row_;
+  int64_t classes_;
   A* terms_;
   WaitingGradient<T>* waiting_;
   int64_t first_ = 0, count_ = 0;
   A distance_ = 0;
   bool distance_wanted_;
+  bool by_table_ = false;  // terms are looked up, as far as the row's logits were in range
+  int64_t by_table_end_ = 0;
+  float octave_ = 0, octave_reference_ = 0;
 };
 
 }  // namespace MS_CE_ISA

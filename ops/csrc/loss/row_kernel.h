@@ -70,6 +70,7 @@ static RowSums ScanRow(const Problem& problem, const Row& row, A* terms) {
   ForStored<A>(problem, [&](auto stored) {
     PlainTile<decltype(stored)> tile(problem, row, nullptr, nullptr);
     sums = ScanTiles<A>(problem, &tile);
+    tile.SettleTarget(row.target, &sums);
   });
   return sums;
 }
@@ -177,7 +178,8 @@ static void ValueAndGradPlainRow(const Problem& problem, const Row& row, UnitSum
                                  WorkType<T>* terms, WaitingGradient<T>* waiting) {
   using A = WorkType<T>;
   PlainTile<T> tile(problem, row, terms, waiting);
-  const RowSums sums = ScanTiles<A>(problem, &tile);
+  RowSums sums = ScanTiles<A>(problem, &tile);
+  tile.SettleTarget(row.target, &sums);
   waiting->Finish();
   const Lse lse = FinishForwardRow<A>(problem, row, sums, totals);
   const RowGradient gradient = OwnGradient(problem, row, lse, sums.mass);

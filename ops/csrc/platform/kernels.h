@@ -31,6 +31,7 @@ struct Kernels {
   double (*sum)(const Array&, int64_t count);
   void (*exp)(const float*, float*, int64_t);
   void (*coarse_exp)(const float*, float*, int64_t);
+  void (*table_exp)(const float*, float*, int64_t);  // null where the instruction set has none
   void (*log)(const float*, float*, int64_t);
   void (*tanh)(const float*, float*, int64_t);
   void (*exp_double)(const double*, double*, int64_t);
