@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+TOP = 64  # classes of a stored teacher
 IGNORE_INDEX = -100
 ENTROPY_SHARE = 0.1  # of the loss that log-probabilities and entropies make
 
@@ -30,6 +31,20 @@ def inputs(rows: int, features: int, classes: int, ignored: float):
 def teacher_of(hidden, linear_weight):
     """Hidden states and table of a teacher: those of the student in another order."""
     return hidden[::-1].copy(), linear_weight[::-1].copy()
+
+
+def top_k_of(hidden, linear_weight):
+    """That teacher's log-probabilities of its likeliest classes, and these."""
+    rows, table = teacher_of(hidden, linear_weight)
+    logits = rows @ table.T
+    top = logits.max(1, keepdims=True)
+    lse = top + np.log(np.exp(logits - top).sum(1, keepdims=True))
+    k = min(TOP, logits.shape[1] // 2)
+    classes = np.argpartition(-logits, k, 1)[:, :k]
+    return np.take_along_axis(logits, classes, 1) - lse, classes
+
+
+TEACHERS = {"distillation": teacher_of, "top-k": top_k_of}
 
 
 def resident_bytes(field: str = "VmRSS") -> int:
@@ -84,12 +99,17 @@ class MindSporeLoss:
                 hidden, linear_weight, *teacher, gradient_in_forward=True
             )
 
-        self.learns = "distillation" in name
+        def top_k(hidden, linear_weight, *teacher):
+            return ms_ce.linear_top_k_distillation_loss(
+                hidden, linear_weight, *teacher, gradient_in_forward=True
+            )
+
+        self.teacher = next((of for key, of in TEACHERS.items() if key in name), None)
         if name == "MindSpore MatMul x3":
             self.function = ms.jit(products)
         else:
             loss = {"tokens": tokens, "two sweeps": two_sweeps, "MindSpore MatMul": plain}
-            loss["distillation"] = distillation
+            loss.update({"distillation": distillation, "top-k": top_k})
             chosen = next((f for key, f in loss.items() if key in name), linear)
             self.function, self.loss = ms.value_and_grad(chosen, (0, 1)), chosen
             if "PyNative" not in name:
@@ -97,11 +117,11 @@ class MindSporeLoss:
 
     def tensors(self, hidden, linear_weight, target):
         # Results of an operator lie in MindSpore's own memory; a Tensor made of an array is copied there when used.
-        ms, taught = self.ms, teacher_of(hidden, linear_weight) if self.learns else ()
+        ms, taught = self.ms, self.teacher(hidden, linear_weight) if self.teacher else ()
         hidden, linear_weight = ms.Tensor(hidden) * 1.0, ms.Tensor(linear_weight) * 1.0
         hidden.asnumpy(), linear_weight.asnumpy()
-        if self.learns:
-            teacher = [each * 1.0 for each in map(ms.Tensor, taught)]
+        if taught:
+            teacher = [each * 1 for each in map(ms.Tensor, taught)]
             return hidden, linear_weight, *teacher
         return hidden, linear_weight, ms.Tensor(target.astype(np.int32))
 
@@ -145,16 +165,26 @@ class TorchLoss:
             log_p = functional.log_softmax(functional.linear(*teacher), -1)
             return functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
 
-        self.learns = "distillation" in name
+        def top_k(hidden, linear_weight, log_p, classes):
+            log_q = functional.log_softmax(functional.linear(hidden, linear_weight), -1)
+            log_q = log_q.gather(1, classes)
+            outcomes = [
+                torch.cat((each, torch.log1p(-each.exp().sum(1, keepdim=True))), 1)
+                for each in (log_q, log_p)
+            ]
+            return functional.kl_div(*outcomes, reduction="batchmean", log_target=True)
+
+        self.teacher = next((of for key, of in TEACHERS.items() if key in name), None)
         losses = {"chunked": chunked, "tokens": tokens, "distillation": distillation}
+        losses["top-k"] = top_k
         self.function = next((loss for key, loss in losses.items() if key in name), plain)
         self.products_alone = "x3" in name
 
     def tensors(self, hidden, linear_weight, target):
         torch = self.torch
         first = torch.from_numpy(hidden).requires_grad_()
-        if self.learns:
-            teacher = [torch.from_numpy(each) for each in teacher_of(hidden, linear_weight)]
+        if self.teacher:
+            teacher = [torch.from_numpy(each) for each in self.teacher(hidden, linear_weight)]
             return first, torch.from_numpy(linear_weight).requires_grad_(), *teacher
         return first, torch.from_numpy(linear_weight).requires_grad_(), torch.from_numpy(target)
 

@@ -18,9 +18,10 @@ from ms_ce.ops.cpu import linear_distillation as distillation_cpu
 from ms_ce.ops.linear import chunked as linear_chunked
 from ms_ce.ops.linear import divergence as distillation_chunked
 from ms_ce.ops.linear import plain as linear_plain
+from ms_ce.ops.linear import top_k as top_k_chunked
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
-from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm
+from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm, TopKForm
 from ms_ce.ops.table import KERNELS
 
 ANY_DEVICE = "any"
@@ -28,13 +29,15 @@ ANY_DEVICE = "any"
 
 @dataclass(frozen=True)  # not a named tuple, of which bytecode capture makes a plain one
 class Backend:
-    """A row of the table; `linear` computes the linear loss with a weight (C, H), `distillation` that of two models."""
+    """A row of the table; `linear` computes the linear loss with a weight (C, H), `distillation` that of two models and
+    `top_k` that of one beside what is stored of another."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
     linear: LinearForm
     distillation: DistillationForm
+    top_k: TopKForm
     description: str
     partitioned: str
 
@@ -61,6 +64,7 @@ TABLE = (
         _HALF_TO_DOUBLE,
         linear_cpu,
         distillation_cpu,
+        distillation_cpu,
         "fused C++ kernel, one call each way",
         "nothing: MindSpore partitions no graphs on CPU",
     ),
@@ -70,6 +74,7 @@ TABLE = (
         ("float16", "bfloat16", "float32"),
         linear_chunked,
         distillation_chunked,
+        top_k_chunked,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
         f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
@@ -79,6 +84,7 @@ TABLE = (
         _HALF_TO_DOUBLE,
         linear_chunked,
         distillation_chunked,
+        top_k_chunked,
         "MindSpore primitives",
         _PRIMITIVES,
     ),
@@ -181,6 +187,12 @@ def linear_form(backend: str, weight_rank: int) -> LinearForm:
 def distillation_form(backend: str) -> DistillationForm:
     """How a backend, which serves, computes distillation."""
     return ROWS[backend].distillation
+
+
+@constexpr
+def top_k_form(backend: str) -> TopKForm:
+    """How a backend, which serves, computes distillation from stored log-probabilities."""
+    return ROWS[backend].top_k
 
 
 @constexpr

@@ -7,22 +7,20 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from ms_ce import _checks, _linear
-from ms_ce.backend import resolved
+from ms_ce.backend import resolved, top_k_form
 from ms_ce.distillation import (
     checked_beta,
     checked_model,
-    constant_rows,
     finished,
     known_lead,
     planned,
     shares,
     summed,
 )
+from ms_ce.functional import constant
 from ms_ce.ops import precision
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, known_shape
-from ms_ce.ops.linear.sweep import as_rows, readable
-from ms_ce.ops.linear.top_k import top_k_divergence
 from ms_ce.ops.precision import of_known
 
 
@@ -72,8 +70,8 @@ def linear_top_k_distillation_loss(
         Tensor of student_hidden's dtype: a scalar, or with 'none' of its leading shape.
 
     Raises:
-        TypeError, ValueError: as `linear_distillation_loss`; a class outside [0, num_classes) raises in PyNative and
-            makes the loss nan in a compiled graph.
+        TypeError, ValueError: as `linear_distillation_loss`; a class outside [0, num_classes), or twice in a row,
+            raises in PyNative and makes the loss nan in a compiled graph.
         NotImplementedError: for a second derivative.
 
     Example:
@@ -98,17 +96,16 @@ def linear_top_k_distillation_loss(
     teacher = (teacher_log_probs, teacher_indices)
     checked_model(op, "student", *student)
     check_top_k(op, student, teacher, row_weight, student_weight.shape[0])
-    lead = student_hidden.shape[:-1]
     factor = temperature * temperature if temperature_squared else 1.0
     row_weight, divisor = shares(op, reduction, factor, student_hidden, row_weight, total_weight)
     plan = summed(plan)
     student_hidden = precision.begin(student_hidden)
-    wanted = _linear.gradients(plan.gradient_in_forward, True, False, (), *student)
-    student = (as_rows(student_hidden), student_weight, student_bias)
-    given = (student, constant_top_k(teacher), constant_rows(row_weight))
-    loss = top_k_divergence(plan, wanted, beta, tail, *given)
-    if reduction == "none":
-        loss = loss.reshape(lead)
+    form = top_k_form(plan.backend)
+    student = (student_hidden, student_weight, student_bias)
+    later = form.may_scale_later(student_hidden.dtype)
+    wanted = _linear.gradients(plan.gradient_in_forward, later, False, (), *student)
+    teacher, row_weight = constant_top_k(teacher), constant(row_weight)
+    loss = form.top_k_distillation(plan, wanted, beta, tail, student, teacher, row_weight)
     loss = finished(loss, student_hidden.dtype, divisor)
     precision.end()
     return loss
@@ -168,21 +165,27 @@ def _check_tensors(op, hidden, log_probs, indices, row_weight, classes, parts) -
 
 
 def constant_top_k(teacher: tuple) -> tuple:
-    """The teacher's log-probabilities and indices, (N, k), without a gradient."""
-    log_probs, indices = teacher
-    k = indices.shape[-1]
-    log_probs = readable(without_gradient(log_probs)).reshape((-1, k))
-    return log_probs, without_gradient(indices).reshape((-1, k))
+    """The teacher's log-probabilities and indices without a gradient."""
+    return without_gradient(teacher[0]), without_gradient(teacher[1])
 
 
 def _refuse_classes(op, indices, row_weight, classes):
     """In rows that count."""
     host = indices.asnumpy()
-    bad = (host < 0) | (host >= classes)
+    counts = np.ones(host.shape[:-1], bool)
     if row_weight is not None:
-        bad &= (row_weight.astype(mstype.float32).asnumpy() != 0)[..., None]
+        counts = row_weight.astype(mstype.float32).asnumpy() != 0
+    bad = ((host < 0) | (host >= classes)) & counts[..., None]
     if bad.any():
         position = tuple(int(place) for place in np.argwhere(bad)[0])
         raise ValueError(
             f"{op}: teacher_indices must be in [0, {classes}), got {int(host[position])} at position {position}"
+        )
+    ordered = np.sort(host, -1)
+    twice = (ordered[..., 1:] == ordered[..., :-1]) & counts[..., None]
+    if twice.any():
+        *row, place = (int(each) for each in np.argwhere(twice)[0])
+        raise ValueError(
+            f"{op}: teacher_indices must hold no class twice in a row, got {int(ordered[(*row, place)])} twice in row "
+            f"{tuple(row)}"
         )

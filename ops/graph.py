@@ -60,8 +60,8 @@ class OfKnown(PrimitiveWithInfer):
 
     def __init__(self, function: Callable):
         super().__init__(f"{function.__module__}.{function.__qualname__}")
+        # Not the attribute "constexpr_prim" too: for each tensor a graph would make one of its size, to be handed over.
         self.set_const_prim(True)
-        self.add_prim_attr("constexpr_prim", True)
         self.function = function
 
     def __call__(self, *arguments):

@@ -151,3 +151,23 @@ class DistillationForm(Protocol):
         """Divergences times row_weight, of student's hidden states' leading shape, or their sum, as
         plan.options.reduction says: 'none' or 'sum'. student and teacher are (hidden (…, H), weight (C, H), bias (C,)
         or None); the teacher and row_weight, of the leading shape or None, are constants."""
+
+
+class TopKForm(Protocol):
+    """One way to compute distillation from stored log-probabilities (`ms_ce/backend.py` lists who takes which)."""
+
+    def may_scale_later(self, dtype) -> bool:
+        """As of a LinearForm."""
+
+    def top_k_distillation(
+        self,
+        plan: Plan,
+        gradients: Gradients,
+        beta: float,
+        tail: bool,
+        student,
+        teacher,
+        row_weight,
+    ) -> Any:
+        """As DistillationForm.distillation. teacher is (log-probabilities (…, k), classes (…, k)), constants; `tail` is
+        whether all other classes count, as one."""

@@ -8,7 +8,7 @@ from mindspore import Tensor
 
 from ms_ce import _checks
 from ms_ce.distillation import checked_model
-from ms_ce.ops.linear.top_k import ChunkedTopK, ChunkedTopKSum
+from ms_ce.ops.linear.top_k import ChunkedTopK, ChunkedTopKSum, as_top_k
 from ms_ce.parallel.distillation_blocks import DistillationOverBlocks
 from ms_ce.top_k_distillation import check_top_k, constant_top_k
 
@@ -128,4 +128,4 @@ class VocabParallelLinearTopKDistillationLoss(DistillationOverBlocks):
         classes = self.location.block_of(student_weight.shape[0])[2]
         check_top_k(_OP, student, teacher, row_weight, classes, self.parts)
         self.check_hidden(student_hidden)
-        return self.divergence(student, constant_top_k(teacher), row_weight, total_weight)
+        return self.divergence(student, as_top_k(constant_top_k(teacher)), row_weight, total_weight)

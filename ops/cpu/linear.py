@@ -72,9 +72,9 @@ def _one_sweep_bprop(gradients: Gradients):
     def bprop(
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
     ):
-        _, total_weight, lse, _, by_hidden, by_table, by_bias, applied = out
-        upstream = dout[0]
-        made = rescaled(upstream, by_hidden, by_table, by_bias, applied)
+        # Not `_, total_weight, … = out`: a graph makes gradients depend on names that nothing reads, and copies one.
+        total_weight, lse, upstream = out[1], out[2], dout[0]
+        made = rescaled(upstream, out[4], out[5], out[6], out[7])
         sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
         made = _once((*made, *sources))
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)

@@ -1,9 +1,14 @@
-"""The `cpu` backend: distillation without logits, in one operator that holds the loop over chunks of rows."""
+"""The `cpu` backend: distillation without logits, in one operator that holds the loop over chunks of rows.
+
+What is given of the teacher are three tensors: hidden states, weight and bias, or the log-probabilities of k classes,
+these classes, and whether the others count.
+"""
 
 from __future__ import annotations
 
 import functools
 
+import numpy as np
 from mindspore.ops import constexpr
 
 from ms_ce.ops.chunks import exact_dtype
@@ -15,12 +20,12 @@ from ms_ce.ops.cpu.linear_operators import (
     rescaled,
     suffix_of,
 )
-from ms_ce.ops.cpu.operators import factors, given, make_operator
+from ms_ce.ops.cpu.operators import factors, given, kept, make_operator
 from ms_ce.ops.cpu.refusal import Once, none_of, refused
 from ms_ce.ops.eager import Derivative, wanted
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 
-_ONCE = "linear_distillation_loss is differentiated once, on every backend"
+_ONCE = "linear_distillation_loss and linear_top_k_distillation_loss are differentiated once, on every backend"
 _once = Once(_ONCE)
 
 
@@ -29,9 +34,9 @@ def _refused(
     hidden,
     linear_weight,
     linear_bias,
-    teacher_hidden,
-    teacher_weight,
-    teacher_bias,
+    first,
+    second,
+    third,
     row_weight,
     options,
     plan,
@@ -40,12 +45,12 @@ def _refused(
 ):
     nothing = refused(_ONCE, dout[0], dout[1], dout[2])
     grads = none_of(nothing, grad_loss, hidden, linear_weight, linear_bias)
-    return *grads, teacher_hidden, teacher_weight, teacher_bias, row_weight, options, plan
+    return *grads, first, second, third, row_weight, options, plan
 
 
-@functools.lru_cache(maxsize=4)
-def _backward_operator(suffix: str):
-    return make_operator("LinearDistillationBackward" + suffix, _refused)
+@functools.lru_cache(maxsize=8)
+def _backward_operator(family: str, suffix: str):
+    return make_operator(f"{family}Backward{suffix}", _refused)
 
 
 def _placed(gradients: Gradients):
@@ -61,23 +66,23 @@ def _placed(gradients: Gradients):
     return placed
 
 
-def _two_sweeps_bprop(gradients: Gradients):
-    backward, placed = _backward_operator(suffix_of(gradients)), _placed(gradients)
+def _two_sweeps_bprop(family: str, gradients: Gradients):
+    backward, placed = _backward_operator(family, suffix_of(gradients)), _placed(gradients)
 
     def bprop(
         hidden,
         linear_weight,
         linear_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        first,
+        second,
+        third,
         row_weight,
         options,
         plan,
         out,
         dout,
     ):
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        teacher = (first, second, third)
         student = (hidden, linear_weight, linear_bias)
         grads = student
         if wanted(0, 1, 2):
@@ -94,19 +99,18 @@ def _one_sweep_bprop(gradients: Gradients):
         hidden,
         linear_weight,
         linear_bias,
-        teacher_hidden,
-        teacher_weight,
-        teacher_bias,
+        first,
+        second,
+        third,
         row_weight,
         options,
         plan,
         out,
         dout,
     ):
-        teacher = (teacher_hidden, teacher_weight, teacher_bias)
+        teacher = (first, second, third)
         student = (hidden, linear_weight, linear_bias)
-        _, by_hidden, by_table, by_bias, applied = out
-        made = rescaled(dout[0], by_hidden, by_table, by_bias, applied)
+        made = rescaled(dout[0], out[1], out[2], out[3], out[4])
         grads = placed(_once((*made, dout[0], *student)), student)
         return *grads, *teacher, row_weight, options, plan
 
@@ -114,17 +118,16 @@ def _one_sweep_bprop(gradients: Gradients):
 
 
 @constexpr
-@functools.lru_cache(maxsize=32)
-def _operator(rows: bool, gradients):
+@functools.lru_cache(maxsize=64)
+def _operator(family: str, rows: bool, gradients):
     """Operators are made for each set of gradients, which a graph hands over as a plain tuple."""
     gradients = Gradients(*gradients)
-    two_sweeps = _two_sweeps_bprop(gradients)
+    two_sweeps = _two_sweeps_bprop(family, gradients)
     if gradients.in_forward and not rows:
-        name = "LinearDistillationValueAndGrad" + suffix_of(gradients)
+        name = f"{family}ValueAndGrad{suffix_of(gradients)}"
         derivative = Derivative(two_sweeps, made={1: 0, 2: 1, 3: 2}, rescale=rescale)
         return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
-    name = "LinearDistillationForwardRows" if rows else "LinearDistillationForward"
-    return forward_operator(name, two_sweeps, gradients)
+    return forward_operator(family + ("ForwardRows" if rows else "Forward"), two_sweeps, gradients)
 
 
 @constexpr
@@ -145,25 +148,34 @@ def _in_one_dtype(model, exact):
     return hidden.astype(exact), linear_weight.astype(exact), _cast(bias, exact)
 
 
-def distillation(plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight):
-    """As `protocol.DistillationForm` says."""
-    exact = exact_dtype(student[0].dtype)
-    hidden, linear_weight, linear_bias = _in_one_dtype(student, exact)
-    teacher_hidden, teacher_weight, teacher_bias = _in_one_dtype(teacher, exact)
+def _divergence(family, plan, gradients, beta, student, teacher, row_weight):
+    hidden, linear_weight, linear_bias = _in_one_dtype(student, exact_dtype(student[0].dtype))
     rows, dtype = plan.options.reduction == "none", hidden.dtype
     _, row_weight, options = factors(
         dtype, None, row_weight, plan.options, ClassBlock(), False, beta
     )
-    result = _operator(rows, gradients)(
-        hidden,
-        linear_weight,
-        given(linear_bias, dtype),
-        teacher_hidden,
-        teacher_weight,
-        given(teacher_bias, teacher_hidden.dtype),
-        row_weight,
-        options,
-        packed_plan(plan.chunk_bytes, False, gradients.linear_bias),
-    )
+    slots = packed_plan(plan.chunk_bytes, False, gradients.linear_bias)
+    student = (hidden, linear_weight, given(linear_bias, dtype))
+    result = _operator(family, rows, gradients)(*student, *teacher, row_weight, options, slots)
     # PyNative hides the gradients that the forward pass has made.
     return result[0] if isinstance(result, tuple) else result
+
+
+def distillation(plan: Plan, gradients: Gradients, beta: float, student, teacher, row_weight):
+    """As `protocol.DistillationForm` says."""
+    hidden, linear_weight, bias = _in_one_dtype(teacher, exact_dtype(student[0].dtype))
+    teacher = (hidden, linear_weight, given(bias, hidden.dtype))
+    return _divergence("LinearDistillation", plan, gradients, beta, student, teacher, row_weight)
+
+
+@kept
+def _flag(value: bool) -> np.ndarray:
+    return np.array(float(value))
+
+
+def top_k_distillation(
+    plan: Plan, gradients: Gradients, beta: float, tail: bool, student, teacher, row_weight
+):
+    """As `protocol.TopKForm` says."""
+    teacher, family = (*teacher, _flag(tail)), "LinearTopKDistillation"
+    return _divergence(family, plan, gradients, beta, student, teacher, row_weight)

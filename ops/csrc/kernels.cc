@@ -22,6 +22,7 @@
 #include "loss/divergence.h"
 #include "loss/double_backward.h"
 #include "loss/row_kernel.h"
+#include "loss/top_k.h"
 #include "platform/kept_buffer.h"
 
 namespace ms_ce {
@@ -231,6 +232,14 @@ static void Divergences(const Problem& problem, int64_t first, int64_t count, Un
   }
 }
 
+template <class A>
+static void TopK(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
+  for (int64_t index = first; index < first + count; ++index) {
+    const double weight = RowWeight(problem, index);
+    TopKRow<A>(problem, {index, index * problem.classes, 1, kNoTarget, weight, 1.0, 0.0}, totals);
+  }
+}
+
 static void NllForward(const Problem& problem, int64_t first, int64_t count, UnitSums* totals) {
   ForRows(
       problem, first, count, totals,
@@ -311,6 +320,7 @@ static constexpr Kernels MakeKernels() {
   table.double_backward = DoubleBackward<A>;
   table.target_grad = TargetGrad<A>;
   table.divergence = Divergences<A>;
+  table.top_k = TopK<A>;
   table.count_weight = CountWeight;
   table.nll_forward = NllForward;
   table.nll_backward = NllBackward;

@@ -23,7 +23,7 @@ from ms_ce.ops.eager import DifferentiableCell
 from ms_ce.ops.graph import compiling, select
 from ms_ce.ops.linear.divergence import ChunkOfLogits, by_class, times
 from ms_ce.ops.linear.losses import functions_of, made_in_graph
-from ms_ce.ops.linear.sweep import over_chunks, own, write_rows
+from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, readable, write_rows
 from ms_ce.ops.options import ClassBlock, Gradients, Options, Plan
 from ms_ce.ops.pieces import ones_like
 from ms_ce.ops.rows import OneDevice
@@ -116,13 +116,17 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         offset, total = sweep[3]
         bad = ops.logical_or(classes < 0, classes >= total)
         classes = select(bad, 0, classes)
+        placed = self.placed(classes, offset, logits.shape[1], total)
+        if placed[1] is None:
+            twice = _gather(self.counts(logits, placed), 1, classes) > 1
+            bad = ops.logical_or(bad, ops.logical_and(valid, twice))
         log_p = select(bad, np.nan, log_p)
         if self.tail:
             rest = 1.0 - _sum(ops.exp(log_p), 1).expand_dims(1)
             if classes.shape[1] == total:
                 rest = zeros_like(rest)
             log_p = ops.concat((log_p, ops.log(select(rest < 0, 0.0, rest))), 1)
-        return where, hidden, logits, self.placed(classes, offset, logits.shape[1], total), log_p
+        return where, hidden, logits, placed, log_p
 
     def placed(self, classes, offset, held, total):
         """(the columns of the k classes, which of them lie here: None where all do)."""
@@ -132,11 +136,11 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         here = ops.logical_and(columns >= 0, columns < held)
         return select(here, columns, 0), here
 
-    def chosen(self, x, classes):
-        """Which logits are those of the k classes."""
+    def counts(self, x, classes):
+        """How often the k classes name each logit."""
         columns, here = classes
         ones = ones_like(columns) if here is None else here
-        return _place(x, 1, columns, ones.astype(x.dtype)) > 0
+        return _place(x, 1, columns, ones.astype(x.dtype))
 
     def at_classes(self, x, classes, of_others):
         """(rows, k + 1): the logits of the k classes, and lse of all others from that of the others here."""
@@ -149,7 +153,7 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
     def log_probs(self, sweep, logits, classes):
         """(lse, log q of the classes and of the tail) over all classes."""
         x = transformed(logits, self.options)
-        others = select(self.chosen(x, classes), -np.inf, x)
+        others = select(self.counts(x, classes) > 0, -np.inf, x)
         labels, block = ops.zeros(logits.shape[:1], mstype.int32), ClassBlock(*sweep[3])
         rest = self.partial(others, labels, None, self.untransformed, block)
         both = self.at_classes(x, classes, rest.astype(self.wide).reshape((-1, 3))[:, :1])
@@ -180,7 +184,7 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         shift, factor = lse.expand_dims(1).astype(x.dtype), (-whole * upstream).expand_dims(1)
         factor = factor.astype(x.dtype)
         if self.tail:
-            chosen, tail = self.chosen(x, classes), log_q[:, -1]
+            chosen, tail = self.counts(x, classes) > 0, log_q[:, -1]
             of_tail = (of_classes[:, -1] - ops.exp(tail) * whole) * upstream
             # Of the tail's share, since q itself may be too small for a number.
             shift = select(chosen, shift, (lse + tail).expand_dims(1).astype(x.dtype))
@@ -254,16 +258,32 @@ def _cell(backend, options, chunk_bytes, gradients, beta, tail, summed):
     return kind(KERNELS[backend], OneDevice(), *tuples, beta, tail)
 
 
-def top_k_divergence(
+def as_top_k(teacher):
+    """The teacher's log-probabilities and indices as (N, k)."""
+    log_probs, indices = teacher
+    k = indices.shape[-1]
+    return readable(log_probs).reshape((-1, k)), indices.reshape((-1, k))
+
+
+def may_scale_later(dtype) -> bool:
+    """As of a LinearForm: sums are kept in the dtype computed in."""
+    return True
+
+
+def top_k_distillation(
     plan: Plan, gradients: Gradients, beta: float, tail: bool, student, teacher, row_weight
 ):
-    """Divergences of rows, (N,), or their sum, as plan.options.reduction says: 'none' or 'sum'.
-
-    student: (hidden (N, H), weight (C, H), bias (C,) or None); teacher: (log-probabilities, classes), (N, k).
-    """
+    """As `protocol.TopKForm` says."""
+    hidden, linear_weight, linear_bias = student
+    if row_weight is not None:
+        row_weight = row_weight.reshape((-1,))
     if compiling():
         gradients = made_in_graph(gradients)
-    summed = gradients.in_forward and plan.options.reduction == "sum"
-    options = (plan.options, plan.chunk_bytes, gradients, beta, tail, summed)
-    out = _cell(plan.backend, *options)(*student, *teacher, row_weight)[0]
-    return out if summed or plan.options.reduction == "none" else _sum(out)
+    rows = plan.options.reduction == "none"
+    summed = gradients.in_forward and not rows
+    cell = _cell(plan.backend, plan.options, plan.chunk_bytes, gradients, beta, tail, summed)
+    student = (as_rows(hidden), linear_weight, linear_bias)
+    out = cell(*student, *as_top_k(teacher), row_weight)[0]
+    if rows:
+        return out.reshape(hidden.shape[:-1])
+    return out if summed else _sum(out)

@@ -110,6 +110,7 @@ def large_calls() -> Iterator[Call]:
         yield from loss_calls(LossCase(Case("", (40, 9000), weight=True), own))
         yield from linear_calls(LinearCase((64,), 96, 700, 0, weight=True), dtype)
         yield from distillation_calls(DistillationCase((64,), (96, 48), 700, 0), dtype)
+        yield from distillation_calls(DistillationCase((64,), (96, 48), 700, 0, top=9), dtype)
 
 
 def small_calls() -> Iterator[Call]:

@@ -93,11 +93,11 @@ def test_divergences(beta, tail, reduction, backend, run):
 
 @pytest.mark.parametrize("run", ("pynative",), indirect=True)
 @pytest.mark.parametrize("dtype", ("float16", "bfloat16", "float64"))
-def test_dtypes(dtype, run):
-    check({"beta": 0.5}, dtype, "cpu", run, weighted=False)
+def test_dtypes(dtype, backend, run):
+    check({"beta": 0.5}, dtype, backend, run, weighted=False)
 
 
-@loop_in_a_bprop(backend=None, in_forward="auto")
+@loop_in_a_bprop(in_forward="auto")
 @pytest.mark.parametrize("run", ("jit",), indirect=True)
 @pytest.mark.parametrize(
     ("options", "in_forward", "dtype"),
@@ -107,19 +107,46 @@ def test_dtypes(dtype, run):
         ({"beta": 1.0, "tail": False}, False, "float32"),
     ),
 )
-def test_compiled(options, in_forward, dtype, run):
-    check(options, dtype, "cpu", run, gradient_in_forward=in_forward)
+def test_compiled(options, in_forward, dtype, backend, run):
+    check(options, dtype, backend, run, gradient_in_forward=in_forward)
 
 
 @pytest.mark.parametrize("run", ("pynative",), indirect=True)
-def test_two_sweeps_and_the_factor_left_out(run):
+def test_two_sweeps_and_the_factor_left_out(backend, run):
     options = {"beta": 0.2, "temperature": 3.0, "temperature_squared": False, "total_weight": 4.5}
-    check(options, "float32", "cpu", run, gradient_in_forward=False)
+    check(options, "float32", backend, run, gradient_in_forward=False)
 
 
 @pytest.mark.parametrize("run", ("pynative",), indirect=True)
-def test_one_chunk_and_no_weights(run):
-    check({}, "float32", "cpu", run, weighted=False, chunk_bytes=None)
+def test_one_chunk_and_no_weights(backend, run):
+    check({}, "float32", backend, run, weighted=False, chunk_bytes=None)
+
+
+def test_rows_have_the_same_bits_in_any_batch():
+    """Losses and gradients of hidden states, on cpu, beside other rows and in other chunks."""
+    random = np.random.default_rng(5)
+    hidden, table = (Tensor(random.normal(size=(n, 24)), ms.float32) for n in (40, 300))
+    log_probs = Tensor(np.log(random.dirichlet(np.ones(6), 40)[:, :5]), ms.float32)
+    indices = Tensor(np.argsort(random.random((40, 300)), 1)[:, :5])
+    first = [0, 7, 8, 31]
+
+    def of(rows, chunk_bytes):
+        def losses(hidden):
+            return ms_ce.linear_top_k_distillation_loss(
+                hidden, table, log_probs[rows], indices[rows], beta=0.3, reduction="none",
+                chunk_bytes=chunk_bytes, backend="cpu",
+            )  # fmt: skip
+
+        def total(hidden):
+            return losses(hidden).sum()
+
+        return losses(hidden[rows]).asnumpy(), ms.grad(total)(hidden[rows]).asnumpy()
+
+    expected = [each[first] for each in of(list(range(40)), None)]
+    for rows, chunk_bytes in ((first, None), (first, 4 * 300), (list(range(40)), 4 * 300 * 7)):
+        places = [rows.index(row) for row in first]
+        for found, wanted in zip(of(rows, chunk_bytes), expected, strict=True):
+            np.testing.assert_array_equal(found[places], wanted)
 
 
 @pytest.mark.parametrize("beta", (0.0, 0.3, 1.0))
@@ -159,14 +186,15 @@ def test_a_small_tail_is_exact_and_empty_places_add_nothing(backend):
     np.testing.assert_allclose(to_numpy(slope), exact, rtol=1e-11, atol=1e-15)
 
 
-def test_the_teacher_is_a_constant_and_there_is_one_derivative():
+def test_the_teacher_is_a_constant_and_there_is_one_derivative(backend):
     (hidden, table, _), log_probs, indices = draw("float32")
     tensors = [Tensor(each, ms.float32) for each in (hidden, table, log_probs)]
 
     def loss(hidden, log_probs):
         return ms_ce.linear_top_k_distillation_loss(
-            hidden, tensors[1], log_probs, Tensor(indices), chunk_bytes=SEVERAL_CHUNKS
-        )
+            hidden, tensors[1], log_probs, Tensor(indices), chunk_bytes=SEVERAL_CHUNKS,
+            backend=backend,
+        )  # fmt: skip
 
     gradient = ms.grad(loss, 1)(tensors[0], tensors[2])
     np.testing.assert_array_equal(to_numpy(gradient), np.zeros(log_probs.shape))
@@ -179,18 +207,33 @@ def test_the_teacher_is_a_constant_and_there_is_one_derivative():
     ms.common.api._pynative_executor.clear_res()
 
 
-def test_a_class_out_of_range():
-    """Raises where Python runs and makes the loss of a graph nan."""
+@pytest.mark.parametrize(
+    ("indices", "text"),
+    (
+        ([[4, 0], [5, 1]], r"teacher_indices must be in \[0, 5\), got 5 at position \(1, 0\)"),
+        (
+            [[4, 0], [3, 3]],
+            r"teacher_indices must hold no class twice in a row, got 3 twice in row \(1,\)",
+        ),
+    ),
+    ids=("out of range", "twice"),
+)
+def test_classes_that_cannot_be(indices, text, backend):
+    """Raise where Python runs and make the loss of a graph nan."""
     hidden, table = Tensor(np.zeros((2, 3), np.float32)), Tensor(np.zeros((5, 3), np.float32))
-    given = hidden, table, Tensor([[-1.0], [-1.0]]), Tensor([[4], [5]])
-    text = r"teacher_indices must be in \[0, 5\), got 5 at position \(1, 0\)"
+    given = hidden, table, Tensor(np.full((2, 2), -1.0, np.float32)), Tensor(indices)
     with pytest.raises(ValueError, match=text):
-        ms_ce.linear_top_k_distillation_loss(*given)
-    assert np.isnan(float(ms.jit(ms_ce.linear_top_k_distillation_loss)(*given)))
+        ms_ce.linear_top_k_distillation_loss(*given, backend=backend)
+
+    @ms.jit
+    def loss(*given):
+        return ms_ce.linear_top_k_distillation_loss(*given, backend=backend)
+
+    assert np.isnan(float(loss(*given)))
 
 
 X, W = Tensor(np.zeros((2, 3), np.float32)), Tensor(np.zeros((5, 3), np.float32))
-P, Y = Tensor(np.zeros((2, 2), np.float32)), Tensor(np.zeros((2, 2), np.int32))
+P, Y = Tensor(np.zeros((2, 2), np.float32)), Tensor([[0, 1], [0, 1]], ms.int32)
 MESSAGES = [
     ((X, W[:, :2], P, Y), {}, ValueError, r"student_weight must have shape \(num_classes, 3\)"),
     ((X, W, P, Y, W), {}, ValueError, r"student_bias must have shape \(num_classes,\), got 2"),

@@ -12,7 +12,7 @@ from tests.kernel.library import NO_ROW_WEIGHT, cast, options, plan, to_float64
 from tests.kernel.linear_calls import LEFT_OUT
 from tests.kernel.operations import load_reference
 
-_divergence = load_reference("reference_distillation").distillation
+_reference = load_reference("reference_distillation")
 _problems = itertools.count()
 
 
@@ -30,6 +30,9 @@ class DistillationCase(NamedTuple):
     row_weight: bool = False
     masked: bool = False  # -inf for some classes in the bias of either or both
     options: dict[str, Any] = {}
+    top: int = 0  # beside log-probabilities of so many classes; 0 beside a teacher's tensors
+    tail: bool = True
+    indices: str = "int32"
 
 
 _TRANSFORMED = {"softcap": 4.0, "logit_scale": 0.8}
@@ -55,6 +58,18 @@ DISTILLATION_CASES = (
     DistillationCase((5,), (70, 19), 2049, 5, options={"beta": 1.0}),
     DistillationCase((600,), (16, 8), 2000, 0),  # several chunks by itself, several threads
     DistillationCase((600,), (8, 16), 2000, 0, "none", options={"beta": 0.2}),
+    DistillationCase((1,), (1, 1), 1, 1, top=1),
+    DistillationCase((9,), (19, 4), 37, 2, "none", top=5, options={"beta": 0.3, **_TRANSFORMED}),
+    DistillationCase((9,), (4, 19), 37, 4, top=1, bias=False, indices="int64"),
+    DistillationCase((9,), (4, 9), 37, 4, top=37, row_weight=True, options={"beta": 0.6}),
+    DistillationCase((3, 5), (19, 7), 37, 4, top=6, row_weight=True, options={"beta": 1.0}),
+    DistillationCase((30,), (19, 7), 37, 7, "none", top=6, tail=False, options={"beta": 1.0}),
+    DistillationCase((30,), (19, 7), 37, 7, top=6, tail=False, row_weight=True, indices="int64"),
+    DistillationCase((6, 5), (19, 7), 37, 4, top=3, shift=True, options={"beta": 0.5}),
+    DistillationCase((9,), (19, 7), 37, 4, "none", top=30, masked=True, teacher="float64"),
+    DistillationCase((9,), (19, 7), 37, 4, top=4, teacher="bfloat16", options={"beta": 0.4}),
+    DistillationCase((5,), (19, 70), 2049, 2, "none", top=70, teacher="float32"),
+    DistillationCase((600,), (16, 8), 2000, 0, top=32, options={"beta": 0.2}),
 )
 
 
@@ -80,6 +95,9 @@ class _Problem:
             given.update(zip(model, (hidden, weight, cast(bias, own)), strict=True))
             exact = [to_float64(given[name]) for name in model]
             logits.append(exact[0] @ exact[1].T + exact[2])
+        self.logits = [self._counted(each).reshape(-1, case.classes) for each in logits]
+        if case.top:
+            given = self._stored(given, logits[1])
         self.given = given
         self.row_weight = None
         if case.row_weight:
@@ -87,7 +105,34 @@ class _Problem:
             self.row_weight = np.where(random.random(case.rows) < 0.1, -weight, weight)
         upstream = random.normal(size=case.rows if case.reduction == "none" else ())
         self.upstream = cast(upstream, dtype)
-        self.logits = [self._counted(each).reshape(-1, case.classes) for each in logits]
+
+    def _stored(self, given: dict[str, np.ndarray], logits: np.ndarray) -> dict[str, np.ndarray]:
+        """Beside the student's tensors what is stored of the teacher: its likeliest classes, in no order."""
+        case = self.case
+        log_probs = logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+        classes = np.argsort(-log_probs, -1, kind="stable")[..., : case.top]
+        classes = np.random.default_rng(2).permuted(classes, axis=-1)
+        student = {name: given[name] for name in ("input", "linear_weight", "linear_bias")}
+        return {
+            **student,
+            "teacher_log_probs": cast(
+                np.take_along_axis(log_probs, classes, -1), case.teacher or self.dtype
+            ),
+            "teacher_indices": classes.astype(case.indices),
+            "tail": np.array(float(case.tail)),
+        }
+
+    def _divergence(self, **settings: Any) -> tuple[Any, np.ndarray]:
+        if not self.case.top:
+            return _reference.distillation(*self.logits, **settings)
+        stored = [self.given[name] for name in ("teacher_log_probs", "teacher_indices")]
+        if self.case.shift:
+            stored = [each[..., 1:, :] for each in stored]
+        log_probs, classes = (each.reshape(-1, self.case.top) for each in stored)
+        settings["tail"] = self.case.tail
+        return _reference.top_k_distillation(
+            self.logits[0], to_float64(log_probs), classes, **settings
+        )
 
     def _counted(self, rows: np.ndarray) -> np.ndarray:
         """Rows at their hidden states, of those that are ever counted."""
@@ -111,7 +156,7 @@ class _Problem:
         if per_row and np.ndim(upstream):
             upstream = np.asarray(upstream)[..., later].reshape(-1)
         settings = {"reduction": case.reduction, "row_weight": row_weight, **case.options}
-        loss, slope = _divergence(*self.logits, **settings, grad_loss=upstream)
+        loss, slope = self._divergence(**settings, grad_loss=upstream)
         hidden = to_float64(self.given["input"])
         rows = self._counted(hidden).reshape(-1, case.features[0])
         grad_rows = slope @ to_float64(self.given["linear_weight"])
@@ -146,7 +191,8 @@ def distillation_calls(case: DistillationCase, dtype: str) -> list[Call]:
     backward, own = problem.results(to_float64(problem.upstream)), problem.results(1.0)
     loss = {"loss": f"distillation {number} loss"}
     suffix = "Rows" if per_row else ""
-    forward = "LinearDistillationForward" + suffix
+    family = "LinearTopKDistillation" if case.top else "LinearDistillation"
+    forward = f"{family}Forward{suffix}"
     calls = [Call(forward, dtype, given, own, linear=True, labels=loss)]
     for form, names in LEFT_OUT.items():
         zeros = {f"grad_{name}": np.zeros(()) for name in names}
@@ -161,6 +207,6 @@ def distillation_calls(case: DistillationCase, dtype: str) -> list[Call]:
                 name: f"distillation {number} {stem} {name}" for name in made if name not in zeros
             }
             expected = {**made, **zeros, "applied": np.nan}
-            name = f"LinearDistillation{stem}{form}"
+            name = f"{family}{stem}{form}"
             calls.append(Call(name, dtype, given, expected, linear=True, labels={**labels, **loss}))
     return calls

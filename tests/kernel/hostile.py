@@ -141,9 +141,9 @@ def right_calls() -> list[Call]:
                 LinearCase((3, 2), 3, 5, 2, reduction, weight=True, shift=True), dtype
             )
         for reduction in ("sum", "none"):
-            calls += distillation_calls(
-                DistillationCase((3, 2), (3, 4), 5, 2, reduction, shift=True), dtype
-            )
+            for top in (0, 3):
+                case = DistillationCase((3, 2), (3, 4), 5, 2, reduction, shift=True, top=top)
+                calls += distillation_calls(case, dtype)
     return calls
 
 

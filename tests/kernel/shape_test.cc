@@ -50,6 +50,8 @@ Shape ShapeOf(Extent extent, bool per_row) {
       return {5, 4};
     case Extent::kTeacherBias:
       return {5};
+    case Extent::kTopK:
+      return {8, 3, 2};
     case Extent::kText:
       return {11};
   }

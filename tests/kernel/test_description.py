@@ -91,6 +91,13 @@ EXPECTED = {
         "teacher_weight:M:teacher_weight teacher_bias:M:teacher_bias row_weight:R:rows options:I:options plan:I:plan",
         "loss:F:loss grad_input:F:input grad_linear_weight:F:scalar grad_linear_bias:F:linear_bias applied:D:scalar",
     ),
+    "LinearTopKDistillationBackwardInput": (
+        "either",
+        "grad_loss:F:loss input:F:input linear_weight:F:linear_weight linear_bias:F:linear_bias "
+        "teacher_log_probs:M:top_k teacher_indices:C:top_k tail:D:scalar row_weight:R:rows options:I:options "
+        "plan:I:plan",
+        "grad_input:F:input grad_linear_weight:F:scalar grad_linear_bias:F:linear_bias",
+    ),
     "RefuseDerivative": ("either", "arriving:D:scalar reason:I:text", "done:D:scalar"),
 }
 

@@ -166,7 +166,13 @@ class Binder {
     }
     SetDimensions({ElementCount(rows), linear_weight.shape[0]});
     CheckBias(call_[kLinearBias]);
-    call_.Find(kTeacherHidden) != nullptr ? CheckTeacher() : CheckLinearTarget();
+    if (call_.Find(kTeacherHidden) != nullptr) {
+      CheckTeacher();
+    } else if (call_.Find(kTeacherLogProbs) != nullptr) {
+      CheckTopK();
+    } else {
+      CheckLinearTarget();
+    }
     // (lead[0], classes, lead[1], ...): a row's position in the caller's terms.
     linear.position_shape = {hidden.name, nullptr, hidden.dtype, rows};
     Shape& position = linear.position_shape.shape;
@@ -205,10 +211,28 @@ class Binder {
     }
     ExpectShape(call_[kTeacherWeight], {problem_.classes, features});
     CheckBias(call_[kTeacherBias]);
+    call_.linear.teacher_features = features;
+    BeginDistillation();
+  }
+
+  void CheckTopK() {
+    const Tensor& log_probs = call_[kTeacherLogProbs];
+    CheckFloating(log_probs);
+    Shape expected = extents_[Extent::kRows];
+    problem_.top = log_probs.shape.empty() ? 0 : log_probs.shape.back();
+    expected.push_back(problem_.top);
+    ExpectShape(log_probs, expected);
+    if (problem_.top < 1 || problem_.top > problem_.classes) {
+      Fail("teacher_log_probs must have from 1 to " + std::to_string(problem_.classes) +
+           " classes on its last axis, got shape " + ShapeText(log_probs.shape));
+    }
+    BeginDistillation();
+  }
+
+  void BeginDistillation() {
     if (problem_.reduction == Reduction::kMean) {
       Fail("reduction must be 0 (none) or 2 (sum) beside a teacher, got 1 (mean)");
     }
-    call_.linear.teacher_features = features;
     problem_.probability = true;
   }
 
@@ -264,7 +288,8 @@ class Binder {
         break;
       case Type::kClasses:
         if (IsFloating(tensor.dtype)) {
-          Fail("target must have dtype int32, int64 or uint8, got probabilities");
+          Fail(std::string(tensor.name) + " must have dtype int32, int64 or uint8, got " +
+               (&argument == &kTeacherIndices ? DtypeName(tensor.dtype) : "probabilities"));
         }
         break;
       case Type::kProbabilities:
@@ -299,6 +324,7 @@ class Binder {
         ExpectDtype(tensor, Dtype::kFloat64, "float64");
         break;
       case Type::kTeacher:
+        if (&argument == &kTeacherLogProbs) break;
         ExpectDtype(tensor, call_[kTeacherHidden].dtype, "teacher_hidden's");
         break;
     }

@@ -28,10 +28,10 @@ constexpr TypeText kTypes[] = {
 };
 
 // In the order of Extent and of Form.
-constexpr const char* kExtentNames[] = {"scalar",         "options",        "plan",          "logits",
-                                        "rows",           "loss",           "target",        "weight",
-                                        "partial",        "input",          "linear_weight", "linear_bias",
-                                        "teacher_hidden", "teacher_weight", "teacher_bias",  "text"};
+constexpr const char* kExtentNames[] = {
+    "scalar",         "options",        "plan",         "logits", "rows",          "loss",
+    "target",         "weight",         "partial",      "input",  "linear_weight", "linear_bias",
+    "teacher_hidden", "teacher_weight", "teacher_bias", "top_k",  "text"};
 constexpr const char* kFormNames[] = {"either", "scalar", "per_row"};
 static_assert(std::size(kExtentNames) == kExtents);
 

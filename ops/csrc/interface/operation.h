@@ -48,6 +48,7 @@ enum class Extent : char {
   kTeacherHidden,  // as of the student, with features of its own
   kTeacherWeight,
   kTeacherBias,
+  kTopK,  // rows and (k,)
   kText,  // (characters,)
 };
 inline constexpr size_t kExtents = static_cast<size_t>(Extent::kText) + 1;

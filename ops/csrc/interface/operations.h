@@ -129,6 +129,14 @@ inline constexpr Argument kTeacherWeight{"teacher_weight", Type::kTeacher, Exten
 inline constexpr Argument kTeacherBias{"teacher_bias", Type::kTeacher, Extent::kTeacherBias,
                                        &LinearProblem::teacher_bias};
 
+// Or what is stored of it: log-probabilities of k classes for each row; and whether all others count, as
+// one.
+inline constexpr Argument kTeacherLogProbs{"teacher_log_probs", Type::kTeacher, Extent::kTopK,
+                                           &Problem::top_log_probs};
+inline constexpr Argument kTeacherIndices{"teacher_indices", Type::kClasses, Extent::kTopK,
+                                          &Problem::top_classes};
+inline constexpr Argument kTail{"tail", Type::kDouble, Extent::kScalar, &Problem::tail};
+
 // A derivative that there is none of.
 inline constexpr Argument kArriving{"arriving", Type::kDouble, Extent::kScalar};
 inline constexpr Argument kReason{"reason", Type::kInt64, Extent::kText};
@@ -343,6 +351,42 @@ inline constexpr Operation kOperations[] = {
      {kLoss, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
     {"LinearDistillationValueAndGradBias", Form::kScalar,
      {kHidden, kLinearWeight, kLinearBias, kTeacherHidden, kTeacherWeight, kTeacherBias, kRowWeight, kOptions, kPlan},
+     {kLoss, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+
+    // The same beside what is stored of a teacher (top_k.h).
+    {"LinearTopKDistillationForward", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
+     {kLoss}, RunLinearForward},
+    {"LinearTopKDistillationForwardRows", Form::kPerRow,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
+     {kLoss}, RunLinearForward},
+    {"LinearTopKDistillationBackward", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight,
+      kOptions, kPlan},
+     {kGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTopKDistillationBackwardInput", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight,
+      kOptions, kPlan},
+     {kGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTopKDistillationBackwardWeight", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight,
+      kOptions, kPlan},
+     {kNoGradHidden, kGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTopKDistillationBackwardBias", Form::kEither,
+     {kGradOfLinear, kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight,
+      kOptions, kPlan},
+     {kNoGradHidden, kNoGradLinearWeight, kGradLinearBias}, RunLinearBackward},
+    {"LinearTopKDistillationValueAndGrad", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
+     {kLoss, kGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearTopKDistillationValueAndGradInput", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
+     {kLoss, kGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearTopKDistillationValueAndGradWeight", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
+     {kLoss, kNoGradHidden, kGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
+    {"LinearTopKDistillationValueAndGradBias", Form::kScalar,
+     {kHidden, kLinearWeight, kLinearBias, kTeacherLogProbs, kTeacherIndices, kTail, kRowWeight, kOptions, kPlan},
      {kLoss, kNoGradHidden, kNoGradLinearWeight, kGradLinearBias, kApplied}, RunLinearValueAndGrad},
 
     // Fails for `reason`, given character by character, unless what arrives is 0: a graph may hold a derivative

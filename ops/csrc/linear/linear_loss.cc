@@ -1,8 +1,10 @@
 #include "linear/linear_loss.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "linear/linear_matrices.h"
 #include "linear/linear_rows.h"
@@ -43,7 +45,8 @@ int64_t Count(const std::vector<T>& values) {
 int64_t DefaultChunkBytes(const LinearProblem& problem, int64_t element) {
   const int64_t features = std::max(problem.features, problem.teacher_features);
   const int64_t row_bytes = problem.loss.classes * element, copies = kHiddenCopies * features * element;
-  const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk;
+  const int64_t stored = problem.loss.rows * problem.loss.top * kBytesStored;
+  const int64_t share = problem.loss.rows * row_bytes / kDefaultShare - kBesideChunk - stored;
   const double rows = static_cast<double>(share) / static_cast<double>(row_bytes + copies);
   return std::clamp(static_cast<int64_t>(rows * static_cast<double>(row_bytes)), kSmallestDefaultChunk,
                     kLargestDefaultChunk);
@@ -148,6 +151,8 @@ class ChunkLoop {
     if (teacher_) {
       chunk.probability = false;
       chunk.teacher_logits = {teacher_->logits(), kComputeDtype<A>};
+    } else if (chunk.top != 0) {
+      TopOfChunk(&chunk);
     } else {
       ChunkTarget(&chunk);
     }
@@ -181,6 +186,7 @@ class ChunkLoop {
 
   Kernels::RowRange LossKernel() const {
     if (teacher_) return kernels_.divergence;
+    if (problem_.loss.top != 0) return kernels_.top_k;
     return task_ == LinearTask::kForward    ? kernels_.forward
            : task_ == LinearTask::kBackward ? kernels_.backward
                                             : kernels_.value_and_grad;
@@ -206,6 +212,34 @@ class ChunkLoop {
     for (int64_t i = 0; i < count_; ++i) {
       std::memcpy(&probabilities_[static_cast<size_t>(i) * row_bytes], Probabilities(whole, i), row_bytes);
     }
+  }
+
+  // In the order of the classes. Of one that there is not, or that is there twice, log p is nan.
+  void TopOfChunk(Problem* chunk) {
+    const int64_t top = chunk->top;
+    std::vector<std::pair<int64_t, double>> row(static_cast<size_t>(top));
+    top_classes_.clear();
+    top_log_probs_.clear();
+    for (int64_t i = 0; i < count_; ++i) {
+      int64_t at = Row(i) * top;
+      for (auto& [index, log_prob] : row) {
+        index = kernels_.load_index(problem_.loss.top_classes, at);
+        log_prob = kernels_.load(problem_.loss.top_log_probs, at++);
+        if (index >= 0 && index < chunk->classes) continue;
+        index = 0;
+        log_prob = NAN;
+      }
+      std::sort(row.begin(), row.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      for (const auto& [index, log_prob] : row) {
+        const bool twice = &index != &row[0].first && index == top_classes_.back();
+        top_classes_.push_back(index);
+        top_log_probs_.push_back(twice ? NAN : log_prob);
+      }
+    }
+    top_logits_.resize(top_classes_.size());
+    chunk->top_classes = {top_classes_.data(), Dtype::kInt64};
+    chunk->top_log_probs = Rows(&top_log_probs_);
+    chunk->top_logits = top_logits_.data();
   }
 
   bool IsConsecutive() const { return AreConsecutive(&rows_[static_cast<size_t>(first_)], count_); }
@@ -266,6 +300,8 @@ class ChunkLoop {
   std::vector<double> lse_, row_weight_, loss_rows_, z_loss_rows_, entropy_rows_;
   std::vector<double> grad_loss_, grad_z_loss_, grad_entropy_;
   std::vector<int32_t> predicted_;
+  std::vector<int64_t> top_classes_;
+  std::vector<double> top_log_probs_, top_logits_;
 };
 
 }  // namespace

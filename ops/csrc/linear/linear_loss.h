@@ -37,6 +37,7 @@ struct LinearProblem {
 // of the logits. ops/chunks.py computes the same where MindSpore's products make the chunks.
 constexpr int64_t kSmallestDefaultChunk = int64_t{4} << 20, kLargestDefaultChunk = int64_t{128} << 20;
 constexpr int64_t kDefaultShare = 20, kBesideChunk = int64_t{3} << 19, kHiddenCopies = 2;
+constexpr int64_t kBytesStored = 16;  // of a class of a stored teacher, whose tensors MindSpore copies
 
 // kBackward makes the gradients of input, weight and bias; kDataGrad those of target and class weights.
 enum class LinearTask { kForward, kBackward, kValueAndGrad, kDataGrad };

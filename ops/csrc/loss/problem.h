@@ -37,10 +37,13 @@ struct LossOptions {
 // data is null where the operation has no such input.
 struct LossInputs {
   Array logits, target, weight, grad_loss, grad_z_loss, grad_lse, grad_entropy, direction;
-  Array row_weight;           // float64, per row: a factor of its loss; where it is 0 the row is ignored
-  Array lse, entropy;         // float64, per row; entropy beside grad_entropy
-  Array mass;                 // float64, per row, over all blocks of classes
-  Array teacher_logits;       // as the logits
+  Array row_weight;      // float64, per row: a factor of its loss; where it is 0 the row is ignored
+  Array lse, entropy;    // float64, per row; entropy beside grad_entropy
+  Array mass;            // float64, per row, over all blocks of classes
+  Array teacher_logits;  // as the logits
+  Array top_log_probs, top_classes;  // (rows, top): what is stored of a teacher, see top_k.h
+  int64_t top = 0;
+  double tail = 0.0;          // not 0 where the other classes count
   double total_weight = 1.0;  // what a mean divides by
 };
 
@@ -52,8 +55,9 @@ struct LossOutputs {
   double* lse_out = nullptr;
   double* direction_mean = nullptr;
   double* partial = nullptr;
-  bool statistics = false;     // also z_loss, entropy, num_correct and predicted
-  bool stream_stores = false;  // grad_logits is too large to be worth a place in the cache
+  double* top_logits = nullptr;  // room for (rows, top), beside top_classes
+  bool statistics = false;       // also z_loss, entropy, num_correct and predicted
+  bool stream_stores = false;    // grad_logits is too large to be worth a place in the cache
 };
 
 struct Problem : Sizes, LossOptions, LossInputs, LossOutputs {};

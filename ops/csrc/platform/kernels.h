@@ -15,7 +15,7 @@ struct Kernels {
   using RowRange = void (*)(const Problem&, int64_t first, int64_t count, UnitSums*);
   const char* name;
   RowRange forward, backward, value_and_grad, partial, partial_backward, double_backward, target_grad;
-  RowRange divergence, count_weight, nll_forward, nll_backward;
+  RowRange divergence, top_k, count_weight, nll_forward, nll_backward;
   // Adds upstream * d row loss / d weight of classes [first, first + count) over all rows to grad_weight,
   // and the rows whose target is the class to hits.
   void (*weight_grad)(const Problem&, int64_t first, int64_t count, double* grad_weight, double* hits);
