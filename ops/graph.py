@@ -133,21 +133,21 @@ class _KnownOne(PrimitiveWithInfer):
 known_one = _KnownOne()
 
 
-class _AreKnown(PrimitiveWithInfer):
-    """True where a graph that is being compiled knows the values of all its arguments."""
+class _IsConstantChoice(PrimitiveWithInfer):
+    """True where a graph that is being compiled knows the values of all its arguments, of which the first has axes."""
 
     def __init__(self):
-        super().__init__("ms_ce_are_known")
+        super().__init__("ms_ce_is_constant_choice")
 
     def __call__(self, *arguments):
         return False
 
     def __infer__(self, *items):
         known = all(item["value"] is not None for item in items)
-        return {"shape": (), "dtype": mstype.bool_, "value": known}
+        return {"shape": (), "dtype": mstype.bool_, "value": known and len(items[0]["shape"]) > 0}
 
 
-_are_known = _AreKnown()
+_is_constant_choice = _IsConstantChoice()
 
 
 def _filled(large, where, value):
@@ -168,7 +168,8 @@ def _chosen(condition, x, y):
 
 
 def _select(condition, x, y):
-    if condition.ndim > 0 and _are_known(condition, x, y):
+    # Not `condition.ndim > 0 and …`: that is a graph of its own, which a partitioned one loses.
+    if _is_constant_choice(condition, x, y):
         return _chosen(condition, x, y)
     return ops.where(condition, x, y)
 
