@@ -103,3 +103,4 @@ def test_mint_has_no_kernel_on_cpu():
     assert TABLE["mint"]["CPU"] == "–"
     with pytest.raises(RuntimeError, match="LogSoftmaxExt unregistered"):
         mint.nn.CrossEntropyLoss()(LOGITS, LABELS).asnumpy()
+    ms.common.api._pynative_executor.clear_res()  # MindSpore 2.9 raises it at the next operator again
