@@ -129,6 +129,31 @@ def test_the_maximum_may_come_late_and_high(isa_library: Library, shape) -> None
         check_close(loss.value_and_grad()[3], expected, "float32", bound, f"{low} {high}")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("above", [-4.0, 0.0, 4.0, 12.0, 40.0])
+@pytest.mark.parametrize("place", [3, -3])
+@pytest.mark.parametrize("classes", [1000, 1024, 5000])
+def test_a_likely_target_of_a_long_row(
+    isa_library: Library, classes: int, place: int, above: float, dtype: str
+) -> None:
+    """Its loss is what all others add to it, and so is its gradient: exact to what a float has of places beside 1."""
+    random = np.random.default_rng(1)
+    wide = random.normal(size=(6, classes)) + np.array([-9.0, -1.0, 0.0, 1.0, 9.0, 30.0])[:, None]
+    wide[:, place] = wide.mean(-1) + np.log(classes) + above
+    logits, target = cast(wide, dtype), np.full(6, place % classes)
+    loss, upstream = Loss(isa_library, logits, target, reduction="sum"), cast(ONE, dtype)
+    exact = to_float64(logits)
+    sums = np.exp(np.delete(exact, place, -1) - exact[:, [place]]).sum(-1)
+    losses = np.log1p(sums)
+    for _, _, lse, *_ in (loss.forward(), loss.value_and_grad()):
+        error = np.abs(lse - exact[:, place] - losses)
+        assert np.all(error <= 2e-5 * losses + 1.5e-6)
+    rounding = {"float32": 2.0**-23, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+    for grad in (loss.backward(upstream), loss.value_and_grad()[3]):
+        error = np.abs(to_float64(grad)[:, place] + sums / (1 + sums))
+        assert np.all(error <= (rounding + 2e-5) * np.minimum(sums, 1) + 1.5e-6)
+
+
 @pytest.mark.parametrize("shape", LAYOUTS)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_a_common_offset_costs_no_accuracy(isa_library: Library, shape, smoothing: float) -> None:

@@ -100,7 +100,8 @@ class PlainTile {
     if constexpr (sizeof(T) == sizeof(uint16_t)) {
       if (c < by_table_end_ && reference == octave_reference_) {
         const TableExp::Factors term = TableExp(octave_)(Vector<float>{} + x);
-        return Unscale(static_cast<double>(term.polynomial[0]) * static_cast<double>(term.power[0]));
+        const double product = static_cast<double>(term.polynomial[0]) * static_cast<double>(term.power[0]);
+        return product * Unscale(1.0f);
       }
     }
 #endif
