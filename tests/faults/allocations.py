@@ -127,7 +127,8 @@ def small_calls() -> Iterator[Call]:
         yield from block_calls(dtype, True)
         for linear in LINEAR_CASES[::6]:
             yield from linear_calls(linear, dtype)
-        for distillation in DISTILLATION_CASES[3:6]:
+        stored = [each for each in DISTILLATION_CASES if each.top]
+        for distillation in (*DISTILLATION_CASES[3:6], *stored[1:6]):
             yield from distillation_calls(distillation, dtype)
 
 

@@ -132,6 +132,9 @@ def test_only_what_is_wanted(wanted, operators, launched):
         agree(gradient, (expected.logits, expected.target, expected.weight)[place])
 
 
+@pytest.mark.mindspore(
+    ">=2.8", reason="PyNative does not tell which tensors need a gradient", only={"stopped": True}
+)
 @pytest.mark.parametrize(
     ("upstream", "stopped", "operators"),
     [

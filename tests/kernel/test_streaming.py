@@ -124,6 +124,30 @@ def test_gradient_that_waits_for_the_next_row(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("operation", ["Backward", "ValueAndGrad"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_bits_do_not_depend_on_where_the_gradient_lies(
+    isa_library: Library, smoothing: float, operation: str, dtype: str
+) -> None:
+    """Which classes fill lines does."""
+    x, target = problem(CLASSES[0], dtype, smoothing)
+    given = [target, PLACEHOLDER, NO_ROW_WEIGHT]
+    opts, results = options(label_smoothing=smoothing), outputs(len(x), dtype)
+    isa_library.call("CrossEntropyForward", [x, *given, opts], results)
+    backward = [cast(1.0, dtype), PLACEHOLDER, x, *given, results[2], results[1], opts]
+    made = []
+    for offset in (0, 3, 17):
+        out = at_offset(empty(x.shape, dtype), offset)
+        if operation == "Backward":
+            isa_library.call("CrossEntropyBackward", backward, [out])
+        else:
+            every = [*outputs(len(x), dtype), out]
+            isa_library.call("CrossEntropyValueAndGrad", [x, *given, opts], every)
+        made.append(out.tobytes())
+    assert all(each == made[0] for each in made)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_nan_spoils_its_row_only(isa_library: Library, dtype: str) -> None:
     x, target = problem(CLASSES[1], dtype)
     gradients = []

@@ -60,8 +60,8 @@ class WaitingGradient {
     const Lines<T> lines(stream ? out_ : nullptr, problem.classes);
     next_ = lines.begin;
     end_ = lines.end;
-    for (int64_t i = 0; i < next_; ++i) Convert(Value(terms_[i]), out_ + i);
-    for (int64_t i = end_; i < problem.classes; ++i) Convert(Value(terms_[i]), out_ + i);
+    for (int64_t i = 0; i < next_; ++i) StoreAlone(Value(terms_[i]), out_ + i);
+    for (int64_t i = end_; i < problem.classes; ++i) StoreAlone(Value(terms_[i]), out_ + i);
     if (stream) return true;
     while (next_ < end_) WriteNextLine<false>();  // meant for the cache, where it may be at once
     Finish();
@@ -126,7 +126,7 @@ MS_CE_INLINE void GradientInLines(const Problem& problem, const Row& row, const 
   // Before anything is written: the gradient may take the logits' place.
   const A at_target =
       row.target >= 0 ? TargetGradient<T>(problem, row, gradient, single(row.target)) : A(0);
-  for (int64_t i = 0; i < lines.begin; ++i) Convert(single(i), out + i);
+  for (int64_t i = 0; i < lines.begin; ++i) StoreAlone(single(i), out + i);
   const auto write_lines = [&](auto streamed) MS_CE_LAMBDA_INLINE {
     for (int64_t first = lines.begin; first < lines.end; first += kLine<T>) {
       PrefetchAhead(x + first);
@@ -138,7 +138,7 @@ MS_CE_INLINE void GradientInLines(const Problem& problem, const Row& row, const 
     }
   };
   stream ? write_lines(std::true_type()) : write_lines(std::false_type());
-  for (int64_t i = lines.end; i < problem.classes; ++i) Convert(single(i), out + i);
+  for (int64_t i = lines.end; i < problem.classes; ++i) StoreAlone(single(i), out + i);
   if (row.target >= 0) Convert(at_target, out + row.target);
 }
 
@@ -173,16 +173,18 @@ static bool GradientByTable(const Problem& problem, const Row& row, const RowGra
   const auto share = static_cast<float>(gradient.scale);
   const HalfRange<T> range(high);
   const TableExp exp(static_cast<float>(octave), factor);
-  const auto value = [&](float logit)
-                         MS_CE_LAMBDA_INLINE { return factor * LineTerm<T, true>(logit - high) - share; };
+  const auto gradient_of = [&](Vector<float> logits) MS_CE_LAMBDA_INLINE {
+    const TableExp::Factors term = exp(logits);
+    return MultiplyAdd(term.polynomial, term.power, Vector<float>{} - share);
+  };
+  const auto value = [&](float logit) MS_CE_LAMBDA_INLINE {
+    return gradient_of(Vector<float>{} + range.NotBelow(logit))[0];
+  };
   const auto write = [&](const T* from, T* to, auto streamed) MS_CE_LAMBDA_INLINE {
     Vector<float> parts[2];
     range.LoadNotBelow(from, parts);
 #pragma GCC unroll 2
-    for (Vector<float>& part : parts) {
-      const TableExp::Factors term = exp(part);
-      part = MultiplyAdd(term.polynomial, term.power, Vector<float>{} - share);
-    }
+    for (Vector<float>& part : parts) part = gradient_of(part);
     StoreVector<decltype(streamed)::value>(NarrowApart(parts, to), to);
   };
   GradientInLines<T>(problem, row, gradient, value, write);

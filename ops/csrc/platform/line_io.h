@@ -2,6 +2,8 @@
 #ifndef MS_CE_LINE_IO_H_
 #define MS_CE_LINE_IO_H_
 
+#include <type_traits>
+
 #include "platform/tile_io.h"
 
 namespace ms_ce {
@@ -54,6 +56,16 @@ MS_CE_INLINE void StoreWide(const Wide<T>& wide, T* to) {
     StoreVector<kStream>(NarrowTwo(wide.part, to), to);
   } else {
     StoreVector<kStream>(wide.part[0], to);
+  }
+}
+
+// One number as StoreWide rounds it: which numbers lie in lines is a matter of where a tensor does.
+template <class A, class T>
+MS_CE_INLINE void StoreAlone(A value, T* to) {
+  if constexpr (std::is_same<T, Brain>::value) {
+    to->bits = static_cast<uint16_t>((AsBits(value) + 0x8000u) >> 16);
+  } else {
+    Convert(value, to);
   }
 }
 

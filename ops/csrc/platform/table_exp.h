@@ -77,6 +77,8 @@ class HalfRange {
     least_ = Halves{} + bits[1];
   }
 
+  MS_CE_FORCE_INLINE float NotBelow(float logit) const { return AtLeast(logit, least_value_); }
+
   // Logits that are made no less than the range's least.
   MS_CE_FORCE_INLINE void LoadNotBelow(const T* from, Vector<float>* parts) const {
     if constexpr (std::is_same<T, Brain>::value) {
