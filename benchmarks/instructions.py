@@ -10,14 +10,17 @@ user mode, a C compiler, and for aarch64 the cross compiler of `make test-aarch6
 from __future__ import annotations
 
 import argparse
-import ctypes
-import functools
 import json
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 from environment import ROOT
+
+sys.path.insert(0, str(ROOT))
+
+from tests.kernel.library import options
 
 HERE = Path(__file__).resolve().parent
 DTYPES = ("float32", "bfloat16", "float16")
@@ -35,16 +38,6 @@ def tensor(dtype: str, shape: tuple[int, ...], *values: object) -> str:
     return f"{dtype}:{','.join(map(str, shape))}:{','.join(map(str, values))}"
 
 
-@functools.lru_cache(maxsize=1)
-def options() -> str:
-    """Those of a mean, in the order of the library's own table; logit_scale 1.0 as the bits of a double."""
-    library = ctypes.CDLL(str(ROOT / "ops" / "libms_ce.so"))
-    library.MsCeDescribe.restype = ctypes.c_char_p
-    slots = json.loads(library.MsCeDescribe())["options"]
-    mean = {"ignore_index": -100, "reduction": 1, "logit_scale": 0x3FF0000000000000}
-    return tensor("int64", (len(slots),), *(mean.get(slot["name"], 0) for slot in slots))
-
-
 def tensors(operation: str, dtype: str) -> list[str]:
     """Arguments, then results."""
     rows = (ROWS,)
@@ -53,7 +46,7 @@ def tensors(operation: str, dtype: str) -> list[str]:
         "target": tensor("int64", rows, 5),
         "absent": tensor(dtype, (1,), 1),
         "row_weight": tensor("float64", (), 1),
-        "options": options(),
+        "options": tensor("int64", (len(options()),), *options()),
         "scalar": tensor(dtype, (), 1),
         "total_weight": tensor("float64", (), ROWS),
         "lse": tensor("float64", rows, 14),
@@ -108,17 +101,17 @@ def main() -> None:
     parser.add_argument("--library", type=Path, default=ROOT / "ops" / "libms_ce.so")
     parser.add_argument("--isa", default="x86-64-v3", metavar="NAME")
     parser.add_argument("--json", action="store_true", help="for programs")
-    options = parser.parse_args()
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        counter = Counter(options.library.resolve(), options.isa, Path(folder))
+        counter = Counter(given.library.resolve(), given.isa, Path(folder))
         counts = {
             operation: {dtype: counter.instructions(operation, dtype) for dtype in DTYPES}
             for operation in OPERATIONS
         }
-    if options.json:
+    if given.json:
         print(json.dumps(counts, indent=1))
         return
-    print(f"{options.isa:16}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
+    print(f"{given.isa:16}" + "".join(f"{dtype:>10}" for dtype in DTYPES))
     for operation, by_dtype in counts.items():
         print(f"{operation:16}" + "".join(f"{by_dtype[dtype]:10.2f}" for dtype in DTYPES))
 
