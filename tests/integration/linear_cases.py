@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+import mindspore as ms
 import numpy as np
 import pytest
 
 from ms_ce import reference
-from tests.integration.conftest import to_tensor
+from tests.integration.conftest import to_numpy, to_tensor
 from tests.support.cases import round_to
 
 TENSORS = ("input", "linear_weight", "target", "linear_bias", "weight")
@@ -25,6 +26,28 @@ def loop_in_a_bprop(**only: Any) -> pytest.MarkDecorator:
         reason="a graph holds no loop over chunks in a bprop",
         only={name: value for name, value in wanted.items() if value is not None},
     )
+
+
+def check_rows_keep_their_bits(losses_of, hidden, classes: int) -> None:
+    """losses_of(hidden[rows], rows, chunk_bytes) are losses of rows; they and the gradients of hidden states have the
+    same bits alone, beside other rows and in other chunks."""
+    everything, some = list(range(len(hidden))), [0, 7, 8, 31]
+
+    def of(rows, chunk_bytes):
+        def losses(hidden):
+            return losses_of(hidden, rows, chunk_bytes)
+
+        def total(hidden):
+            return losses(hidden).sum()
+
+        return to_numpy(losses(hidden[rows])), to_numpy(ms.grad(total)(hidden[rows]))
+
+    expected = [each[some] for each in of(everything, None)]
+    row_bytes = ROW_BYTES * classes
+    for rows, chunk_bytes in ((some, None), (some, row_bytes), (everything, 7 * row_bytes)):
+        places = [rows.index(row) for row in some]
+        for found, wanted in zip(of(rows, chunk_bytes), expected, strict=True):
+            np.testing.assert_array_equal(found[places], wanted)
 
 
 class Case(NamedTuple):

@@ -10,7 +10,7 @@ from mindspore import Tensor
 import ms_ce
 from ms_ce.reference_distillation import distillation
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.integration.linear_cases import loop_in_a_bprop
+from tests.integration.linear_cases import check_rows_keep_their_bits, loop_in_a_bprop
 from tests.support.linear_tolerances import check_linear
 
 ROWS, CLASSES = (2, 6), 31
@@ -171,31 +171,19 @@ def test_what_is_not_wanted_is_left_out(wanted, in_forward, backend):
 
 
 def test_rows_have_the_same_bits_in_any_batch():
-    """Losses and gradients of hidden states, on cpu, beside other rows and in other chunks."""
     random = np.random.default_rng(5)
     sizes = ((40, 24), (300, 24), (40, 9), (300, 9))
     hidden, table, teacher, teacher_table = (
         Tensor(random.normal(size=size), ms.float32) for size in sizes
     )
-    first = [0, 7, 8, 31]
 
-    def of(rows, chunk_bytes):
-        def losses(hidden):
-            return ms_ce.linear_distillation_loss(
-                hidden, table, teacher[rows], teacher_table, beta=0.3, reduction="none",
-                chunk_bytes=chunk_bytes, backend="cpu",
-            )  # fmt: skip
+    def losses(hidden, rows, chunk_bytes):
+        return ms_ce.linear_distillation_loss(
+            hidden, table, teacher[rows], teacher_table, beta=0.3, reduction="none",
+            chunk_bytes=chunk_bytes, backend="cpu",
+        )  # fmt: skip
 
-        def total(hidden):
-            return losses(hidden).sum()
-
-        return losses(hidden[rows]).asnumpy(), ms.grad(total)(hidden[rows]).asnumpy()
-
-    expected = [each[first] for each in of(list(range(40)), None)]
-    for rows, chunk_bytes in ((first, None), (first, 4 * 300), (list(range(40)), 4 * 300 * 7)):
-        places = [rows.index(row) for row in first]
-        for found, wanted in zip(of(rows, chunk_bytes), expected, strict=True):
-            np.testing.assert_array_equal(found[places], wanted)
+    check_rows_keep_their_bits(losses, hidden, classes=300)
 
 
 def test_masked_logits_and_an_empty_batch(backend):

@@ -10,7 +10,7 @@ from mindspore import Tensor
 import ms_ce
 from ms_ce.reference_distillation import distillation, top_k_distillation
 from tests.integration.conftest import to_numpy, to_tensor
-from tests.integration.linear_cases import loop_in_a_bprop
+from tests.integration.linear_cases import check_rows_keep_their_bits, loop_in_a_bprop
 from tests.support.linear_tolerances import check_linear
 
 ROWS, CLASSES, K, FEATURES = (2, 6), 31, 4, 7
@@ -123,30 +123,18 @@ def test_one_chunk_and_no_weights(backend, run):
 
 
 def test_rows_have_the_same_bits_in_any_batch():
-    """Losses and gradients of hidden states, on cpu, beside other rows and in other chunks."""
     random = np.random.default_rng(5)
     hidden, table = (Tensor(random.normal(size=(n, 24)), ms.float32) for n in (40, 300))
     log_probs = Tensor(np.log(random.dirichlet(np.ones(6), 40)[:, :5]), ms.float32)
     indices = Tensor(np.argsort(random.random((40, 300)), 1)[:, :5])
-    first = [0, 7, 8, 31]
 
-    def of(rows, chunk_bytes):
-        def losses(hidden):
-            return ms_ce.linear_top_k_distillation_loss(
-                hidden, table, log_probs[rows], indices[rows], beta=0.3, reduction="none",
-                chunk_bytes=chunk_bytes, backend="cpu",
-            )  # fmt: skip
+    def losses(hidden, rows, chunk_bytes):
+        return ms_ce.linear_top_k_distillation_loss(
+            hidden, table, log_probs[rows], indices[rows], beta=0.3, reduction="none",
+            chunk_bytes=chunk_bytes, backend="cpu",
+        )  # fmt: skip
 
-        def total(hidden):
-            return losses(hidden).sum()
-
-        return losses(hidden[rows]).asnumpy(), ms.grad(total)(hidden[rows]).asnumpy()
-
-    expected = [each[first] for each in of(list(range(40)), None)]
-    for rows, chunk_bytes in ((first, None), (first, 4 * 300), (list(range(40)), 4 * 300 * 7)):
-        places = [rows.index(row) for row in first]
-        for found, wanted in zip(of(rows, chunk_bytes), expected, strict=True):
-            np.testing.assert_array_equal(found[places], wanted)
+    check_rows_keep_their_bits(losses, hidden, classes=300)
 
 
 @pytest.mark.parametrize("beta", (0.0, 0.3, 1.0))
