@@ -16,6 +16,8 @@ from tests.fuzz.properties import (
 )
 from tests.kernel.library import Library
 
+_PLACES = 3
+
 
 def check_all(case: Case) -> None:
     """Its results against the reference, and whatever must hold between them."""
@@ -27,8 +29,9 @@ def check_all(case: Case) -> None:
 
 
 def check_streamed(case: Case) -> None:
-    """What costs little of a loss this large: its bits, and everything of a few rows."""
-    threads_environment_and_place(case)
+    """What costs little of a loss this large: its bits in several places, and everything of a few rows."""
+    for _ in range(_PLACES):
+        threads_environment_and_place(case)
     check_all(few_of_streamed(case))
 
 
