@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from ms_ce import _checks
 from ms_ce.ops.options import OPTIONS, Options, Plan, make_options
-from ms_ce.ops.precision import constexpr
+from ms_ce.ops.precision import constexpr, of_known
 
 
 class Default(NamedTuple):
@@ -181,7 +181,6 @@ _INPUTS = {
 _OPTIONAL = ("row_weight", "total_weight")
 
 
-@constexpr
 @functools.lru_cache(maxsize=64)
 def _places(op: str, by_position: int, by_name: tuple[str, ...]) -> tuple[int, ...]:
     """Where each of a Cell's inputs stands in (*by position, *by name, None); it is there once, under one of its names,
@@ -204,12 +203,30 @@ def _places(op: str, by_position: int, by_name: tuple[str, ...]) -> tuple[int, .
     return tuple(places)
 
 
+@of_known
+def _missing(op, tensors, names):
+    """A None for each weight that is missing behind the tensors; no tuple but None where inputs are given by name."""
+    places = _places(op, len(tensors), names)
+    return None if names else (None,) * (len(places) - len(tensors))
+
+
+_known_places = constexpr(_places)
+
+
+def _by_places(op, tensors, names):
+    """A function of its own: a graph whose inputs all come by position does not parse it."""
+    first, second, third, fourth = _known_places(op, len(tensors), tuple(names.keys()))
+    given = (*tensors, *names.values(), None)
+    return given[first], given[second], given[third], given[fourth]
+
+
 def inputs_of(op, tensors, names):
     """(input, target, row_weight or None, total_weight or None) of a Cell from its positional and its named inputs.
 
     A Cell takes them as `*tensors, **names`: inside a compiled graph MindSpore differentiates no Cell that has inputs
     with defaults.
     """
-    first, second, third, fourth = _places(op, len(tensors), tuple(names.keys()))
-    given = (*tensors, *names.values(), None)
-    return given[first], given[second], given[third], given[fourth]
+    missing = _missing(op, tensors, tuple(names.keys()))
+    if missing is None:
+        return _by_places(op, tensors, names)
+    return (*tensors, *missing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 from mindspore.ops import operations as P
@@ -59,15 +61,9 @@ def _constants(frozen, input, linear_weight, linear_bias):
     return input, linear_weight, linear_bias
 
 
-def _in_one_dtype(input, linear_weight, target, linear_bias, weight):
-    """Everything in float32 where hidden states of 16 bits meet parameters of float32: the parameters are not rounded
-    and get gradients of their own dtype."""
-    if _linear_checks.is_mixed(input, linear_weight, linear_bias):
-        return _in_float32(input, linear_weight, target, linear_bias, weight)
-    return input, linear_weight, target, linear_bias, weight
-
-
 def _in_float32(input, linear_weight, target, linear_bias, weight):
+    """Hidden states of 16 bits beside parameters of float32, which are not rounded and get gradients of their own
+    dtype."""
     if not is_class_index(target.dtype):
         target = target.astype(mstype.float32)
     if linear_bias is not None:
@@ -78,15 +74,38 @@ def _in_float32(input, linear_weight, target, linear_bias, weight):
     return input, linear_weight, target, linear_bias, weight
 
 
+@OfKnown
+def _decided(
+    backend, constants, in_forward, training, frozen, input, linear_weight, linear_bias
+) -> tuple[Any, Gradients, bool, bool]:
+    """(input's dtype under mixed precision, which gradients to make, whether all is computed in float32, whether
+    any tensor changes)."""
+    dtype = input.dtype if isinstance(input, Known) else precision.begin_as(input.dtype)
+    later = linear_form(backend, linear_weight.ndim).may_scale_later(dtype)
+    tensors = (input, linear_weight, linear_bias)
+    wanted = gradients(in_forward, later, training, frozen, *tensors)
+    mixed = _linear_checks.is_mixed(dtype, linear_weight, linear_bias)
+    return dtype, wanted, mixed, dtype != input.dtype or mixed or len(constants) > 0
+
+
+def _prepared(dtype, mixed, constants, input, linear_weight, target, linear_bias, weight):
+    input = input.astype(dtype)
+    input, linear_weight, linear_bias = _constants(constants, input, linear_weight, linear_bias)
+    if mixed:
+        return _in_float32(input, linear_weight, target, linear_bias, weight)
+    return input, linear_weight, target, linear_bias, weight
+
+
 def begun(plan, in_forward, training, frozen, input, linear_weight, target, linear_bias, weight):
     """(input's dtype, which gradients to make, the tensors as a form takes them); `precision.end` ends what follows.
     in_forward is gradient_in_forward, and `frozen` names what needs no gradient, constants and more."""
-    input = precision.begin(input)
-    input, linear_weight, linear_bias = constants(plan.frozen, input, linear_weight, linear_bias)
-    later = linear_form(plan.backend, linear_weight.ndim).may_scale_later(input.dtype)
-    wanted = gradients(in_forward, later, training, frozen, input, linear_weight, linear_bias)
-    tensors = _in_one_dtype(input, linear_weight, target, linear_bias, weight)
-    return input.dtype, wanted, tensors
+    tensors = (input, linear_weight, target, linear_bias, weight)
+    dtype, wanted, mixed, changing = _decided(
+        plan.backend, plan.frozen, in_forward, training, frozen, input, linear_weight, linear_bias
+    )
+    if changing:
+        tensors = _prepared(dtype, mixed, plan.frozen, *tensors)
+    return dtype, wanted, tensors
 
 
 def token_log_probs_on(plan, entropy, input, linear_weight, target, linear_bias):

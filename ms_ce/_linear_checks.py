@@ -72,11 +72,10 @@ def tempered(
 planned = constexpr(make_plan)
 
 
-@OfKnown
-def is_mixed(input, linear_weight, linear_bias) -> bool:
-    """Whether hidden states of 16 bits meet parameters of float32, as under MindSpore's mixed precision."""
+def is_mixed(hidden, linear_weight, linear_bias) -> bool:
+    """Whether hidden states of a dtype of 16 bits meet parameters of float32, as under MindSpore's mixed precision."""
     parameters = (linear_weight, linear_weight if linear_bias is None else linear_bias)
-    return input.dtype in _HALVES and any(each.dtype == mstype.float32 for each in parameters)
+    return hidden in _HALVES and any(each.dtype == mstype.float32 for each in parameters)
 
 
 @constexpr

@@ -115,7 +115,8 @@ pynative_executor = _first(
 # An autograd function of PyNative, where MindSpore has it (docs/pynative.md).
 Function = _first("mindspore.common._grad_function:_Function")
 
-_zeros_like = importlib.import_module("mindspore.ops").ZerosLike()
+_ops = importlib.import_module("mindspore.ops")
+_zeros_like = _ops.ZerosLike()
 _dtype = importlib.import_module("mindspore.common.dtype")
 
 
@@ -128,10 +129,6 @@ def _zeros_like_of_old(x):
 zeros_like = _zeros_like_of_old if Version("2.9") > MINDSPORE else _zeros_like
 
 
-def _multiply(x, y):
-    return x * y
-
-
 def _multiply_of_old(x, y):
     if x.dtype == _dtype.bfloat16:
         return (x.astype(_dtype.float32) * y.astype(_dtype.float32)).astype(_dtype.bfloat16)
@@ -139,7 +136,7 @@ def _multiply_of_old(x, y):
 
 
 # Of a tensor that may be bfloat16.
-multiply = _multiply_of_old if Version("2.9") > MINDSPORE else _multiply
+multiply = _multiply_of_old if Version("2.9") > MINDSPORE else _ops.Mul()
 
 # Whether a graph's compiler computes ops.where of constants.
 chooses_between_constants = MINDSPORE.release[:2] != (2, 9)

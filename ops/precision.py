@@ -43,10 +43,16 @@ def on_again() -> None:
     _versions.pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
 
-def _cast_once(input: Tensor) -> Tensor:
-    one = Tensor(1, input.dtype)
-    dtype = _operator(one, one).dtype
+def begin_as(dtype):
+    """The dtype that mixed precision would cast one to, where Python runs; what follows is not cast, until `end`."""
+    one = Tensor(1, dtype)
+    cast = _operator(one, one).dtype
     off()
+    return cast
+
+
+def _cast_once(input: Tensor) -> Tensor:
+    dtype = begin_as(input.dtype)
     return input if dtype == input.dtype else ops.cast(input, dtype)
 
 

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import functools
 
-from mindspore.ops import constexpr
-
 from ms_ce.ops.chunks import per_row
-from ms_ce.ops.cpu.linear_data import ONCE, data_gradients, refusing
+from ms_ce.ops.cpu.linear_data import (
+    ONCE,
+    data_gradients,
+    no_data_gradients,
+    no_sources,
+    refusing,
+    sources,
+)
 from ms_ce.ops.cpu.linear_operators import (
     after_first,
     completing,
@@ -26,7 +31,7 @@ from ms_ce.ops.cpu.linear_tokens import token_log_probs  # noqa: F401
 from ms_ce.ops.cpu.operators import factors, given, make_operator
 from ms_ce.ops.cpu.refusal import Once
 from ms_ce.ops.eager import Derivative, wanted
-from ms_ce.ops.graph import is_class_index
+from ms_ce.ops.graph import OfKnown, is_class_index
 from ms_ce.ops.options import ClassBlock, Gradients, Plan
 from ms_ce.ops.several import finished, weighted
 
@@ -43,14 +48,12 @@ def _backward_operator(suffix: str):
     return make_operator("LinearCrossEntropyBackward" + suffix, refusing(_three))
 
 
-def _probabilities(target):
-    return () if is_class_index(target.dtype) else (target,)
-
-
-def _two_sweeps_bprop(gradients: Gradients, second: int):
-    """The bprop of a forward operator whose output `second` has the upstream gradient of z-loss."""
+def _two_sweeps_bprop(gradients: Gradients, constants: bool, second: int):
+    """The bprop of a forward operator whose output `second` has the upstream gradient of z-loss; `constants` says that
+    the data have no gradients."""
     backward = _backward_operator(suffix_of(gradients))
     completed = completing(gradients, _backward_operator)
+    of_data = no_data_gradients if constants else data_gradients
 
     def bprop(
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
@@ -60,14 +63,16 @@ def _two_sweeps_bprop(gradients: Gradients, second: int):
         grads = (hidden, linear_weight, linear_bias)
         if wanted(0, 1, 3):
             grads = completed(backward(*arguments, plan), arguments, plan)
-        grad_target, grad_weight = data_gradients(arguments, plan)
+        grad_target, grad_weight = of_data(target, weight, arguments, plan)
         return grads[0], grads[1], grad_target, grads[2], grad_weight, row_weight, options, plan
 
     return bprop
 
 
-def _one_sweep_bprop(gradients: Gradients):
+def _one_sweep_bprop(gradients: Gradients, constants: bool):
     completed = completing(gradients, _backward_operator)
+    data = no_sources if constants else sources
+    of_data = no_data_gradients if constants else data_gradients
 
     def bprop(
         hidden, linear_weight, target, linear_bias, weight, row_weight, options, plan, out, dout
@@ -75,31 +80,37 @@ def _one_sweep_bprop(gradients: Gradients):
         # Not `_, total_weight, … = out`: a graph makes gradients depend on names that nothing reads, and copies one.
         total_weight, lse, upstream = out[1], out[2], dout[0]
         made = rescaled(upstream, out[4], out[5], out[6], out[7])
-        sources = (upstream, hidden, linear_weight, linear_bias, weight, *_probabilities(target))
-        made = _once((*made, *sources))
+        given = (hidden, linear_weight, linear_bias)
+        made = _once((*made, upstream, *given, *data(target, weight)))
         tensors = (hidden, linear_weight, target, linear_bias, weight, row_weight)
         arguments = (upstream, upstream, *tensors, lse, total_weight, options)
-        grads = completed((made[0], made[1], made[2]), arguments, plan)
-        grad_target, grad_weight = data_gradients(arguments, plan)
+        grads = completed(made, arguments, plan)
+        grad_target, grad_weight = of_data(target, weight, arguments, plan)
         return grads[0], grads[1], grad_target, grads[2], grad_weight, row_weight, options, plan
 
     return bprop
 
 
-@constexpr
-@functools.lru_cache(maxsize=48)
-def _operator(with_stats: bool, reduction: str, gradients):
-    """Operators are made for each set of gradients, which a graph hands over as a plain tuple."""
-    gradients, rows = Gradients(*gradients), "Rows" if reduction == "none" else ""
+@functools.lru_cache(maxsize=96)
+def _made(with_stats: bool, reduction: str, gradients: Gradients, constants: bool):
+    """The operator for a set of gradients."""
+    rows, made_for = "Rows" if reduction == "none" else "", (*gradients, constants)
     if with_stats:
-        bprop = _two_sweeps_bprop(gradients, 3)
-        return forward_operator("LinearCrossEntropyStats" + rows, bprop, gradients)
-    two_sweeps = _two_sweeps_bprop(gradients, 0)
+        bprop = _two_sweeps_bprop(gradients, constants, 3)
+        return forward_operator("LinearCrossEntropyStats" + rows, bprop, made_for)
+    two_sweeps = _two_sweeps_bprop(gradients, constants, 0)
     if rows or not gradients.in_forward:
-        return forward_operator("LinearCrossEntropyForward" + rows, two_sweeps, gradients)
+        return forward_operator("LinearCrossEntropyForward" + rows, two_sweeps, made_for)
     name = "LinearCrossEntropyValueAndGrad" + suffix_of(gradients)
     derivative = Derivative(two_sweeps, made={4: 0, 5: 1, 6: 3}, rescale=rescale)
-    return forward_operator(name, _one_sweep_bprop(gradients), gradients, derivative)
+    return forward_operator(name, _one_sweep_bprop(gradients, constants), made_for, derivative)
+
+
+@OfKnown
+def _operator(with_stats, reduction, gradients, target, weight):
+    # A graph hands over the gradients as a plain tuple.
+    constants = weight is None and is_class_index(target.dtype)
+    return _made(with_stats, reduction, Gradients(*gradients), constants)
 
 
 def _arguments(plan, gradients, target, linear_bias, weight, row_weight, dtype, has_grad_z_loss):
@@ -121,7 +132,7 @@ def linear_cross_entropy(
     row_weight,
 ):
     """As `protocol.LinearForm` says, all from one pass over the chunks."""
-    operator = _operator(with_stats, plan.options.reduction, gradients)
+    operator = _operator(with_stats, plan.options.reduction, gradients, target, weight)
     tensors = (target, linear_bias, weight, row_weight)
     arguments = _arguments(plan, gradients, *tensors, input.dtype, with_stats)
     results = operator(input, linear_weight, *arguments)
@@ -145,6 +156,6 @@ def several(
     """As `protocol.LinearForm` says."""
     tensors = (target, linear_bias, weight, weighted(row_weight, factors))
     arguments = _arguments(plan, gradients, *tensors, input.dtype, False)
-    operator = _operator(False, "sum", gradients)
+    operator = _operator(False, "sum", gradients, target, weight)
     results = operator(input, linear_weight, *arguments)
     return finished(results[0], results[3], factors, weight is not None)

@@ -7,7 +7,7 @@ reads.
 from __future__ import annotations
 
 from ms_ce._versions import zeros_like
-from ms_ce.ops.cpu.operators import are_constants, make_operator
+from ms_ce.ops.cpu.operators import make_operator
 from ms_ce.ops.cpu.refusal import none_of, none_of_target, refused
 from ms_ce.ops.eager import wanted
 from ms_ce.ops.graph import is_class_index
@@ -52,15 +52,13 @@ _target_grad = make_operator("LinearCrossEntropyTargetGrad", refusing(_one))
 _weight_grad = make_operator("LinearCrossEntropyWeightGrad", refusing(_one))
 
 
-def data_gradients(arguments, plan):
+def sources(target, weight):
+    """What of the data the gradients of input, weight and bias are made of, without constants."""
+    return (weight,) if is_class_index(target.dtype) else (weight, target)
+
+
+def data_gradients(target, weight, arguments, plan):
     """(of the target, of the class weight), as far as they are wanted, from the backward operator's arguments."""
-    target, weight = arguments[4], arguments[6]
-    if are_constants(target, weight):
-        return zeros_like(target), weight
-    return _data_gradients(target, weight, arguments, plan)
-
-
-def _data_gradients(target, weight, arguments, plan):
     grad_target, grad_weight = target, weight
     if is_class_index(target.dtype):
         grad_target = zeros_like(target)
@@ -69,3 +67,14 @@ def _data_gradients(target, weight, arguments, plan):
     if wanted(4) and weight.ndim == 1:
         grad_weight = _weight_grad(*arguments, plan)
     return grad_target, grad_weight
+
+
+# The same of class indices and an absent weight.
+
+
+def no_sources(target, weight):
+    return ()
+
+
+def no_data_gradients(target, weight, arguments, plan):
+    return zeros_like(target), weight

@@ -53,7 +53,7 @@ def completing(gradients: Gradients, operator):
     bias_wanted = Tensor(packed("plan", {"chunk_bytes": 1, "shift": 1, "bias_frozen": 0}))
 
     def completed(made, arguments, plan):
-        grad_input, grad_weight, grad_bias = made
+        grad_input, grad_weight, grad_bias = made[0], made[1], made[2]
         if not of_input:
             grad_input = input_alone(*arguments, plan)[0] if compiling() else arguments[2]
         if not of_weight:
@@ -92,10 +92,11 @@ def _times(upstream, grad_input, grad_weight, grad_bias, applied):
     return _depend(grad_input, done), _depend(grad_weight, done), _depend(grad_bias, done)
 
 
-def forward_operator(name, bprop, gradients, derivative=None):
+def forward_operator(name, bprop, made_for, derivative=None):
+    """`made_for` is what the bprop was made for: other values, another operator."""
     operator = make_operator(name, bprop, derivative)
     # A graph takes the bprop of another operator that has the same attributes.
-    operator.add_prim_attr("gradients", str(tuple(gradients)))
+    operator.add_prim_attr("made_for", str(tuple(made_for)))
     return operator
 
 

@@ -1,4 +1,4 @@
-"""How far from the float64 reference a divergence of two models may be.
+"""How far from the float64 reference a divergence of two models may be, and what those of every kind share.
 
 With p of the teacher, q of the student and m = beta·p + (1 - beta)·q, both losses and gradients are sums of a
 probability times a difference of logarithms. A logarithm may be off absolutely, by its own rounding and by what the
@@ -11,17 +11,17 @@ import numpy as np
 
 from tests.fuzz.bounds import ROUNDING, ROUNDINGS, STEEPEST, Answer, finite, to64
 from tests.fuzz.bounds_linear import Rows, is_narrow
-from tests.fuzz.draw_distillation import DistillationLoss
+from tests.fuzz.draw_distillation import DistillationLoss, DivergenceLoss
 from tests.kernel.operations import load_reference
 
 _reference = load_reference("reference_distillation")
 # A teacher's float64 is rounded to float32 where the student is computed in it.
 _CONVERSIONS = 4
 # Below it the type computed in may have 0 for a probability: what is infinite beside it is not known.
-_NOTHING = {"float32": 1e-36, "float64": 1e-298}
+NOTHING = {"float32": 1e-36, "float64": 1e-298}
 
 
-class _Model:
+class Model:
     """The log-probabilities of one, and how far off they may be."""
 
     def __init__(self, rows: Rows, options: dict, unit: float):
@@ -33,9 +33,10 @@ class _Model:
             self.steep = unit + STEEPEST * off / softcap
         furthest = off.max(-1, initial=0.0, keepdims=True)
         largest = abs(scale) * finite(rows.logits).max(-1, initial=0.0, keepdims=True) + softcap
-        moved = 1.0 + bool(softcap or scale != 1.0) * largest
-        self.off = unit * (finite(self.log) + moved) + off + furthest
-        self.relative = unit * (finite(self.log) + moved) + np.expm1(2 * furthest)
+        self.moved = 1.0 + bool(softcap or scale != 1.0) * largest
+        self.furthest = furthest
+        self.off = unit * (finite(self.log) + self.moved) + off + furthest
+        self.relative = unit * (finite(self.log) + self.moved) + np.expm1(2 * furthest)
 
     def of(self, other: np.ndarray, of_other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """p·(log p - other), 0 where p is, and what it is off by."""
@@ -51,7 +52,7 @@ class _Model:
 class _Divergence:
     """Of every row the loss, its gradient by the student's logits, and what both are off by."""
 
-    def __init__(self, student: _Model, teacher: _Model, options: dict, unit: float, least: float):
+    def __init__(self, student: Model, teacher: Model, options: dict, unit: float, least: float):
         self.q, self.p, self.beta = student, teacher, options["beta"]
         self.unit, self.least = unit, least
         scale = abs(options["logit_scale"])
@@ -85,7 +86,7 @@ class _Divergence:
 
     def known(self) -> bool:
         """Whether no infinite logarithm stands beside a probability that may be 0."""
-        nothing = _NOTHING["float64" if self.least < 1e-100 else "float32"]
+        nothing = NOTHING["float64" if self.least < 1e-100 else "float32"]
         q, p = self.q, self.p
         pairs = {0.0: ((p, q),), 1.0: ((q, p),)}.get(self.beta, ())
         return not any(
@@ -98,31 +99,45 @@ def distillation_answers(
 ) -> dict[str, Answer]:
     """Loss and gradients by name; "own" are those for an upstream of 1."""
     with np.errstate(all="ignore"):
-        options, upstream = drawn.options, to64(drawn.upstream)
+        options = drawn.options
         student = Rows(drawn.exact_layer, drawn, composed)
         teacher = Rows(drawn.exact_teacher, drawn, composed, _CONVERSIONS)
         unit = coarse * ROUNDINGS * ROUNDING[drawn.form.dtype]
-        models = (_Model(student, options, unit), _Model(teacher, options, unit))
+        models = (Model(student, options, unit), Model(teacher, options, unit))
         of = _Divergence(*models, options, unit, max(student.least, least_p))
         if not of.known():
             return {}
-        weight = student.row_weight
-        counts = np.ones(len(student.logits)) if weight is None else weight
-        if drawn.per_row:
-            upstream = student.of_rows(upstream)
         given = {
-            **options, "temperature": 1.0, "reduction": "none", "row_weight": weight,
+            **options, "temperature": 1.0, "reduction": "none", "row_weight": student.row_weight,
         }  # fmt: skip
         losses, slopes = _reference.distillation(student.logits, teacher.logits, **given)
-        of_losses = np.abs(counts) * finite(of.loss)
-        slopes = Answer(slopes, np.abs(counts)[:, None] * of.gradient)
-        loss = Answer(losses.sum(), of_losses.sum())
-        if drawn.per_row:
-            loss = student.placed(Answer(losses, of_losses))
-        answers = {"loss": loss}
-        for own, arriving in {"": upstream, "own ": np.ones(())}.items():
-            each = arriving.reshape(-1, 1)
-            grad = Answer(each * slopes.value, np.abs(each) * slopes.allowed)
-            made = student.of_matrices(grad, is_narrow(drawn, composed))
-            answers |= {own + name: answer for name, answer in made.items()}
-        return answers
+        counts = counts_of(student)
+        return placed_answers(
+            drawn,
+            student,
+            Answer(losses, counts * finite(of.loss)),
+            Answer(slopes, counts[:, None] * of.gradient),
+            composed,
+        )
+
+
+def counts_of(student: Rows) -> np.ndarray:
+    """What multiplies the errors of each row."""
+    weight = student.row_weight
+    return np.ones(len(student.logits)) if weight is None else np.abs(weight)
+
+
+def placed_answers(
+    drawn: DivergenceLoss, student: Rows, losses: Answer, slopes: Answer, composed: bool
+) -> dict[str, Answer]:
+    """Of the loss and the student's tensors, `slopes` being those by its logits."""
+    loss, upstream = Answer(losses.value.sum(), losses.allowed.sum()), to64(drawn.upstream)
+    if drawn.per_row:
+        loss, upstream = student.placed(losses), student.of_rows(upstream)
+    answers = {"loss": loss}
+    for own, arriving in {"": upstream, "own ": np.ones(())}.items():
+        each = arriving.reshape(-1, 1)
+        grad = Answer(each * slopes.value, np.abs(each) * slopes.allowed)
+        made = student.of_matrices(grad, is_narrow(drawn, composed))
+        answers |= {own + name: answer for name, answer in made.items()}
+    return answers

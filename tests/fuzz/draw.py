@@ -23,6 +23,9 @@ from tests.kernel.library import (
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # Every so many losses one is large enough for two and three threads (ops/csrc/platform/thread_pool.cc).
 SMALL_FOR_ONE_LARGE = 400
+# Every so many losses of logits one has a gradient that goes past the cache (ops/csrc/loss/run.cc).
+SMALL_FOR_ONE_STREAMED = 200
+STREAMED_BYTES = 8 << 20
 REDUCTIONS = ("none", "mean", "sum")
 
 Array = np.ndarray

@@ -25,6 +25,9 @@ _ROWS = (1, 1, 2, 3, 5, 6, 7, 8, 13, 16, 17, 31, 33)
 _CLASSES = (1, 2, 3, 5, 8, 9, 13, 16, 17, 31, 33, 64, 65, 97, 129)
 _FEATURES = (1, 2, 3, 5, 8, 15, 16, 17, 33, 64, 65, 130, 259)
 _MOST_PRODUCTS = 60000
+# Every so many layers one has rows of several tiles, which are of 1024 classes.
+_SMALL_FOR_ONE_OF_TILES = 30
+_CLASSES_OF_TILES = (1023, 1024, 1025, 2049, 2500)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,11 @@ class HiddenLoss(Loss):
         if self.form.shift:
             counts = np.concatenate([counts[..., 1:], np.zeros_like(counts[..., :1])], -1)
         return counts
+
+    @property
+    def counting_places(self) -> Array:
+        """Whether what a hidden state is paired with counts, of the rows' shape: under shift it stands one later."""
+        return np.roll(self.counting, 1, -1) if self.form.shift else self.counting
 
     def given(self) -> dict[str, Array]:
         return {
@@ -121,6 +129,9 @@ def draw_sizes(random: Random) -> tuple[tuple[int, ...], int, int]:
     """Rows, features and classes."""
     if random.integers(SMALL_FOR_ONE_LARGE) == 0:  # work for three threads
         return (int(random.integers(64, 100)),), int(random.choice((64, 130))), 1000
+    if random.integers(_SMALL_FOR_ONE_OF_TILES) == 0:
+        rows, features = int(random.integers(1, 8)), int(random.integers(1, 4))
+        return (rows,), features, int(random.choice(_CLASSES_OF_TILES))
     while True:
         rank = int(random.choice((0, 1, 1, 1, 2, 2, 3)))
         rows = tuple(int(random.choice(_ROWS)) for _ in range(rank))

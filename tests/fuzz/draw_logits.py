@@ -9,6 +9,7 @@ import numpy as np
 from tests.fuzz.draw import (
     DTYPES,
     SMALL_FOR_ONE_LARGE,
+    STREAMED_BYTES,
     Array,
     Form,
     Loss,
@@ -29,6 +30,9 @@ _ROWS = (0, 1, 1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 64, 129)
 _MOST_ELEMENTS = 2000
 _LARGE = (2 * 131072, 3 * 131072 + 1000)
 _LARGE_CLASSES = (16, 129, 1000, 4099, 32000, 131072)
+# Rows that begin anywhere in a cache line or with one, and are read a block at a time or alone.
+_STREAMED_CLASSES = (16, 129, 1000, 4099, 32000, 65536, 70001)
+_STREAMED_INNER = (3, 32, 65, 128)
 
 
 def class_axis(shape: tuple[int, ...]) -> int:
@@ -147,11 +151,27 @@ def _shape(random: Random) -> tuple[int, ...]:
             return shape
 
 
-def draw_form(random: Random, classes_only: bool = False) -> LogitsForm:
-    """`classes_only`: with class indices."""
-    shape, dtype = _shape(random), str(random.choice(DTYPES))
+def _streamed_shape(random: Random, dtype: str) -> tuple[int, ...]:
+    """Of gradients that go past the cache, with three rows and more along the first axis."""
+    size = 8 if dtype == "float64" else 4 if dtype == "float32" else 2
+    elements = int(STREAMED_BYTES // size * random.uniform(1.0, 1.3))
+    classes = int(random.choice(_STREAMED_CLASSES))
+    inner = int(random.choice(_STREAMED_INNER)) if random.random() < 0.3 else 1
+    if 3 * classes * inner > elements:
+        inner = 1
+    outer = -(-elements // (classes * inner))
+    return (outer, classes) if inner == 1 else (outer, classes, inner)
+
+
+def draw_form(random: Random, classes_only: bool = False, streamed: bool = False) -> LogitsForm:
+    """`classes_only`: with class indices. `streamed`: its gradient goes past the cache."""
+    dtype = str(random.choice(DTYPES))
+    shape = _streamed_shape(random, dtype) if streamed else _shape(random)
     given = draw_loss(random, dtype, shape[class_axis(shape)], classes_only)
-    return LogitsForm(shape=shape, **given)
+    form = LogitsForm(shape=shape, **given)
+    if streamed and form.options["reduction"] == "mean":  # whose rows depend on one another
+        form = form.with_options(reduction="sum")
+    return form
 
 
 def fill(random: Random, form: LogitsForm) -> LogitsLoss:

@@ -1,5 +1,5 @@
 """What is drawn: losses of logits, whole and in blocks of classes, and their second derivatives, of log-probabilities,
-of hidden states, log-probabilities of tokens, and distillation.
+of hidden states, log-probabilities of tokens, and distillation from a teacher and from what is stored of one.
 
 Each family draws, calls every operation that takes what it drew, and knows the answers.
 """
@@ -23,10 +23,11 @@ from tests.fuzz.bounds import (
 from tests.fuzz.bounds_distillation import distillation_answers
 from tests.fuzz.bounds_linear import linear_answers, linear_token_answers
 from tests.fuzz.bounds_second import second_answers
+from tests.fuzz.bounds_top_k import top_k_answers
 from tests.fuzz.calls import Kernel, Made, Session
 from tests.fuzz.draw import Form, Loss
 from tests.fuzz.draw_distillation import (
-    DistillationLoss,
+    DivergenceLoss,
     draw_distillation_form,
     fill_distillation,
 )
@@ -39,6 +40,7 @@ from tests.fuzz.draw_logits import (
     fill_within,
     in_blocks,
 )
+from tests.fuzz.draw_top_k import draw_top_k_form, fill_top_k
 from tests.kernel.library import cast
 
 _LEFT_OUT = ("Input", "Weight", "Bias")  # forms of an operation that make some gradients alone
@@ -48,10 +50,13 @@ _PLAIN = {"label_smoothing": 0.0, "z_loss": 0.0}
 class Family(NamedTuple):
     """How one kind of loss is drawn, called and answered."""
 
-    draw: Callable[[np.random.Generator], Any]
+    draw: Callable[..., Any]  # of a random generator
     results: Callable[[Kernel, Any], dict[str, Made]]
     answers: Callable[[Any], dict[str, Answer]]
     of_softmax: bool = True  # a common offset of the logits changes nothing
+    streams: bool = (
+        False  # gradients go past the cache where they are large; `draw` takes `streamed`
+    )
 
 
 def suffix_of(drawn: Loss) -> str:
@@ -155,12 +160,12 @@ def _with_forms(session: Session, name: str, own: bool = False, **more: np.ndarr
             del session.found[f"{name + form} {output}"]
 
 
-def distillation(kernel: Kernel, drawn: DistillationLoss) -> dict[str, Made]:
+def _divergence(kernel: Kernel, drawn: DivergenceLoss, stem: str) -> dict[str, Made]:
     session = Session(kernel, drawn)
-    session.call("LinearDistillationForward" + suffix_of(drawn))
-    _with_forms(session, "LinearDistillationBackward")
+    session.call(f"{stem}Forward{suffix_of(drawn)}")
+    _with_forms(session, f"{stem}Backward")
     if not drawn.per_row:
-        _with_forms(session, "LinearDistillationValueAndGrad", own=True)
+        _with_forms(session, f"{stem}ValueAndGrad", own=True)
     return session.finished()
 
 
@@ -225,8 +230,13 @@ def of_tokens(random: np.random.Generator, form: Form) -> Any:
     return form.with_options(**_PLAIN, reduction="none", has_entropy=bool(random.random() < 0.7))
 
 
-def draw_tokens(random: np.random.Generator) -> LogitsLoss:
-    return fill(random, of_tokens(random, draw_form(random, classes_only=True)))
+def draw_losses(random: np.random.Generator, streamed: bool = False) -> LogitsLoss:
+    return fill(random, draw_form(random, streamed=streamed))
+
+
+def draw_tokens(random: np.random.Generator, streamed: bool = False) -> LogitsLoss:
+    form = draw_form(random, classes_only=True, streamed=streamed)
+    return fill(random, of_tokens(random, form))
 
 
 def draw_linear_tokens(random: np.random.Generator) -> HiddenLoss:
@@ -238,22 +248,28 @@ def draw_second(random: np.random.Generator) -> LogitsLoss:
     return fill_within(random, draw_form(random), 1e3)
 
 
-def draw_blocks(random: np.random.Generator) -> BlocksLoss:
+def draw_blocks(random: np.random.Generator, streamed: bool = False) -> BlocksLoss:
     """Of logits beside which a float64, as which their lse travels, has places left."""
-    form = replace(draw_form(random), row_weight=False).with_options(reduction="none")
+    form = replace(draw_form(random, streamed=streamed), row_weight=False)
+    form = form.with_options(reduction="none")
     absent = form.options["logit_scale"] > 0  # or -inf becomes another number
     return in_blocks(random, fill_within(random, form, 1e6, absent))
 
 
 FAMILIES = {
-    "losses": Family(lambda random: fill(random, draw_form(random)), losses, loss_answers),
+    "losses": Family(draw_losses, losses, loss_answers, streams=True),
     "nll": Family(
         lambda random: fill(random, plain(draw_form(random, classes_only=True))),
         nll,
         nll_answers,
         of_softmax=False,
     ),
-    "tokens": Family(draw_tokens, tokens, lambda drawn: token_answers(drawn, arriving(drawn))),
+    "tokens": Family(
+        draw_tokens,
+        tokens,
+        lambda drawn: token_answers(drawn, arriving(drawn)),
+        streams=True,
+    ),
     "second": Family(
         draw_second,
         second,
@@ -263,11 +279,16 @@ FAMILIES = {
     "linear": Family(
         lambda random: fill_linear(random, draw_linear_form(random)), linear, linear_answers
     ),
-    "blocks": Family(draw_blocks, blocks, block_answers),
+    "blocks": Family(draw_blocks, blocks, block_answers, streams=True),
     "distillation": Family(
         lambda random: fill_distillation(random, draw_distillation_form(random)),
-        distillation,
+        lambda kernel, drawn: _divergence(kernel, drawn, "LinearDistillation"),
         distillation_answers,
+    ),
+    "top k": Family(
+        lambda random: fill_top_k(random, draw_top_k_form(random)),
+        lambda kernel, drawn: _divergence(kernel, drawn, "LinearTopKDistillation"),
+        top_k_answers,
     ),
     "linear tokens": Family(
         draw_linear_tokens,
@@ -277,12 +298,13 @@ FAMILIES = {
 }
 # The losses of logits have the most operations and options.
 SHARES = {
-    "losses": 0.3,
-    "nll": 0.08,
+    "losses": 0.28,
+    "nll": 0.07,
     "tokens": 0.08,
     "second": 0.08,
-    "blocks": 0.14,
-    "linear": 0.14,
+    "blocks": 0.13,
+    "linear": 0.13,
     "linear tokens": 0.06,
-    "distillation": 0.12,
+    "distillation": 0.08,
+    "top k": 0.09,
 }

@@ -13,14 +13,17 @@ import ms_ce
 from tests.fuzz.bounds import Answer, loss_answers, nll_answers, to64, token_answers
 from tests.fuzz.bounds_distillation import distillation_answers
 from tests.fuzz.bounds_linear import linear_answers, linear_token_answers
+from tests.fuzz.bounds_top_k import top_k_answers
 from tests.fuzz.draw import Array, Loss, Random
 from tests.fuzz.draw_distillation import (
     DistillationForm,
+    DivergenceForm,
     draw_distillation_form,
     fill_distillation,
 )
 from tests.fuzz.draw_linear import HiddenForm, bytes_computed, draw_linear_form, fill_linear
 from tests.fuzz.draw_logits import draw_form, fill_within
+from tests.fuzz.draw_top_k import TopKForm, draw_top_k_form, fill_top_k
 from tests.fuzz.families import arriving, of_tokens, plain
 
 _FROZEN = ("input", "linear_weight", "linear_bias")
@@ -44,17 +47,32 @@ class _Function(NamedTuple):
 
 
 def _of_distillation(random: Random) -> DistillationForm:
-    """The reduction to a mean is the function's own; a teacher's bias comes after the student's."""
+    """A teacher's bias comes after the student's."""
     form = draw_distillation_form(random, mixed=True)
     if not form.bias:
         form = replace(form, teacher_bias=False, absent=())
+    return _reduced(random, form)
+
+
+def _of_top_k(random: Random) -> TopKForm:
+    """PyNative refuses a class that is none, or there twice."""
+    return _reduced(random, draw_top_k_form(random, mixed=True, may_be_invalid=False))
+
+
+def _reduced(random: Random, form: Any) -> Any:
+    """The reduction to a mean is the functions' own, and shift is no option of theirs."""
     reduction = str(random.choice(("none", "mean", "mean", "sum")))
     return replace(form, shift=False).with_options(reduction=reduction)
 
 
+_OF_STUDENT = {
+    "grad_input": "student_hidden",
+    "grad_linear_weight": "student_weight",
+    "grad_linear_bias": "student_bias",
+}
 _FUNCTIONS = {
     "cross_entropy": _Function(
-        0.3, {"logits": "logits", "target": "target"}, draw_form, loss_answers
+        0.28, {"logits": "logits", "target": "target"}, draw_form, loss_answers
     ),
     "nll_loss": _Function(
         0.1,
@@ -70,7 +88,7 @@ _FUNCTIONS = {
         lambda drawn, **more: token_answers(drawn, arriving(drawn), **more),
     ),
     "linear_cross_entropy": _Function(
-        0.25, _LAYER, lambda random: draw_linear_form(random, mixed=True), linear_answers
+        0.22, _LAYER, lambda random: draw_linear_form(random, mixed=True), linear_answers
     ),
     "linear_token_log_probs": _Function(
         0.1,
@@ -79,7 +97,7 @@ _FUNCTIONS = {
         lambda drawn, **more: linear_token_answers(drawn, arriving(drawn), **more),
     ),
     "linear_distillation_loss": _Function(
-        0.15,
+        0.1,
         {
             "student_hidden": "hidden",
             "student_weight": "linear_weight",
@@ -90,11 +108,20 @@ _FUNCTIONS = {
         },
         _of_distillation,
         distillation_answers,
+        _OF_STUDENT,
+    ),
+    "linear_top_k_distillation_loss": _Function(
+        0.1,
         {
-            "grad_input": "student_hidden",
-            "grad_linear_weight": "student_weight",
-            "grad_linear_bias": "student_bias",
+            "student_hidden": "hidden",
+            "student_weight": "linear_weight",
+            "teacher_log_probs": "teacher_log_probs",
+            "teacher_indices": "teacher_indices",
+            "student_bias": "linear_bias",
         },
+        _of_top_k,
+        top_k_answers,
+        _OF_STUDENT,
     ),
 }
 
@@ -142,7 +169,8 @@ class Plan(NamedTuple):
         return {name: value for name, value in given.items() if value is not None}
 
     def is_differentiated(self, name: str) -> bool:
-        return not self.is_constant(name) or name.startswith("teacher")
+        constant = self.is_constant(name) and not name.startswith("teacher")
+        return not constant and name != "teacher_indices"
 
     def is_constant(self, name: str) -> bool:
         """Whether the gradient of a tensor is 0 by definition."""
@@ -192,6 +220,8 @@ class Plan(NamedTuple):
         """A loss of this form, of logits that `composed` computes with too."""
         if isinstance(self.form, DistillationForm):
             return fill_distillation(random, self.form)
+        if isinstance(self.form, TopKForm):
+            return fill_top_k(random, self.form)
         if self.of_layers:
             return fill_linear(random, self.form)
         return fill_within(random, self.form, 1e4)
@@ -223,7 +253,7 @@ class Plan(NamedTuple):
         """Of a mean, where the answers are those of a sum."""
         if "total_weight" in self.options:
             return self.options["total_weight"]
-        if not isinstance(self.form, DistillationForm) or drawn.options["reduction"] != "mean":
+        if not isinstance(self.form, DivergenceForm) or drawn.options["reduction"] != "mean":
             return None
         given = drawn.row_weight
         return float(np.prod(self.form.rows) if given is None else given.sum())
@@ -280,6 +310,8 @@ def draw_plan(random: Random, compiled: bool) -> Plan:
         options["softcap"] *= temperature
     if options.get("reduction") == "mean" and random.random() < 0.15:
         options["total_weight"] = float(random.choice((0.25, 4.0, 16.0)))
+    if isinstance(form, TopKForm):
+        options["tail"] = form.tail
     if "temperature_squared" in takes:
         options["temperature_squared"] = bool(random.random() < 0.7)
     if "gradient_in_forward" in takes:

@@ -1,9 +1,10 @@
 """What must hold between results, whatever they are.
 
 The same bits where nothing that counts has changed: threads, the floating-point environment, where tensors lie, what
-ignored rows hold, chunks, the order of the rows, a row alone. Within the bounds of rounding where a sum runs in
-another order or over other numbers: a common offset of the logits, an order of the classes, a factor of the weights.
-The bounds are those of tests/fuzz/bounds.py, by the sizes of the terms; the reference's values are not used.
+ignored rows hold, chunks, the order of the rows, a row alone, how a teacher's classes are stored. Within the bounds of
+rounding where a sum runs in another order or over other numbers: a common offset of the logits, an order of the
+classes, a factor of the weights. The bounds are those of tests/fuzz/bounds.py, by the sizes of the terms; the
+reference's values are not used.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import numpy as np
 from tests.fuzz.bounds import Answer, rounding, to64
 from tests.fuzz.calls import Kernel, Made
 from tests.fuzz.draw import Loss, taken
-from tests.fuzz.draw_distillation import OFFSET, DistillationLoss
+from tests.fuzz.draw_distillation import OFFSET, DivergenceLoss
 from tests.fuzz.draw_linear import HiddenLoss, bytes_computed
 from tests.fuzz.draw_logits import LogitsLoss
+from tests.fuzz.draw_top_k import TopKLoss
 from tests.fuzz.families import Family
 from tests.kernel.float_environment import ENVIRONMENTS, changed
 from tests.kernel.library import cast, dtype_name, to_float64
@@ -257,12 +259,18 @@ def common_offset(case: Case) -> None:
 def offset_by_bias(case: Case) -> None:
     """Of all logits of a model: its distribution does not change."""
     drawn = case.drawn
-    if not isinstance(drawn, DistillationLoss) or drawn.options["softcap"]:
+    if not isinstance(drawn, DivergenceLoss) or drawn.options["softcap"]:
         return
-    for name in ("linear_bias", "teacher_bias"):
-        if getattr(drawn, name) is not None:
-            other = case.of(drawn.with_offset(name, float(case.random.choice((-1, 1))) * OFFSET))
-            near(f"an offset by {name}", case, other.found, answers=other.answers)
+    for name in drawn.biases:
+        other = case.of(drawn.with_offset(name, float(case.random.choice((-1, 1))) * OFFSET))
+        near(f"an offset by {name}", case, other.found, answers=other.answers)
+
+
+def way_of_storing(case: Case) -> None:
+    """The k of a row may lie in any order and in any dtype that holds them."""
+    if isinstance(case.drawn, TopKLoss):
+        other = case.results(case.drawn.stored_otherwise(case.random))
+        same_bits("how a teacher is stored", case.found, other)
 
 
 def gradients_cancel(case: Case) -> None:
@@ -292,5 +300,17 @@ PROPERTIES = (
     factor_of_weight,
     common_offset,
     offset_by_bias,
+    way_of_storing,
     gradients_cancel,
 )
+
+
+def few_of_streamed(case: Case) -> Case:
+    """Some rows of a loss whose gradients go past the cache have the bits that they have alone, where the gradients
+    stay in it; of these everything else is asked."""
+    rows = case.drawn.form.rows[0]
+    few = case.random.choice(rows, min(rows, 2), replace=False)
+    alone = case.of(case.drawn.of_rows(few))
+    move = by_order(few, dict.fromkeys(_BY_ROW, 0))
+    rows_have_the_bits("a gradient past the cache", case.found, alone.found, move)
+    return alone

@@ -18,7 +18,7 @@ from tests.kernel.library import Brain, cast, dtype_name, to_float64
 VALUES_PER_GRAPH, AT_ONCE = 16, 8
 # One case in so many runs its operators behind Python, as MindSpore does unless told otherwise.
 BEHIND_PYTHON = 8
-_VIEWED = ("logits", "input", "student_hidden", "target")
+_VIEWED = ("logits", "input", "student_hidden", "target", "teacher_log_probs", "teacher_indices")
 
 
 def to_tensor(array: Array, view: bool = False) -> Tensor:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from tests.fuzz import kernel, public
 from tests.fuzz.bounds import check
 from tests.fuzz.calls import Kernel, Made
+from tests.fuzz.draw import STREAMED_BYTES
 from tests.fuzz.families import FAMILIES
-from tests.fuzz.properties import PROPERTIES, Case, chunks, offset_by_bias
+from tests.fuzz.properties import PROPERTIES, Case, chunks, offset_by_bias, way_of_storing
 from tests.kernel.library import Library, cast, dtype_name, to_float64
 
 SEED = 1
 # The losses that a property is about, where these are not those of logits.
-_ABOUT = {chunks: "linear", offset_by_bias: "distillation"}
+_ABOUT = {chunks: "linear", offset_by_bias: "distillation", way_of_storing: "top k"}
 
 
 @pytest.mark.parametrize("first", range(0, 400, 100))
@@ -74,6 +77,27 @@ def test_a_property_notices(holds) -> None:
         except AssertionError:
             return
     pytest.fail("it holds for whatever there is")
+
+
+@pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.streams])
+def test_gradients_past_the_cache(name: str) -> None:
+    """A gradient that large, and one whose bits depend on the place: in one row's last class, where it lies odd."""
+    family = FAMILIES[name]
+    drawn = replace(family.draw(np.random.default_rng([SEED, 0]), streamed=True), odd=0)
+    assert drawn.logits.nbytes >= STREAMED_BYTES
+    case = Case(family, Kernel(Library()), drawn, np.random.default_rng(SEED))
+    kernel.check_streamed(case)
+
+    def wrong(of: Kernel, moved):
+        found = family.results(of, moved)
+        grad = next(made.array for made in found.values() if made.of == "grad_logits")
+        if moved.odd:
+            grad.view(np.uint8).reshape(-1)[-1] ^= 1
+        return found
+
+    case.family = family._replace(results=wrong)
+    with pytest.raises(AssertionError, match="threads, environment or place"):
+        kernel.check_streamed(case)
 
 
 def test_functions() -> None:

@@ -206,18 +206,22 @@ def test_the_teacher_is_a_constant_and_there_is_one_derivative(backend):
     ),
     ids=("out of range", "twice"),
 )
-def test_classes_that_cannot_be(indices, text, backend):
-    """Raise where Python runs and make the loss of a graph nan."""
+@pytest.mark.parametrize("beta", (0.5, 1.0))
+def test_classes_that_cannot_be(beta, indices, text, backend):
+    """Raise where Python runs and make loss and gradients of a graph nan, those of other rows' hidden states not."""
     hidden, table = Tensor(np.zeros((2, 3), np.float32)), Tensor(np.zeros((5, 3), np.float32))
     given = hidden, table, Tensor(np.full((2, 2), -1.0, np.float32)), Tensor(indices)
+    more = {"beta": beta, "tail": False, "backend": backend}
     with pytest.raises(ValueError, match=text):
-        ms_ce.linear_top_k_distillation_loss(*given, backend=backend)
+        ms_ce.linear_top_k_distillation_loss(*given, **more)
 
-    @ms.jit
-    def loss(*given):
-        return ms_ce.linear_top_k_distillation_loss(*given, backend=backend)
+    def value(*given):
+        return ms_ce.linear_top_k_distillation_loss(*given, **more)
 
-    assert np.isnan(float(loss(*given)))
+    loss, (of_hidden, of_table) = ms.jit(ms.value_and_grad(value, (0, 1)))(*given)
+    assert np.isnan(float(loss))
+    assert np.isnan(to_numpy(of_hidden)).tolist() == [[False] * 3, [True] * 3]
+    assert np.isnan(to_numpy(of_table)).all()
 
 
 X, W = Tensor(np.zeros((2, 3), np.float32)), Tensor(np.zeros((5, 3), np.float32))

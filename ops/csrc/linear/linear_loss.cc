@@ -214,7 +214,8 @@ class ChunkLoop {
     }
   }
 
-  // In the order of the classes. Of one that there is not, or that is there twice, log p is nan.
+  // In the order of the classes. A row with one that there is not, or that is there twice, has nan for all
+  // its log p: beside a class that was picked before, and so has no probability left, nan would not count.
   void TopOfChunk(Problem* chunk) {
     const int64_t top = chunk->top;
     std::vector<std::pair<int64_t, double>> row(static_cast<size_t>(top));
@@ -222,18 +223,19 @@ class ChunkLoop {
     top_log_probs_.clear();
     for (int64_t i = 0; i < count_; ++i) {
       int64_t at = Row(i) * top;
+      bool valid = true;
       for (auto& [index, log_prob] : row) {
         index = kernels_.load_index(problem_.loss.top_classes, at);
         log_prob = kernels_.load(problem_.loss.top_log_probs, at++);
         if (index >= 0 && index < chunk->classes) continue;
         index = 0;
-        log_prob = NAN;
+        valid = false;
       }
       std::sort(row.begin(), row.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      for (size_t k = 1; k < row.size(); ++k) valid = valid && row[k].first != row[k - 1].first;
       for (const auto& [index, log_prob] : row) {
-        const bool twice = &index != &row[0].first && index == top_classes_.back();
         top_classes_.push_back(index);
-        top_log_probs_.push_back(twice ? NAN : log_prob);
+        top_log_probs_.push_back(valid ? log_prob : NAN);
       }
     }
     top_logits_.resize(top_classes_.size());

@@ -10,9 +10,8 @@
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-// Sums over more than this many terms are made of sums over so many: it bounds their rounding.
+// Sums over more than this many features are made of sums over so many: it bounds their rounding.
 constexpr int64_t kDepth = 256;
-constexpr int64_t kGradientDepth = 128;
 
 // Where the copies of a panel of hidden states begin; `row` is its first.
 template <class A>
@@ -113,26 +112,33 @@ static void LogitsOfClasses(const LinearChunk& chunk, int64_t first, int64_t cou
 // Of features [first, first + count), over all classes.
 template <class A>
 static void GradientOfFeatures(const LinearChunk& chunk, int64_t first, int64_t count) {
-  alignas(kCacheLine) A right[kGradientDepth * kTileColumns<A>] = {};
+  static_assert(kStripColumns<A> % kTileColumns<A> == 0, "a strip is made of whole tiles");
+  alignas(kCacheLine) A right[kGradientDepth * kStripColumns<A>] = {};
   const A* gradient = static_cast<const A*>(chunk.logits);
   A* out = static_cast<A*>(chunk.grad_hidden);
   const int64_t groups = (chunk.rows + kTileRows - 1) / kTileRows;
   for (int64_t c = 0; c < chunk.classes; c += kGradientDepth) {
     const int64_t depth = Least(kGradientDepth, chunk.classes - c);
-    for (int64_t begin = first; begin < first + count; begin += kTileColumns<A>) {
-      const int64_t columns = Least(kTileColumns<A>, first + count - begin);
-      PackRight(chunk.weight, c * chunk.features + begin, depth, columns, chunk.features, right);
-      // The next tile's rows, shared out over the row groups of this one.
-      const bool last = begin + kTileColumns<A> >= first + count;
-      const int64_t next =
-          last ? (c + depth) * chunk.features + first : c * chunk.features + begin + columns;
-      const int64_t share = (depth + groups - 1) / groups;
-      for (int64_t row = 0, done = 0; row < chunk.rows; row += kTileRows, done += share) {
-        const int64_t group = Least(kTileRows, chunk.rows - row);
-        const Fetch fetch = FetchRows(chunk.weight, next + done * chunk.features,
-                                      Least(share, depth - done), columns, chunk.features);
-        AddTile(group, columns, depth, gradient + row * chunk.classes + c, chunk.classes, 1, right, fetch,
-                c != 0, out + row * chunk.features + begin, chunk.features);
+    for (int64_t begin = first; begin < first + count; begin += kStripColumns<A>) {
+      const int64_t width = Least(kStripColumns<A>, first + count - begin);
+      PackRight(chunk.weight, c * chunk.features + begin, depth, width, chunk.features, right);
+      // The next strip's rows, shared out over the tiles of this one.
+      const bool last = begin + width == first + count;
+      const int64_t next = last ? (c + depth) * chunk.features + first : c * chunk.features + begin + width;
+      const int64_t tiles = groups * ((width + kTileColumns<A> - 1) / kTileColumns<A>);
+      const int64_t share = (depth + tiles - 1) / tiles;
+      int64_t done = 0;
+      for (int64_t j = 0; j < width; j += kTileColumns<A>) {
+        const int64_t columns = Least(kTileColumns<A>, width - j);
+        for (int64_t g = 0; g < groups; ++g, done += share) {
+          // Groups of nearly as many rows each: the sums of one or two would wait for each other.
+          const int64_t row = chunk.rows * g / groups, group = chunk.rows * (g + 1) / groups - row;
+          const Fetch fetch = FetchRows(chunk.weight, next + done * chunk.features,
+                                        Least(share, depth - done), width, chunk.features);
+          AddTile(group, columns, depth, gradient + row * chunk.classes + c, chunk.classes, 1,
+                  right + j * kGradientDepth, fetch, c != 0, out + row * chunk.features + begin + j,
+                  chunk.features);
+        }
       }
     }
   }

@@ -12,17 +12,25 @@
 namespace ms_ce {
 namespace MS_CE_ISA {
 
-// A tile of results and what one step adds to it stay in registers: 32 of them, or 16.
+// A tile of results and what one step adds to it stay in registers: 32 of them, or 16. Sums over more than
+// kGradientDepth classes are made of sums over so many: it bounds their rounding, and a tile's right
+// operand stays in the first-level cache.
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int64_t kTileVectors = 4;
+constexpr int64_t kGradientDepth = 128;
 #else
 constexpr int64_t kTileVectors = 2;
+constexpr int64_t kGradientDepth = 256;
 #endif
 
 template <class A>
 constexpr int64_t kTileColumns = kTileVectors* kVectorLanes<A>;
 template <class A>
 constexpr int64_t kTileElements = kTileRows* kTileColumns<A>;
+// Columns of a right operand that are packed at a time: narrower pieces of its rows, each in a page of its
+// own, would cost more to read.
+template <class A>
+constexpr int64_t kStripColumns = 4 * kCacheLine / static_cast<int64_t>(sizeof(A));
 
 // Lines that a later tile reads, brought in one by one while this one computes: `lines` of them, `per_row`
 // side by side, their rows `stride` bytes apart.
@@ -68,6 +76,7 @@ static void TileProduct(int64_t depth, const A* left, int64_t left_row, int64_t 
     }
     step(k);
   }
+#pragma GCC unroll 4
   for (; k < depth; ++k) step(k);
 #pragma GCC unroll 6
   for (int64_t i = 0; i < kRows; ++i) {
@@ -123,19 +132,27 @@ static inline void AddTile(int64_t rows, int64_t columns, int64_t depth, const A
   }
 }
 
-// Rows of a tile's right operand, side by side.
+// Rows of the right operands of tiles that lie side by side; each tile has room for kGradientDepth rows.
 template <class A>
 static inline void PackRight(const Array& from, int64_t offset, int64_t rows, int64_t columns,
                              int64_t stride, A* right) {
-  if (columns == kTileColumns<A> && from.dtype == DtypeOf(right)) {
+  constexpr int64_t kTile = kTileColumns<A>;
+  if (columns == kStripColumns<A> && from.dtype == DtypeOf(right)) {
     const A* source = At<A>(from, offset);
     for (int64_t k = 0; k < rows; ++k) {
-      memcpy(right + k * kTileColumns<A>, source + k * stride, sizeof(A) * kTileColumns<A>);
+#pragma GCC unroll 16
+      for (int64_t j = 0; j < kStripColumns<A>; j += kVectorLanes<A>) {
+        const auto lanes = LoadVector<Vector<A>>(source + k * stride + j);
+        memcpy(right + (j / kTile * kGradientDepth + k) * kTile + j % kTile, &lanes, kVectorBytes);
+      }
     }
     return;
   }
   for (int64_t k = 0; k < rows; ++k) {
-    Load(from, offset + k * stride, 1, columns, right + k * kTileColumns<A>);
+    for (int64_t j = 0; j < columns; j += kTile) {
+      Load(from, offset + k * stride + j, 1, Least(kTile, columns - j),
+           right + j * kGradientDepth + k * kTile);
+    }
   }
 }
 
