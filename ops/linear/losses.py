@@ -15,7 +15,7 @@ from ms_ce import _versions
 from ms_ce._versions import zeros_like
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.composed.losses import predicted_class, transformed
-from ms_ce.ops.eager import DifferentiableCell, wanted
+from ms_ce.ops.eager import DifferentiableCell, recording, wanted
 from ms_ce.ops.graph import compiling, is_class_index, select
 from ms_ce.ops.linear.gradients import SweepGradients, not_made
 from ms_ce.ops.linear.sweep import over_chunks, write_rows
@@ -170,11 +170,14 @@ def rows_in_graph() -> type[ChunkedRows]:
 
 
 class _FunctionOf(nn.Cell):
-    """A gradient as a function of the inputs, in PyNative. That of MindSpore 2.7 takes `out` of a bprop for a constant,
-    and nobody would hear of a second derivative."""
+    """A gradient as a function of the inputs, in PyNative. MindSpore takes `out` of a bprop for a constant, 2.7 always,
+    and nobody would hear of a second derivative.
+
+    A product, since up to 2.9 a Cell that hands back a tensor of no graph is now and then left out of the graph.
+    """
 
     def construct(self, gradient, hidden, linear_weight, linear_bias):
-        return gradient
+        return gradient * 1
 
     def bprop(self, gradient, hidden, linear_weight, linear_bias, out, dout):
         return dout, zeros_like(hidden), zeros_like(linear_weight), zeros_like(linear_bias)
@@ -186,6 +189,12 @@ _function_of = _FunctionOf()
 def functions_of(grads, hidden, linear_weight, linear_bias):
     """Gradients that the forward pass has made, for whoever differentiates them again."""
     if compiling():
+        return grads
+    return _functions_of(grads, hidden, linear_weight, linear_bias)
+
+
+def _functions_of(grads, hidden, linear_weight, linear_bias):
+    if not recording():
         return grads
     bias = linear_weight if linear_bias is None else linear_bias
     return tuple([_function_of(each, hidden, linear_weight, bias) for each in grads])
