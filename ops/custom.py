@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -28,10 +29,14 @@ def registration(
         info = info.output(index, result)
     registered = info.target(target).get_op_info()
     # Not by `dtype_format`, which looks at each of some thousand names: milliseconds of `import ms_ce`.
-    registered["dtype_format"] = [
-        tuple((dtype, "DefaultFormat") for dtype in combination) for combination in dtypes
-    ]
+    registered["dtype_format"] = [tuple(map(_with_format, combination)) for combination in dtypes]
     return registered
+
+
+@functools.cache
+def _with_format(dtype: str) -> tuple[str, str]:
+    """One pair for each dtype, not eleven thousand."""
+    return dtype, "DefaultFormat"
 
 
 # Elements of an input from which on an operation takes a good part of a millisecond.
