@@ -68,6 +68,7 @@ class MindSporeLoss:
         self.ms = ms
 
         chunk_bytes = 64 << 20 if "64 MiB" in name else None
+        backend = "composed" if "composed" in name else "auto"
 
         def linear(hidden, linear_weight, target):
             return ms_ce.linear_cross_entropy(
@@ -96,7 +97,7 @@ class MindSporeLoss:
 
         def distillation(hidden, linear_weight, *teacher):
             return ms_ce.linear_distillation_loss(
-                hidden, linear_weight, *teacher, gradient_in_forward=True
+                hidden, linear_weight, *teacher, gradient_in_forward=True, backend=backend
             )
 
         def top_k(hidden, linear_weight, *teacher):

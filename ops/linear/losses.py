@@ -171,10 +171,7 @@ def rows_in_graph() -> type[ChunkedRows]:
 
 class _FunctionOf(nn.Cell):
     """A gradient as a function of the inputs, in PyNative. MindSpore takes `out` of a bprop for a constant, 2.7 always,
-    and nobody would hear of a second derivative.
-
-    A product, since up to 2.9 a Cell that hands back a tensor of no graph is now and then left out of the graph.
-    """
+    and nobody would hear of a second derivative. A product, because of what `_versions.DIFFERENCES` says of Cells."""
 
     def construct(self, gradient, hidden, linear_weight, linear_bias):
         return gradient * 1
