@@ -72,10 +72,10 @@ def tempered(
 planned = constexpr(make_plan)
 
 
-def is_mixed(hidden, linear_weight, linear_bias) -> bool:
-    """Whether hidden states of a dtype of 16 bits meet parameters of float32, as under MindSpore's mixed precision."""
+def is_mixed(dtype, linear_weight, linear_bias) -> bool:
+    """Whether hidden states of a `dtype` of 16 bits meet parameters of float32, as in mixed precision."""
     parameters = (linear_weight, linear_weight if linear_bias is None else linear_bias)
-    return hidden in _HALVES and any(each.dtype == mstype.float32 for each in parameters)
+    return dtype in _HALVES and any(each.dtype == mstype.float32 for each in parameters)
 
 
 @constexpr
