@@ -16,6 +16,7 @@ from ms_ce.ops import precision
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.derivative import without_gradient
 from ms_ce.ops.graph import compiling, is_class_index, select
+from ms_ce.ops.mean import by_zero
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.rows import on_cpu, statistics_dtype
@@ -94,7 +95,7 @@ def quotient(total, divisor):
         return total
     precision.pause()
     exact = total.astype(exact_dtype(total.dtype))
-    by_zero = (without_gradient(exact) / divisor).astype(exact.dtype)
-    loss = select(divisor == 0, by_zero, exact).astype(total.dtype)
+    divided = by_zero(without_gradient(exact), divisor).astype(exact.dtype)
+    loss = select(divisor == 0, divided, exact).astype(total.dtype)
     precision.end()
     return loss

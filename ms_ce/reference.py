@@ -10,7 +10,8 @@ class indices and probabilities alike
     row loss  = Σ_c w_c·q'_c·(lse - x'_c) + z·lse²,     q' = (1-ε)·q + ε/C
 
 and a class whose factor w_c·q'_c is 0 and whose logit is -inf is excluded: it contributes 0 to the loss and to every
-derivative. The row weight r (1 where None) multiplies the row loss; where it is 0, or the class index is ignore_index,
+derivative, unless the row has no softmax (a logit of nan or +inf, or none but -inf): then its loss is nan, whatever its
+factors are. The row weight r (1 where None) multiplies the row loss; where it is 0, or the class index is ignore_index,
 the row contributes nothing. The mean divides by Σ_n r_n·w[y_n] for class indices, by Σ_n r_n for probabilities.
 """
 
@@ -84,9 +85,14 @@ def rows_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _weighted_sum(factor: Array, value: Array) -> Array:
-    """Σ_c factor·value, where factor 0 contributes 0 even beside an infinite value."""
+    """Σ_c factor·value, where factor 0 contributes 0 whatever the value is."""
     with np.errstate(invalid="ignore"):
         return np.where(factor == 0, 0.0, factor * value).sum(axis=-1)
+
+
+def _excluded(factor: Array, x: Array, lse: Array | float = 0.0) -> Array:
+    """Classes that contribute nothing: without a factor, of logit -inf, in a row that has a softmax."""
+    return (factor == 0) & np.isneginf(x) & ~np.isnan(lse)
 
 
 def _log_sum_exp(x: Array) -> tuple[Array, Array, Array]:
@@ -160,7 +166,8 @@ def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...])
 
 def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
-        loss = r.row_weight * _weighted_sum(r.factor, r.distance)
+        loss = np.where(_excluded(r.factor, r.x, r.lse[:, None]), 0.0, r.factor * r.distance)
+        loss = r.row_weight * loss.sum(-1)
         squares = r.row_weight * z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
     return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
 
@@ -223,8 +230,7 @@ def cross_entropy_grad(
         if z_loss:
             grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
         grad_logits = np.where(_passes(r), grad_x * r.slope, 0.0)
-        excluded = np.isneginf(r.x) & (factor == 0)
-        distance = np.where(excluded, 0.0, r.distance)
+        distance = np.where(_excluded(factor, r.x, r.lse[:, None]), 0.0, r.distance)
         grad_target = None
         if r.hard is None:
             scale = (1 - options.get("label_smoothing", 0.0)) * g * r.w
@@ -286,6 +292,12 @@ def lse_grad(logits, *, softcap=None, logit_scale=1.0) -> Array:
     return from_rows(r.p * r.slope, shape)
 
 
+def _nll_distances(r: _Rows) -> Array:
+    """-log_prob_y of each row; 0 where the row does not count or the target is excluded."""
+    chosen = r.x[np.arange(len(r.x)), r.hard]
+    return np.where((r.keep > 0) & ~_excluded(r.target_weight, chosen), -chosen, 0.0)
+
+
 def nll_loss(
     log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, row_weight=None
 ) -> tuple[Array, Array]:
@@ -293,7 +305,8 @@ def nll_loss(
     shape = np.shape(log_prob)
     given = (log_prob, target, weight, row_weight)
     r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
-    rows = r.row_weight * np.where(r.keep > 0, _weighted_sum(r.factor, -r.x), 0.0)
+    with np.errstate(invalid="ignore"):
+        rows = r.row_weight * r.target_weight * _nll_distances(r)
     return _reduce(rows, reduction, r.divisor, shape), (r.row_weight * r.target_weight).sum()
 
 
@@ -311,15 +324,17 @@ def nll_loss_grad(
     shape = np.shape(log_prob)
     given = (log_prob, target, weight, row_weight)
     r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
-    g = _upstream(grad_loss, r)[:, None]
+    g = _upstream(grad_loss, r)
     grad_weight = None
     if weight is not None:
-        grad_weight = _weighted_sum((g * r.q).T, -r.x.T)
-        if reduction == "mean" and r.hard is not None and r.divisor != 0:
-            loss = _weighted_sum(r.row_weight[:, None] * r.factor, -r.x).sum() / r.divisor
-            counts = np.bincount(r.hard, weights=r.row_weight, minlength=len(r.w))
-            grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
-    return Gradients(from_rows(-g * r.factor, shape), None, grad_weight)
+        with np.errstate(invalid="ignore"):
+            distances = _nll_distances(r)
+            grad_weight = _weighted_sum(r.q.T, g * distances)
+            if reduction == "mean" and r.divisor != 0:
+                loss = (r.row_weight * r.target_weight * distances).sum() / r.divisor
+                counts = _weighted_sum(r.q.T, r.row_weight)
+                grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
+    return Gradients(from_rows(-g[:, None] * r.factor, shape), None, grad_weight)
 
 
 class LinearGradients(NamedTuple):

@@ -12,6 +12,7 @@ from ms_ce.backend import serving
 from ms_ce.functional import check_inputs, constant, over_total_weight
 from ms_ce.ops.chunks import exact_dtype
 from ms_ce.ops.graph import compiling, select
+from ms_ce.ops.mean import mean
 
 
 class LossStats(NamedTuple):
@@ -44,8 +45,8 @@ def in_order(results: tuple, divisor: float | Tensor | None, dtype: Any) -> Any:
     exact = exact_dtype(dtype)
     if divisor is not None:
         loss, z_loss = _divisor.quotient(loss, divisor), _divisor.quotient(z_loss, divisor)
-        entropy = entropy.astype(exact) / divisor
         total_weight = ops.ones((), exact) * divisor
+        entropy = mean(entropy.astype(exact), total_weight)
     total_weight, lse = total_weight.astype(exact), lse.astype(exact)
     loss, z_loss, entropy = loss.astype(dtype), z_loss.astype(dtype), entropy.astype(dtype)
     return loss, total_weight, lse, z_loss, num_correct, entropy, predicted

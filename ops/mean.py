@@ -45,11 +45,16 @@ def per_weight(upstream, divisor):
     return select(empty, 0.0, upstream / select(empty, 1.0, divisor))
 
 
+def by_zero(total, divisor):
+    """total / divisor, which is 0: by it MindSpore's CPU divides nan to -inf."""
+    return total * (1.0 / divisor)
+
+
 def mean(total, divisor):
     """total / divisor."""
     empty = divisor == 0
     value = total / select(empty, 1.0, divisor)
-    return select(empty, ops.stop_gradient(total / divisor), value)
+    return select(empty, ops.stop_gradient(by_zero(total, divisor)), value)
 
 
 def reduced(total, divisor, reduction):

@@ -6,7 +6,8 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from ms_ce._cell import LossCell
-from ms_ce.ops.mean import per_weight
+from ms_ce.ops.graph import select
+from ms_ce.ops.mean import by_zero, per_weight
 from ms_ce.ops.precision import UncastCell
 from ms_ce.parallel.exchange import AllSum, Group, world
 
@@ -81,7 +82,7 @@ class Divide(UncastCell):
         self.zeros_like = ops.ZerosLike()
 
     def construct(self, part, part_weight, whole, weight):
-        return whole / weight
+        return select(weight == 0, by_zero(whole, weight), whole / weight)
 
     def bprop(self, part, part_weight, whole, weight, out, dout):
         zeros, upstream = self.zeros_like, dout * self.factor

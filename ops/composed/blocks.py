@@ -108,6 +108,8 @@ def _class_distances(grad_rows, logits, target, weight, lse, options, block):
     x = transformed(raw, options)
     q, keep = _smoothed(x, target, options, block)
     excluded = ops.logical_and(_weighted(q, weight, block) == 0, x == -np.inf)
+    # A row without a softmax is nan throughout.
+    excluded = ops.logical_and(excluded, ops.isfinite(lse).expand_dims(1))
     distance = select(excluded, 0.0, lse.astype(x.dtype).expand_dims(1) - x)
     upstream = grad_rows.astype(x.dtype).expand_dims(1)
     return _counted(q, keep), _counted(distance, keep) * upstream

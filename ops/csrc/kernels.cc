@@ -245,7 +245,8 @@ static void NllForward(const Problem& problem, int64_t first, int64_t count, Uni
       problem, first, count, totals,
       [&](const Row& row) {
         const double log_prob = LoadScalar(problem.logits, row.offset + row.target * row.stride);
-        const double loss = row.weight * (row.hot == 0.0 ? 0.0 : -row.hot * log_prob);
+        const bool excluded = row.hot == 0.0 && log_prob == -INFINITY;
+        const double loss = row.weight * (excluded ? 0.0 : -row.hot * log_prob);
         totals->loss += loss;
         if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);
       },

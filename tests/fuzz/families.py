@@ -179,10 +179,8 @@ def blocks(kernel: Kernel, drawn: BlocksLoss) -> dict[str, Made]:
         top = tops.max(0)
         lse = top + np.log(np.exp(tops - top).sum(0))
         dot, mass = sum(part[..., 1] for part in parts), sum(part[..., 2] for part in parts)
-        # No probability adds nothing, in a row without a softmax too.
-        expected = np.where(mass == 0, 0.0, mass * lse)
         squares = z_loss * lse**2 if z_loss else 0.0
-        loss = np.where(counting, expected - dot + squares, 0.0)
+        loss = np.where(counting, mass * lse - dot + squares, 0.0)
         lse = np.where(counting, lse, 0.0)
         of_lse = 2 * z_loss * lse * upstream
     arrives = {"grad_rows": upstream, "grad_lse": of_lse, "lse": lse, "mass": mass}

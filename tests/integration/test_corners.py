@@ -136,6 +136,45 @@ def test_a_row_of_minus_infinity_is_nan(backend, run):
     first_row_is_nan(backend, run, logits)
 
 
+# A row without a softmax, its logits
+WITHOUT_SOFTMAX = {"nan": [NAN, -INF, 1.0], "inf": [INF, -INF, 1.0], "-inf alone": [-INF] * 3}
+
+
+@pytest.mark.parametrize("run", ["pynative", "jit"], indirect=True)
+@pytest.mark.parametrize("shares", [(0, 0, 0), (0, 1, -1), (1, -1, 0)], ids=str)
+@pytest.mark.parametrize("row", WITHOUT_SOFTMAX.values(), ids=WITHOUT_SOFTMAX)
+def test_no_probabilities_make_a_number_of_a_row_without_a_softmax(backend, run, row, shares):
+    """Neither that are all 0, nor that cancel: torch has nan as well."""
+    logits, target = LOGITS.copy(), np.zeros((2, 3), np.float32)
+    logits[0], target[0], target[1, 2] = row, shares, 1.0
+
+    def loss(logits, target):
+        return ms_ce.cross_entropy(logits, target, reduction="none", backend=backend)
+
+    def total(logits, target):
+        return loss(logits, target).sum()
+
+    tensors = (to_tensor(logits), to_tensor(target))
+    found = (run(loss, *tensors), *run(ms.grad(total, (0, 1)), *tensors))
+    gradients = reference.cross_entropy_grad(logits, target, reduction="none", grad_loss=np.ones(2))
+    bound = tolerance(backend, "float32")
+    expected = reference.cross_entropy(logits, target, reduction="none").loss
+    for made, right in zip(found, (expected, gradients.logits, gradients.target), strict=True):
+        assert np.isnan(right[0]).all()
+        check_close(to_numpy(made), right, "float32", bound)
+
+
+@pytest.mark.parametrize("row", WITHOUT_SOFTMAX.values(), ids=WITHOUT_SOFTMAX)
+def test_no_weight_makes_a_number_of_a_row_without_a_softmax(backend, run, row):
+    logits, weight = LOGITS.copy(), np.array([0.0, 0.0, 2.0], np.float32)
+    logits[0] = row
+    for target, total_weight in (([1, 2], None), ([1, 0], None), ([1, 2], 0.0)):
+        given = (logits, np.array(target), weight)
+        loss, _ = evaluate(run, backend, *given, total_weight=total_weight)
+        assert np.isnan(reference.cross_entropy(*given).loss)
+        assert np.isnan(loss)
+
+
 def first_row_is_nan(backend, run, logits):
     target = np.array([0, 2])
     loss, gradient = evaluate(run, backend, logits, target, reduction="none")

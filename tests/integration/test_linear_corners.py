@@ -341,6 +341,31 @@ def test_cell_errors(arguments, error, message):
         ms_ce.LinearCrossEntropyLoss(*arguments)
 
 
+@pytest.mark.parametrize("reduction", ("none", "sum"))
+@pytest.mark.parametrize("chunk_bytes", (None, 2 * 4 * 4))
+@pytest.mark.parametrize("bias", ((np.nan, 0, 0, 0), (np.inf, 0, 0, 0), (-np.inf,) * 4), ids=str)
+def test_no_probabilities_make_a_number_of_rows_without_a_softmax(
+    bias, chunk_bytes, reduction, backend, run
+):
+    """Neither that are all 0, nor that cancel."""
+    random = np.random.default_rng(0)
+    hidden, table = (random.normal(size=(n, 3)).astype(np.float32) for n in (5, 4))
+    target = np.zeros((5, 4), np.float32)
+    target[1:, 1], target[1:, 2] = 1.0, -1.0
+
+    def loss(hidden, table, target, bias):
+        options = {"reduction": reduction, "backend": backend, "chunk_bytes": chunk_bytes}
+        return ms_ce.linear_cross_entropy(hidden, table, target, bias, **options)
+
+    def total(*tensors):
+        return loss(*tensors).sum()
+
+    tensors = [Tensor(each) for each in (hidden, table, target, np.array(bias, np.float32))]
+    assert np.isnan(run(loss, *tensors).asnumpy()).all()
+    for gradient in run(ms.grad(total, (0, 1, 3)), *tensors):
+        assert np.isnan(gradient.asnumpy()).all()
+
+
 @pytest.mark.parametrize("gradient_in_forward", (False, True))
 @pytest.mark.parametrize("reduction", ("none", "mean"))
 @pytest.mark.parametrize("chunk_bytes", (None, 2 * 4 * 8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.kernel.library import NO_ROW_WEIGHT, Library, cast, empty, options, text, to_float64
-from tests.kernel.operations import Loss
+from tests.kernel.operations import Loss, reference
 from tests.support.tolerances import check_close, tolerance
 
 INF, NAN = np.inf, np.nan
@@ -209,30 +209,78 @@ def test_a_row_far_from_zero_changes_no_other(isa_library: Library, shape) -> No
     assert np.array_equal(alone[1:], beside[1:])
 
 
-@pytest.mark.parametrize("shape", LAYOUTS)
-@pytest.mark.parametrize("at", [0, -1])
-def test_no_probability_beside_infinity(isa_library: Library, shape, at: int) -> None:
-    """Coefficients that are all 0 make a loss of 0, in every operation."""
+def without_softmax(shape: tuple[int, ...], of: str) -> np.ndarray:
+    """Logits whose first row has none, by its last class or by all."""
     logits, _ = zeros(shape)
-    logits[:, at] = INF
-    loss = Loss(isa_library, logits, np.zeros(shape, np.float32), reduction="sum")
-    assert loss.reference().loss == 0.0
-    assert loss.forward()[0] == loss.statistics()[0] == loss.value_and_grad()[0] == 0.0
+    if of == "-inf alone":
+        logits[0] = -INF
+    else:
+        logits[0, -1] = float(of)
+    return logits
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)
-def test_a_class_of_weight_0_is_no_part_of_a_mean(isa_library: Library, shape) -> None:
-    """Beside an infinite logit its own derivative is nan, those of the other weights are what they were."""
-    logits, target = zeros(shape)
-    logits[0, 0], target[0] = INF, 1
-    target[1:] = 2
+@pytest.mark.parametrize("of", ["nan", "inf", "-inf alone"])
+@pytest.mark.parametrize("shares", [(0.0, 0.0), (1.0, -1.0)], ids=["none", "cancelling"])
+def test_a_row_without_a_softmax_is_nan_whatever_its_probabilities(
+    isa_library: Library, shape, of: str, shares
+) -> None:
+    """Its loss, in every operation, and every gradient; the other rows are what they were."""
+    target = np.zeros(shape, np.float32)
+    target[:, 0], target[:, 1] = shares
+    loss = Loss(isa_library, without_softmax(shape, of), target, reduction="none")
+    ones, bound = np.ones(loss.rows, np.float32), tolerance("cpu", "float32")
+    expected, gradients = loss.reference(), loss.reference_grad(ones)
+    assert np.all(np.isnan(expected.loss[0]))
+    assert np.all(np.isnan(gradients.target[0]))
+    for value in (loss.forward()[0], loss.statistics()[0]):
+        check_close(value, expected.loss, "float32", bound, "loss")
+    check_close(loss.backward(ones), gradients.logits, "float32", bound, "gradient")
+    check_close(loss.target_grad(ones), gradients.target, "float32", bound, "target's gradient")
+    summed = Loss(isa_library, loss.logits, target, reduction="sum")
+    assert np.isnan(summed.forward()[0])
+    assert np.isnan(summed.value_and_grad()[0])
+
+
+@pytest.mark.parametrize("shape", LAYOUTS)
+@pytest.mark.parametrize("of", ["nan", "inf", "-inf alone"])
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_a_row_without_a_softmax_is_nan_whatever_its_class_weighs(
+    isa_library: Library, shape, of: str, reduction: str
+) -> None:
+    """Of the weights' gradients a mean has all nan, other reductions those that the row has a share of."""
+    logits, target = without_softmax(shape, of), np.full(rows_of(shape), 2)
+    target[0] = 1
     weight = np.ones(shape[1], np.float32)
     weight[1] = 0.0
-    loss, one = Loss(isa_library, logits, target, weight), np.ones((), np.float32)
-    expected = loss.reference_grad(one).weight
-    assert np.isnan(expected[1])
-    assert np.all(np.isfinite(np.delete(expected, 1)))
-    check_close(loss.weight_grad(one), expected, "float32", tolerance("cpu", "float32"), "weight")
+    loss = Loss(isa_library, logits, target, weight, reduction=reduction)
+    ones, bound = np.ones(loss.reduced, np.float32), tolerance("cpu", "float32")
+    expected, gradients = loss.reference(), loss.reference_grad(ones)
+    assert np.any(np.isnan(expected.loss))
+    check_close(loss.forward()[0], expected.loss, "float32", bound, "loss")
+    check_close(loss.backward(ones), gradients.logits, "float32", bound, "gradient")
+    assert np.isnan(gradients.weight[1])
+    assert np.isnan(gradients.weight[2]) == (reduction == "mean")
+    check_close(loss.weight_grad(ones), gradients.weight, "float32", bound, "weight's gradient")
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_a_log_probability_that_is_no_number_counts_unless_it_is_excluded(
+    isa_library: Library, value: float
+) -> None:
+    """Beside a weight of 0: -inf adds nothing, as everywhere; nan and +inf are nan, as 0 times them is."""
+    log_prob = np.array([[value, -1.0], [-2.0, -3.0]], np.float32)
+    target, weight = np.array([0, 1]), np.array([0.0, 2.0], np.float32)
+    placed = {"log_prob": log_prob, "target": target, "weight": weight}
+    loss, total_weight = empty((2,), "float32"), empty((), "float32")
+    given = {**placed, "row_weight": NO_ROW_WEIGHT}
+    given["options"] = options(reduction="none", has_weight=True)
+    operation = isa_library.operations["NLLForwardRows"]
+    inputs = [given[argument["name"]] for argument in operation["inputs"]]
+    isa_library.call("NLLForwardRows", inputs, [loss, total_weight])
+    expected = reference.nll_loss(log_prob, target, weight, reduction="none")[0]
+    np.testing.assert_array_equal(expected, [0.0 if value == -INF else NAN, 6.0])
+    np.testing.assert_array_equal(loss, expected)
 
 
 @pytest.mark.parametrize("shape", LAYOUTS)

@@ -26,6 +26,7 @@ class Case:
     total_weight: float | None = None  # beside row_weight, as the fourth input
     probabilities: bool = False
     infinite_logits: bool = False
+    without_softmax: bool = False
     positions: tuple[int, ...] = ()
     class_blocks: tuple[int, ...] | None = None
     num_classes: int | None = None
@@ -54,6 +55,9 @@ def draw(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         )
         if case.infinite_logits:
             target[0] = np.where(np.isinf(logits[0]), 0, target[0])
+        if case.without_softmax:
+            logits[:2], target[:2] = -np.inf, 0
+            logits[1, 1], target[1, 2], target[1, 3] = np.inf, 1, -1
     else:
         target = random.integers(0, case.classes, (rows, *case.positions))
         target[0] = 1
@@ -137,6 +141,13 @@ def _options() -> list[Case]:
         Case("ignore_index in range", loss={"ignore_index": 3}, **two),
         Case("infinite logits", infinite_logits=True, **two),
         Case("infinite logits, probabilities", infinite_logits=True, probabilities=True, **two),
+        Case(
+            "rows without a softmax",
+            loss={"reduction": "none"},
+            without_softmax=True,
+            probabilities=True,
+            **two,
+        ),
         Case("positions", positions=(2, 3), **two),
         Case("none", loss={"reduction": "none"}, **two),
         Case("sum", loss={"reduction": "sum"}, **two),

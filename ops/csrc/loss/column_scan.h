@@ -197,8 +197,8 @@ static inline void FinishForward(const Problem& problem, const Block& block, con
     const double row_lse = WholeLse(sums.reference[l], sums.exp_sum[l], log_of_sum);
     const double distance = static_cast<double>(sums.reference[l] - sums.target_logit[l]) + log_of_sum;
     const double coefficients = CoefficientSum(sums.distance[l], sums.mass[l], log_of_sum);
-    const double value = TargetLoss(block.hot[l], distance) + (scale == 0.0 ? 0.0 : scale * coefficients) +
-                         ZLoss(problem.z_loss, row_lse);
+    const double terms = TargetLoss(block.hot[l], distance) + (scale == 0.0 ? 0.0 : scale * coefficients);
+    const double value = LossOfSoftmax(terms, row_lse) + ZLoss(problem.z_loss, row_lse);
     const bool kept = block.target[l] != kIgnored;
     lse[l] = kept ? row_lse : 0.0;
     lse_low[l] = kept ? LowOfLse(row_lse, sums.reference[l], log_of_sum) : 0.0;

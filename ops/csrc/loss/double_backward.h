@@ -174,8 +174,15 @@ static void TargetGradRow(const Problem& problem, const Row& row, double centre,
   }
 }
 
+// Whether a class of coefficient 0 contributes nothing: beside a logit of -inf, in a row that has a
+// softmax.
+template <class A>
+MS_CE_INLINE bool IsExcluded(A coefficient, A x, double centre) {
+  return coefficient == A(0) && x == -static_cast<A>(INFINITY) && centre == centre;
+}
+
 // Adds upstream q'_c (lse - x_c) of one row (class targets: the smoothing share) to classes
-// [begin, begin + count). A zero coefficient beside a logit of -inf contributes 0.
+// [begin, begin + count).
 template <class A>
 static void WeightGradTile(const Problem& problem, const Row& row, int64_t begin, int64_t count,
                            double upstream, double* grad_weight) {
@@ -194,7 +201,7 @@ static void WeightGradTile(const Problem& problem, const Row& row, int64_t begin
   for (int64_t i = 0; i < count; ++i) {
     double share = problem.smooth;
     if (q != nullptr) share += (1.0 - problem.label_smoothing) * q[i];
-    if (share == 0.0 || (w[i] == A(0) && x[i] == -static_cast<A>(INFINITY))) continue;
+    if (share == 0.0 || IsExcluded(w[i], x[i], centre)) continue;
     grad_weight[begin + i] += upstream * share * (centre - moving[i]);
   }
 }
@@ -217,11 +224,11 @@ static void WeightGradClasses(const Problem& problem, int64_t first, int64_t cou
     hits[row.target] += row.weight;
     const A target = static_cast<A>(LoadLogit<A>(problem, row, row.target));
     const double keep = 1.0 - problem.label_smoothing;
-    const bool excluded = row.target_weight == 0.0 && target == -static_cast<A>(INFINITY);
-    if (keep == 0.0 || excluded) continue;
+    const double centre = Centre(problem, index);
+    if (keep == 0.0 || IsExcluded(static_cast<A>(row.target_weight), target, centre)) continue;
     A scratch;
     const A moving = *ViewMoving(problem, row, row.target, 1, &target, &scratch);
-    grad_weight[row.target] += upstream * keep * (Centre(problem, index) - moving);
+    grad_weight[row.target] += upstream * keep * (centre - moving);
   }
 }
 

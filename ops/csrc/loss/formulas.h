@@ -46,9 +46,11 @@ MS_CE_INLINE double TargetLoss(double hot, double difference) {
 
 // sum_c a_c (lse - x_c), from the sums of a_c (reference - x_c) and of a_c, and lse - reference.
 MS_CE_INLINE double CoefficientSum(double distance, double mass, double log_sum) {
-  const double shared = mass == 0.0 ? 0.0 : mass * log_sum;
-  return distance + shared;
+  return distance + mass * log_sum;
 }
+
+// A row without a softmax, whose lse is nan, has a loss of nan, whatever its coefficients are.
+MS_CE_INLINE double LossOfSoftmax(double loss, double lse) { return lse == lse ? loss : lse; }
 
 MS_CE_INLINE double ZLoss(double z_loss, double lse) { return z_loss == 0.0 ? 0.0 : z_loss * lse * lse; }
 

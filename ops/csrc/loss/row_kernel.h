@@ -9,7 +9,7 @@ namespace ms_ce {
 namespace MS_CE_ISA {
 
 // loss = hot (lse - x_y) + coefficient_scale sum_c a_c (lse - x_c), every difference taken from the
-// reference. A zero coefficient contributes 0, whatever its logit is.
+// reference.
 template <class A>
 static double RowLoss(const Problem& problem, const Row& row, const RowSums& sums) {
   const double log_sum = ::log(sums.exp_sum);
@@ -81,7 +81,7 @@ static Lse FinishForwardRow(const Problem& problem, const Row& row, const RowSum
   const double log_sum = ::log(sums.exp_sum);
   const double lse = WholeLse(sums.reference, sums.exp_sum, log_sum);
   const double z_loss = row.weight * ZLoss(problem.z_loss, lse);
-  const double loss = row.weight * RowLoss<A>(problem, row, sums) + z_loss;
+  const double loss = row.weight * LossOfSoftmax(RowLoss<A>(problem, row, sums), lse) + z_loss;
   totals->loss += loss;
   if (problem.lse_out != nullptr) problem.lse_out[row.index] = lse;
   if (problem.loss_rows.data != nullptr) StoreScalar(loss, problem.loss_rows, row.index);

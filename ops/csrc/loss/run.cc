@@ -30,16 +30,14 @@ int64_t RowsPerUnit(const Problem& problem) {
   return (rows + block - 1) / block * block;
 }
 
-// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0. A class of
-// weight 0 is no part of L, though its derivative be nan. What arrives at the z-losses beside the loss
-// reaches the weights by the divisor alone. Along a direction the derivatives of L and lse^2 stand in their
-// place.
+// L = sum_c w_c dL/dw_c + z_loss sum_n lse_n^2, with the lse given; that of ignored rows is 0. What arrives
+// at the z-losses beside the loss reaches the weights by the divisor alone. Along a direction the
+// derivatives of L and lse^2 stand in their place.
 void DivideByWeights(const Problem& problem, const std::vector<double>& hits, std::vector<double>* grad) {
   const Kernels& kernels = KernelsFor(problem);
   double loss = 0.0, squares = 0.0;
   for (int64_t c = 0; c < problem.classes; ++c) {
-    const double weight = kernels.load(problem.weight, c);
-    if (weight != 0.0) loss += weight * (*grad)[static_cast<size_t>(c)];
+    loss += kernels.load(problem.weight, c) * (*grad)[static_cast<size_t>(c)];
   }
   for (int64_t row = 0; row < problem.rows && problem.z_loss != 0.0; ++row) {
     const double lse = kernels.load(problem.lse, row);

@@ -9,11 +9,13 @@ namespace MS_CE_ISA {
 
 // d loss / d target_c = upstream (1 - label_smoothing) w_c (lse - x_c), with lse = high + low. Where w_c is
 // 0 it is 0, and also where the coefficient a_c is 0 beside a logit of -inf: that class is left out of the
-// loss altogether. `moving` is x, or what takes its place in a derivative along a direction.
+// loss altogether, unless the row has no softmax. `moving` is x, or what takes its place in a derivative
+// along a direction.
 template <class V, class A>
 MS_CE_INLINE V TargetGradient(V x, V moving, V a, A scale, A high, A low) {
   const auto excluded = (a == V{}) & (x == V{} - static_cast<A>(INFINITY));
-  return excluded ? V{} : scale * ((high - moving) + low);
+  const A left_out = high == high ? A(0) : high;
+  return excluded ? V{} + left_out : scale * ((high - moving) + low);
 }
 
 // Whether a row's gradient can be made in lines: no class has a weight or a share of the smoothing.
