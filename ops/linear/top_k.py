@@ -116,10 +116,9 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         offset, total = sweep[3]
         bad = ops.logical_or(classes < 0, classes >= total)
         classes = select(bad, 0, classes)
-        placed = self.placed(classes, offset, logits.shape[1], total)
+        placed = self.placed(logits, classes, offset, total)
         if placed[1] is None:
-            twice = _gather(self.counts(logits, placed), 1, classes) > 1
-            bad = ops.logical_or(bad, ops.logical_and(valid, twice))
+            bad = ops.logical_or(bad, ops.logical_and(valid, self.twice(placed)))
         log_p = select(bad, np.nan, log_p)
         if self.tail:
             rest = 1.0 - _sum(ops.exp(log_p), 1).expand_dims(1)
@@ -128,32 +127,34 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
             log_p = ops.concat((log_p, ops.log(select(rest < 0, 0.0, rest))), 1)
         return where, hidden, logits, placed, log_p
 
-    def placed(self, classes, offset, held, total):
-        """(the columns of the k classes, which of them lie here: None where all do)."""
-        if held == total:
-            return classes, None
-        columns = classes - offset
-        here = ops.logical_and(columns >= 0, columns < held)
-        return select(here, columns, 0), here
+    def placed(self, logits, classes, offset, total):
+        """(the columns of the k classes, which of them lie here: None where all do, how often they name each logit)."""
+        columns, here, held = classes, None, logits.shape[1]
+        ones = ones_like(columns)
+        if held != total:
+            columns = classes - offset
+            here = ops.logical_and(columns >= 0, columns < held)
+            columns, ones = select(here, columns, 0), here
+        return columns, here, _place(logits, 1, columns, ones.astype(logits.dtype))
 
-    def counts(self, x, classes):
-        """How often the k classes name each logit."""
-        columns, here = classes
-        ones = ones_like(columns) if here is None else here
-        return _place(x, 1, columns, ones.astype(x.dtype))
+    def twice(self, classes):
+        """Which of the k classes stand in the same column as another."""
+        return _gather(classes[2], 1, classes[0]) > 1
 
     def at_classes(self, x, classes, of_others):
         """(rows, k + 1): the logits of the k classes, and lse of all others from that of the others here."""
-        columns, here = classes
+        columns, here, _ = classes
         picked = _gather(x, 1, columns).astype(self.wide)
         if here is not None:
+            # Of a class that is there twice only the rank that holds it knows, which tells the others by nan.
+            picked = select(self.twice(classes), np.nan, picked)
             picked = select(here, picked, 0.0)
         return self.location.joined(ops.concat((picked, of_others), 1))
 
     def log_probs(self, sweep, logits, classes):
         """(lse, log q of the classes and of the tail) over all classes."""
         x = transformed(logits, self.options)
-        others = select(self.counts(x, classes) > 0, -np.inf, x)
+        others = select(classes[2] > 0, -np.inf, x)
         labels, block = ops.zeros(logits.shape[:1], mstype.int32), ClassBlock(*sweep[3])
         rest = self.partial(others, labels, None, self.untransformed, block)
         both = self.at_classes(x, classes, rest.astype(self.wide).reshape((-1, 3))[:, :1])
@@ -184,12 +185,12 @@ class ChunkedTopK(ChunkOfLogits, DifferentiableCell):
         shift, factor = lse.expand_dims(1).astype(x.dtype), (-whole * upstream).expand_dims(1)
         factor = factor.astype(x.dtype)
         if self.tail:
-            chosen, tail = self.counts(x, classes) > 0, log_q[:, -1]
+            chosen, tail = classes[2] > 0, log_q[:, -1]
             of_tail = (of_classes[:, -1] - ops.exp(tail) * whole) * upstream
             # Of the tail's share, since q itself may be too small for a number.
             shift = select(chosen, shift, (lse + tail).expand_dims(1).astype(x.dtype))
             factor = select(chosen, factor, of_tail.expand_dims(1).astype(x.dtype))
-        columns, here = classes
+        columns, here, _ = classes
         own = of_classes[:, : columns.shape[1]] * upstream.expand_dims(1)
         if here is not None:
             own = select(here, own, 0.0)

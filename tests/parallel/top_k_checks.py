@@ -72,7 +72,29 @@ def wrong_arguments() -> None:
         assert expected in message, f"{expected!r} is not in {message!r}"
 
 
-PROGRAMS = {"wrong arguments": wrong_arguments}
+def twice() -> None:
+    """One rank holds the class, and loss and gradients of its row are nan on both, in a graph; PyNative raises."""
+    hidden, table = Tensor(np.ones((3, 3), np.float32)), Tensor(np.ones((5, 3), np.float32))
+    log_probs = Tensor(np.full((3, 2), -1.0, np.float32))
+    classes = Tensor([[0, 9], [1, 1], [8, 8]], ms.int32)
+    given = (hidden, table, log_probs, classes)
+    expected = [[False] * 3, [True] * 3, [True] * 3]
+    for beta, tail, reduction in ((0.0, True, "none"), (0.3, False, "sum"), (1.0, False, "mean")):
+        loss = VocabParallelLinearTopKDistillationLoss(
+            reduction=reduction, beta=beta, tail=tail, gradient_in_forward=tail
+        )
+        ms.set_context(mode=ms.PYNATIVE_MODE)
+        message = message_of(lambda loss=loss: loss(*given))
+        assert "no class twice in a row, got 1 twice" in message, message
+        ms.set_context(mode=ms.GRAPH_MODE)
+        losses = loss(*given).asnumpy()
+        assert np.isnan(losses).tolist() == ([False, True, True] if reduction == "none" else True)
+        of_hidden, of_table = ms.grad(loss, (0, 1))(*given)
+        assert np.isnan(of_hidden.asnumpy()).tolist() == expected
+        assert np.isnan(of_table.asnumpy()).all()
+
+
+PROGRAMS = {"wrong arguments": wrong_arguments, "a class that is there twice": twice}
 
 
 def checks(ranks: int, place_of: Callable) -> dict[str, Callable[[], None]]:
