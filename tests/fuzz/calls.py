@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tests.fuzz.draw import DTYPES
-from tests.kernel.library import Brain, Library, dtype_name
+from tests.kernel.library import Brain, Library, dtype_name, to_float64
 
 _GUARD = 64  # bytes on each side of a tensor, which no operation may write
 _MARKS = b"\xa5" * (1 << 12)
@@ -60,6 +60,14 @@ class Made(NamedTuple):
     array: np.ndarray
     extent: str
     of: str
+
+
+def bits_of(array: np.ndarray) -> bytes:
+    """Of numbers. A nan is one, whatever its sign and payload, of which IEEE 754 promises nothing where two meet; but
+    not what stood in an output before."""
+    bits = np.ascontiguousarray(array).view(f"uint{8 * array.itemsize}").reshape(-1)
+    nan = np.isnan(to_float64(array)).reshape(-1) & (bits != np.iinfo(bits.dtype).max)
+    return np.where(nan, 0, bits).tobytes() + nan.tobytes()
 
 
 class Kernel:

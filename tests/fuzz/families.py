@@ -24,7 +24,7 @@ from tests.fuzz.bounds_distillation import distillation_answers
 from tests.fuzz.bounds_linear import linear_answers, linear_token_answers
 from tests.fuzz.bounds_second import second_answers
 from tests.fuzz.bounds_top_k import top_k_answers
-from tests.fuzz.calls import Kernel, Made, Session
+from tests.fuzz.calls import Kernel, Made, Session, bits_of
 from tests.fuzz.draw import Form, Loss
 from tests.fuzz.draw_distillation import (
     DivergenceLoss,
@@ -154,7 +154,7 @@ def _with_forms(session: Session, name: str, own: bool = False, **more: np.ndarr
             if array.shape != whole[output].shape:
                 assert not np.any(to64(array)), f"{name + form} has a {output} that nobody wanted"
             else:
-                same = array.tobytes() == whole[output].tobytes()
+                same = bits_of(array) == bits_of(whole[output])
                 assert same, f"{name + form} has other bits in {output}"
         for output in part:  # compared; of the wrong shape for whatever follows
             del session.found[f"{name + form} {output}"]

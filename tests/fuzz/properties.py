@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tests.fuzz.bounds import Answer, rounding, to64
-from tests.fuzz.calls import Kernel, Made
+from tests.fuzz.calls import Kernel, Made, bits_of
 from tests.fuzz.draw import Loss, taken
 from tests.fuzz.draw_distillation import OFFSET, DivergenceLoss
 from tests.fuzz.draw_linear import HiddenLoss, bytes_computed
@@ -62,15 +62,15 @@ class Case:
 
 def same_bits(what: str, one: Found, other: Found) -> None:
     for name, made in one.items():
-        assert made.array.tobytes() == other[name].array.tobytes(), f"{what} changes {name}"
+        assert bits_of(made.array) == bits_of(other[name].array), f"{what} changes {name}"
 
 
 def rows_have_the_bits(what: str, one: Found, other: Found, move: Move) -> None:
     for name, made in one.items():
         if made.extent not in _BY_ROW or not made.array.ndim:
             continue
-        moved = np.ascontiguousarray(move(made.array, made)).tobytes()
-        assert moved == other[name].array.tobytes(), f"{what} changes {name}"
+        moved = move(made.array, made)
+        assert bits_of(moved) == bits_of(other[name].array), f"{what} changes {name}"
 
 
 def near(
