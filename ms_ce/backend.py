@@ -7,37 +7,32 @@ by name either serves or says why it cannot; nothing falls back in silence.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mindspore import context
 from mindspore._c_expression import ms_ctx_param
 
-from ms_ce.ops.cpu import linear as linear_cpu
-from ms_ce.ops.cpu import linear_distillation as distillation_cpu
-from ms_ce.ops.linear import chunked as linear_chunked
-from ms_ce.ops.linear import divergence as distillation_chunked
-from ms_ce.ops.linear import plain as linear_plain
-from ms_ce.ops.linear import top_k as top_k_chunked
 from ms_ce.ops.options import Plan, named
 from ms_ce.ops.precision import constexpr
 from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm, TopKForm
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 
 ANY_DEVICE = "any"
 
 
 @dataclass(frozen=True)  # not a named tuple, of which bytecode capture makes a plain one
 class Backend:
-    """A row of the table; `linear` computes the linear loss with a weight (C, H), `distillation` that of two models and
-    `top_k` that of one beside what is stored of another."""
+    """A row of the table; `linear` imports what computes the linear loss with a weight (C, H), `distillation` that of
+    two models and `top_k` that of one beside what is stored of another."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
-    linear: LinearForm
-    distillation: DistillationForm
-    top_k: TopKForm
+    linear: Callable[[], LinearForm]
+    distillation: Callable[[], DistillationForm]
+    top_k: Callable[[], TopKForm]
     description: str
     partitioned: str
 
@@ -54,6 +49,51 @@ class Availability(NamedTuple):
     partitioned: str
 
 
+# Imported where a loss first asks for it, as `cpu` is (ops/table.py).
+
+
+def _cpu_linear() -> LinearForm:
+    from ms_ce.ops.cpu import linear
+
+    return linear
+
+
+def _cpu_distillation() -> DistillationForm:
+    from ms_ce.ops.cpu import linear_distillation
+
+    return linear_distillation
+
+
+def _cpu_top_k() -> TopKForm:
+    from ms_ce.ops.cpu import linear_distillation
+
+    return linear_distillation
+
+
+def _chunked() -> LinearForm:
+    from ms_ce.ops.linear import chunked
+
+    return chunked
+
+
+def _divergence() -> DistillationForm:
+    from ms_ce.ops.linear import divergence
+
+    return divergence
+
+
+def _top_k() -> TopKForm:
+    from ms_ce.ops.linear import top_k
+
+    return top_k
+
+
+def _plain() -> LinearForm:
+    from ms_ce.ops.linear import plain
+
+    return plain
+
+
 _PRIMITIVES = "primitives with sharding strategies"
 _HALF_TO_DOUBLE = ("float16", "bfloat16", "float32", "float64")
 
@@ -62,9 +102,9 @@ TABLE = (
         "cpu",
         "CPU",
         _HALF_TO_DOUBLE,
-        linear_cpu,
-        distillation_cpu,
-        distillation_cpu,
+        _cpu_linear,
+        _cpu_distillation,
+        _cpu_top_k,
         "fused C++ kernel, one call each way",
         "nothing: MindSpore partitions no graphs on CPU",
     ),
@@ -72,9 +112,9 @@ TABLE = (
         "ascend",
         "Ascend",
         ("float16", "bfloat16", "float32"),
-        linear_chunked,
-        distillation_chunked,
-        top_k_chunked,
+        _chunked,
+        _divergence,
+        _top_k,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
         f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
@@ -82,9 +122,9 @@ TABLE = (
         "composed",
         ANY_DEVICE,
         _HALF_TO_DOUBLE,
-        linear_chunked,
-        distillation_chunked,
-        top_k_chunked,
+        _chunked,
+        _divergence,
+        _top_k,
         "MindSpore primitives",
         _PRIMITIVES,
     ),
@@ -101,7 +141,7 @@ def device_target() -> str:
 def _reason(row: Backend) -> str | None:
     if row.device not in (ANY_DEVICE, device_target()):
         return f"needs device target {row.device}, and MindSpore runs on {device_target()}"
-    return KERNELS[row.name].probe()
+    return kernels_of(row.name).probe()
 
 
 def available_backends() -> tuple[Availability, ...]:
@@ -174,29 +214,32 @@ def resolved(plan: Plan | tuple[Any, ...]) -> Plan:
 @constexpr
 def serving(op: str, backend: str) -> Kernels:
     """The kernels of the backend that serves `backend`."""
-    return KERNELS[choose(op, backend)]
+    return kernels_of(choose(op, backend))
 
 
 @constexpr
+@functools.cache
 def linear_form(backend: str, weight_rank: int) -> LinearForm:
     """How a backend, which serves, computes the linear loss."""
-    return ROWS[backend].linear if weight_rank == 2 else linear_plain
+    return ROWS[backend].linear() if weight_rank == 2 else _plain()
 
 
 @constexpr
+@functools.cache
 def distillation_form(backend: str) -> DistillationForm:
     """How a backend, which serves, computes distillation."""
-    return ROWS[backend].distillation
+    return ROWS[backend].distillation()
 
 
 @constexpr
+@functools.cache
 def top_k_form(backend: str) -> TopKForm:
     """How a backend, which serves, computes distillation from stored log-probabilities."""
-    return ROWS[backend].top_k
+    return ROWS[backend].top_k()
 
 
 @constexpr
 def splits_into_blocks(op: str, backend: str, dtype: Any) -> bool:
     """Whether the kernels that serve `backend` take blocks of logits of this dtype in a partitioned graph."""
     row = ROWS[choose(op, backend)]
-    return KERNELS[row.name].BLOCKS_IN_PARTITIONED_GRAPHS and str(dtype).lower() in row.dtypes
+    return kernels_of(row.name).BLOCKS_IN_PARTITIONED_GRAPHS and str(dtype).lower() in row.dtypes

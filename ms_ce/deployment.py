@@ -7,8 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ms_ce.ops.cpu import library as kernel
-
 
 def relocate_mindir(
     file_name: str | os.PathLike[str], library: str | os.PathLike[str] | None = None
@@ -42,9 +40,11 @@ def relocate_mindir(
         >>> print(f"{float(mindspore.nn.GraphCell(mindspore.load(file))(*inputs)):.4f}")
         0.1269
     """
-    # Not needed by anything else, and protobuf with it.
+    # Not needed by anything else, and protobuf and the operators of `cpu` with it.
     from google.protobuf.message import DecodeError
     from mindspore.train.mind_ir_pb2 import ModelProto
+
+    from ms_ce.ops.cpu import library as kernel
 
     file, path = Path(file_name), str(kernel.PATH if library is None else library)
     model = ModelProto()
@@ -54,7 +54,7 @@ def relocate_mindir(
         raise ValueError(
             f"relocate_mindir: {file} is no MindIR that can be read; relocate before it is encrypted"
         ) from None
-    relocated = sum(_relocate(primitive, path) for primitive in model.primitives)
+    relocated = sum(_relocate(primitive, kernel.PATH.name, path) for primitive in model.primitives)
     beside = file.with_name(file.name + ".relocated")
     beside.write_bytes(model.SerializeToString())
     shutil.copymode(file, beside)
@@ -62,12 +62,12 @@ def relocate_mindir(
     return relocated
 
 
-def _relocate(primitive: Any, path: str) -> bool:
+def _relocate(primitive: Any, name: str, path: str) -> bool:
     attributes = {attribute.name: attribute for attribute in primitive.attribute}
     if primitive.op_type != "Custom" or "func_name" not in attributes:
         return False
     before, _, operation = attributes["func_name"].s.decode().rpartition(":")
-    if Path(before).name != kernel.PATH.name:
+    if Path(before).name != name:
         return False
     attributes["func_name"].s = f"{path}:{operation}".encode()
     if "uniq_name" in attributes:

@@ -107,7 +107,7 @@ class LinearForm(Protocol):
     ) -> Any:
         """(loss,), or with_stats the results of `Kernels.cross_entropy_with_stats`. What is per row has input's leading
         shape, less one of each sequence under shift. row_weight has that of class indices. Probability targets and
-        weight have a gradient, whatever `gradients` says. plan.backend is a name of KERNELS."""
+        weight have a gradient, whatever `gradients` says. plan.backend is the name of one that serves."""
 
     def several(
         self,

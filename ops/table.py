@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
-from ms_ce.ops import ascend, composed, cpu
+import functools
+
+from mindspore.ops import constexpr
+
+from ms_ce.ops import ascend, composed
 from ms_ce.ops.protocol import Kernels
 
-KERNELS: dict[str, Kernels] = {"cpu": cpu, "ascend": ascend, "composed": composed}
+
+def _cpu() -> Kernels:
+    # Here, where a loss first asks for it, since its import makes the operators: half of the time of `import ms_ce`.
+    from ms_ce.ops import cpu
+
+    return cpu
+
+
+KERNELS = {"cpu": _cpu, "ascend": lambda: ascend, "composed": lambda: composed}
+
+
+@constexpr
+@functools.cache
+def kernels_of(backend: str) -> Kernels:
+    """Those of a backend."""
+    return KERNELS[backend]()

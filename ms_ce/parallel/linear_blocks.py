@@ -13,7 +13,7 @@ from ms_ce._cell import LossCell
 from ms_ce.ops.graph import known_shape
 from ms_ce.ops.options import Gradients, Plan, named
 from ms_ce.ops.precision import of_known
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 from ms_ce.parallel.exchange import Group, world
 from ms_ce.parallel.local import holds_class_indices
 from ms_ce.parallel.place import VocabularyBlocks
@@ -91,7 +91,7 @@ class LinearOverBlocks(LossCell):
         sequence_parallel: bool,
     ):
         super().__init__()
-        self.plan, self.kernels = plan, KERNELS[plan.backend]
+        self.plan, self.kernels = plan, kernels_of(plan.backend)
         _checks.check_flag(plan.op, "sequence_parallel", sequence_parallel)
         chosen = Group(plan.op, world() if group is None else group)
         self.location = VocabularyBlocks(

@@ -14,7 +14,7 @@ from ms_ce.functional import check_inputs, constant
 from ms_ce.ops import mean
 from ms_ce.ops.options import make_options
 from ms_ce.ops.rows import RowLoss
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 from ms_ce.parallel.blocks import check_weight
 from ms_ce.parallel.exchange import Group, SumGradient, world
 from ms_ce.parallel.mean import RowReduction
@@ -115,7 +115,7 @@ class VocabParallelCrossEntropyLoss(LossCell):
         place = VocabularyBlocks(_OP, "logits", chosen, class_blocks, num_classes)
         # Only a Parameter is worth a gradient, which reads the logits once more.
         trains_weight = isinstance(weight, Parameter)
-        kernels = KERNELS[choose(_OP, backend)]
+        kernels = kernels_of(choose(_OP, backend))
         self.rows = RowLoss(kernels, place, self.options, trains_weight)
         self.shared_weight = SumGradient(chosen.name) if trains_weight else None
         self.reduced = RowReduction(reduction, row_group, gradients_mean)

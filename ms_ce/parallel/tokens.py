@@ -17,7 +17,7 @@ from ms_ce.ops.linear.losses import ChunkedRows, made_in_graph, rows_in_graph
 from ms_ce.ops.linear.sweep import readable
 from ms_ce.ops.options import ClassBlock, Gradients, Plan, make_options
 from ms_ce.ops.rows import Rows, with_padding
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 from ms_ce.parallel.exchange import Group, world
 from ms_ce.parallel.linear_blocks import LinearOverBlocks
 from ms_ce.parallel.place import VocabularyBlocks
@@ -127,7 +127,7 @@ class VocabParallelTokenLogProbs(LossCell):
         self.entropy = _checks.check_flag(_OP, "entropy", entropy)
         chosen = Group(_OP, world() if group is None else group)
         place = VocabularyBlocks(_OP, "logits", chosen, class_blocks, num_classes)
-        self.rows = TokenRows(KERNELS[self.plan.backend], place, self.plan.options, self.entropy)
+        self.rows = TokenRows(kernels_of(self.plan.backend), place, self.plan.options, self.entropy)
 
     def construct(self, logits: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         logits = self.in_precision(logits)

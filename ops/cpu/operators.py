@@ -183,7 +183,7 @@ def _out_dtype(inputs: str, outputs: str) -> Callable:
 
 
 def make_operator(name: str, bprop: Callable | None = None, derivative: Derivative | None = None):
-    """The kernel's operation `name`, made when ms_ce is imported, on whatever device; it runs on CPU only."""
+    """The kernel's operation `name`, made when the backend is imported, on whatever device; it runs on CPU only."""
     if library.problem() is not None:
         return None
     operation = library.operation(name)

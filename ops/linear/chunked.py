@@ -28,7 +28,7 @@ from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.row_weights import without_rows
 from ms_ce.ops.rows import OneDevice
 from ms_ce.ops.several import finished, weighted
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 
 _sum = P.ReduceSum()
 
@@ -42,7 +42,7 @@ def may_scale_later(dtype) -> bool:
 @functools.lru_cache(maxsize=256)
 def _cell(backend, options, chunk_bytes, class_indices, kind, gradients, in_graph):
     """The loss of these options, built once. A graph hands tuples over as plain ones."""
-    options, gradients, kernels = Options(*options), Gradients(*gradients), KERNELS[backend]
+    options, gradients, kernels = Options(*options), Gradients(*gradients), kernels_of(backend)
     if not class_indices and not kernels.BLOCKS_OF_PROBABILITIES:
         kernels = composed
     if kind == "sum":
@@ -97,7 +97,7 @@ def _checked_rows(plan, input, linear_weight, target, row_weight):
             target = without_rows(input, target, row_weight, plan.options.ignore_index)[1]
     if indices and not compiling():
         ignored = plan.options.ignore_index
-        KERNELS[plan.backend].refuse_targets(target, linear_weight.shape[0], ignored, plan.shift)
+        kernels_of(plan.backend).refuse_targets(target, linear_weight.shape[0], ignored, plan.shift)
     return _as_rows(plan, input, target, row_weight)
 
 
@@ -116,7 +116,7 @@ def token_log_probs(
         return linear_plain.token_log_probs(plan, gradients, entropy, *tensors)
     if not compiling():
         ignored = plan.options.ignore_index
-        KERNELS[plan.backend].refuse_targets(target, classes, ignored, plan.shift)
+        kernels_of(plan.backend).refuse_targets(target, classes, ignored, plan.shift)
     hidden, labels, _ = _as_rows(plan, input, target, None)
     kind = "tokens" if entropy else "rows"
     cell = _cell(plan.backend, plan.options, plan.chunk_bytes, True, kind, gradients, compiling())

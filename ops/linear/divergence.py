@@ -25,7 +25,7 @@ from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, write_rows
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.pieces import number, ones_like, rest
 from ms_ce.ops.rows import OneDevice
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 
 _product_with_transpose = P.MatMul(transpose_b=True)
 _sum = P.ReduceSum()
@@ -270,7 +270,7 @@ def _cell(backend, options, chunk_bytes, gradients, beta, summed):
     """The Cell of these options, built once. A graph hands tuples over as plain ones."""
     kind = ChunkedDivergenceSum if summed else ChunkedDivergence
     tuples = Options(*options), chunk_bytes, Gradients(*gradients)
-    return kind(KERNELS[backend], OneDevice(), *tuples, beta)
+    return kind(kernels_of(backend), OneDevice(), *tuples, beta)
 
 
 def may_scale_later(dtype) -> bool:

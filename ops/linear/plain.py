@@ -14,7 +14,7 @@ from ms_ce.ops.graph import is_class_index, select
 from ms_ce.ops.options import Gradients, Options, Plan
 from ms_ce.ops.pieces import total, weight_of
 from ms_ce.ops.several import by_loss, known, spread
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 
 # vmap puts the results of ops.matmul on a wrong axis where its first argument is not mapped on axis 0.
 _product = P.MatMul(transpose_b=True)
@@ -80,7 +80,7 @@ def token_log_probs(
     """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
     given = (input, linear_weight, target, linear_bias, None, None)
     logits, labels, _, _ = _logits(plan, *given)
-    results = KERNELS[plan.backend].token_log_probs(logits, labels, plan.options, entropy)
+    results = kernels_of(plan.backend).token_log_probs(logits, labels, plan.options, entropy)
     return in_leading_shape(results[0], plan, input), in_leading_shape(results[1], plan, input)
 
 
@@ -96,7 +96,7 @@ def linear_cross_entropy(
     row_weight,
 ):
     """As `protocol.LinearForm` says; the gradients are MindSpore's to find."""
-    kernels = KERNELS[plan.backend]
+    kernels = kernels_of(plan.backend)
     tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     logits, labels, factors, row_weight = _logits(plan, *tensors)
     if with_stats:
@@ -127,7 +127,7 @@ def several(
     tensors = (input, linear_weight, target, linear_bias, weight, row_weight)
     logits, labels, class_weight, weights = _logits(plan, *tensors)
     given = (logits, labels, class_weight, weights, _of_rows(plan.options))
-    rows = KERNELS[plan.backend].cross_entropy(*given)[0].astype(factors.dtype)
+    rows = kernels_of(plan.backend).cross_entropy(*given)[0].astype(factors.dtype)
     count = factors.shape[0]
     sums = known(by_loss(without_gradient(rows), count), without_gradient(factors))
     return total(rows * weight_of(factors, _loss_of_row(rows.shape[0], count))), sums

@@ -27,7 +27,7 @@ from ms_ce.ops.linear.sweep import as_rows, over_chunks, own, readable, write_ro
 from ms_ce.ops.options import ClassBlock, Gradients, Options, Plan
 from ms_ce.ops.pieces import ones_like
 from ms_ce.ops.rows import OneDevice
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.table import kernels_of
 
 _gather, _place = P.GatherD(), G.GatherDGradV2()
 _sum, _largest = P.ReduceSum(), P.ReduceMax()
@@ -256,7 +256,7 @@ def _cell(backend, options, chunk_bytes, gradients, beta, tail, summed):
     """The Cell of these options, built once. A graph hands tuples over as plain ones."""
     kind = ChunkedTopKSum if summed else ChunkedTopK
     tuples = Options(*options), chunk_bytes, Gradients(*gradients)
-    return kind(KERNELS[backend], OneDevice(), *tuples, beta, tail)
+    return kind(kernels_of(backend), OneDevice(), *tuples, beta, tail)
 
 
 def as_top_k(teacher):

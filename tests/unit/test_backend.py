@@ -11,14 +11,18 @@ from ms_ce import backend
 from ms_ce.ops.ascend import rows
 from ms_ce.ops.cpu import linear_operators as linear_cpu_operators
 from ms_ce.ops.cpu import operators as cpu_operators
-from ms_ce.ops.linear import plain as linear_plain
 from ms_ce.ops.options import ClassBlock, Options
-from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm
-from ms_ce.ops.table import KERNELS
+from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm, TopKForm
+from ms_ce.ops.table import KERNELS, kernels_of
 from ms_ce.tools import doctor
 
-FORMS = {form.__name__: form for form in (linear_plain, *(row.linear for row in backend.TABLE))}
-DISTILLATION = {row.distillation.__name__: row.distillation for row in backend.TABLE}
+FORMS = {backend.linear_form("composed", 3), *(row.linear() for row in backend.TABLE)}
+DISTILLATION = {row.distillation() for row in backend.TABLE}
+TOP_K = {row.top_k() for row in backend.TABLE}
+
+
+def by_name(modules):
+    return sorted(modules, key=lambda module: module.__name__)
 
 
 def test_every_backend_says_what_a_partitioned_graph_uses():
@@ -36,16 +40,17 @@ def test_table_and_kernels_name_the_same_backends():
 @pytest.mark.parametrize(
     ("module", "protocol"),
     [
-        *((module, Kernels) for module in KERNELS.values()),
-        *((form, LinearForm) for form in FORMS.values()),
-        *((form, DistillationForm) for form in DISTILLATION.values()),
+        *((kernels_of(row.name), Kernels) for row in backend.TABLE),
+        *((module, LinearForm) for module in by_name(FORMS)),
+        *((module, DistillationForm) for module in by_name(DISTILLATION)),
+        *((module, TopKForm) for module in by_name(TOP_K)),
     ],
     ids=lambda value: value.__name__,
 )
 def test_a_backend_offers_what_the_protocol_says(module, protocol):
     functions = inspect.getmembers(protocol, inspect.isfunction)
     offered = [name for name, _ in functions if not name.startswith("_")]
-    assert len(offered) == {Kernels: 13, LinearForm: 4, DistillationForm: 2}[protocol]
+    assert len(offered) == {Kernels: 13, LinearForm: 4, DistillationForm: 2, TopKForm: 2}[protocol]
     for name in offered:
         expected = list(inspect.signature(getattr(protocol, name)).parameters.values())[1:]
         parameters = list(inspect.signature(getattr(module, name)).parameters.values())

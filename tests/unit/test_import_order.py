@@ -60,3 +60,47 @@ def test_a_white_list_that_leaves_the_library_out():
     assert float(loss) == pytest.approx(0.6931472, rel=1e-5)
     inside = python("-c", code, MS_CUSTOM_AOT_WHITE_LIST=str(ROOT))
     assert inside.stdout.splitlines()[0] == "None"
+
+
+THREADS = """
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from ms_ce import backend
+from ms_ce.ops.table import KERNELS
+
+imports = [*KERNELS.values()]
+for row in backend.TABLE:
+    imports += [row.linear, row.distillation, row.top_k]
+start = threading.Barrier(len(imports))
+
+
+def is_whole(imported):
+    start.wait()
+    return not imported().__spec__._initializing
+
+
+sys.setswitchinterval(1e-6)
+assert "ms_ce.ops.cpu" not in sys.modules
+with ThreadPoolExecutor(len(imports)) as threads:
+    assert all(threads.map(is_whole, imports))
+"""
+
+
+def test_threads_that_import_backends_at_once():
+    """Each gets a whole module."""
+    result = python("-c", THREADS)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_child_process_that_calls_first():
+    code = (
+        "import os, mindspore as ms, ms_ce\n"
+        "child = os.fork()\n"
+        "print(ms_ce.cross_entropy(ms.Tensor([[0.0, 0.0]]), ms.Tensor([1])), flush=True)\n"
+        "os._exit(0) if child == 0 else os.waitpid(child, 0)"
+    )
+    result = python("-c", code)
+    assert result.returncode == 0, result.stderr
+    assert [float(loss) for loss in result.stdout.split()] == pytest.approx([0.6931472] * 2)
