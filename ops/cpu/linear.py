@@ -116,7 +116,7 @@ def _operator(with_stats, reduction, gradients, target, weight):
 def _arguments(plan, gradients, target, linear_bias, weight, row_weight, dtype, has_grad_z_loss):
     """(target, linear_bias, weight, row_weight, options, plan) as the operators take them."""
     rest = factors(dtype, weight, row_weight, plan.options, ClassBlock(), has_grad_z_loss)
-    slots = packed_plan(plan.chunk_bytes, plan.shift, gradients.linear_bias)
+    slots = packed_plan(plan.chunk_bytes, plan.shift, gradients)
     return target, given(linear_bias, dtype), *rest, slots
 
 

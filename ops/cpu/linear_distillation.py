@@ -154,7 +154,7 @@ def _divergence(family, plan, gradients, beta, student, teacher, row_weight):
     _, row_weight, options = factors(
         dtype, None, row_weight, plan.options, ClassBlock(), False, beta
     )
-    slots = packed_plan(plan.chunk_bytes, False, gradients.linear_bias)
+    slots = packed_plan(plan.chunk_bytes, False, gradients)
     student = (hidden, linear_weight, given(linear_bias, dtype))
     result = _operator(family, rows, gradients)(*student, *teacher, row_weight, options, slots)
     # PyNative hides the gradients that the forward pass has made.

@@ -19,10 +19,10 @@ _depend = P.Depend()
 
 
 @kept
-def packed_plan(chunk_bytes: int, shift: bool, bias: bool) -> np.ndarray:
-    """`bias` is whether its gradient is wanted."""
-    slots = {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": not bias}
-    return packed("plan", slots)
+def packed_plan(chunk_bytes: int, shift: bool, gradients) -> np.ndarray:
+    """A graph hands over the gradients as a plain tuple where it has asked for them once before."""
+    frozen = not Gradients(*gradients).linear_bias
+    return packed("plan", {"chunk_bytes": chunk_bytes, "shift": shift, "bias_frozen": frozen})
 
 
 # Operators that make fewer gradients have the same outputs; what they leave out is of shape ().

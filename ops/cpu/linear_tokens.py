@@ -71,7 +71,7 @@ def token_log_probs(
     if linear_bias is None:
         linear_bias = no_weight(input.dtype)
     options = packed_options(plan.options, ClassBlock(), False, False, False, entropy)
-    slots = packed_plan(plan.chunk_bytes, plan.shift, gradients.linear_bias)
+    slots = packed_plan(plan.chunk_bytes, plan.shift, gradients)
     log_prob, _, entropies = _operator(gradients)(
         input, linear_weight, target, linear_bias, options, slots
     )
