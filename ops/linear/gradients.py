@@ -16,7 +16,7 @@ from ms_ce.ops.options import ClassBlock, Gradients, Options
 from ms_ce.ops.rows import with_padding
 
 _product, _product_of_transpose = P.MatMul(), P.MatMul(transpose_a=True)
-_sum = P.ReduceSum()
+_sum, _add_in_place = P.ReduceSum(), P.AssignAdd()
 
 
 _ONCE = (
@@ -52,6 +52,11 @@ def not_made(values):
     if is_class_index(values.dtype):
         return zeros_like(values)
     return (values.astype(mstype.float32) * np.nan).astype(values.dtype)
+
+
+def _added(total, part):
+    """total + part; where Python runs in the place of `total`, of which there would be two beside the part."""
+    return total + part if compiling() else _add_in_place(total, part)
 
 
 def _scaled(gradient, factor):
@@ -111,7 +116,7 @@ class SweepGradients(Sweep):
             grad_hidden = write_rows(grad_hidden, place.expand_dims(1), part)
         if self.of_weight:
             part = _product_of_transpose(slope, hidden).astype(matrix.dtype)
-            grad_weight = grad_weight + part
+            grad_weight = _added(grad_weight, part)
         if self.of_bias and bias is not None:
             grad_bias = grad_bias + _sum(slope, 0)
         return grad_hidden, grad_weight, grad_bias
