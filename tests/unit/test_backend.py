@@ -11,7 +11,7 @@ from ms_ce import backend
 from ms_ce.ops.ascend import rows
 from ms_ce.ops.cpu import linear_operators as linear_cpu_operators
 from ms_ce.ops.cpu import operators as cpu_operators
-from ms_ce.ops.options import ClassBlock, Options
+from ms_ce.ops.options import ClassBlock, Gradients, Options
 from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm, TopKForm
 from ms_ce.ops.table import KERNELS, kernels_of
 from ms_ce.tools import doctor
@@ -96,7 +96,7 @@ def test_the_command_prints_the_choice(capsys):
         lambda: cpu_operators.packed_options(Options(), ClassBlock(), False, False, False),
         lambda: cpu_operators.no_weight(ms.float32),
         lambda: cpu_operators.no_weight(ms.bfloat16),
-        lambda: linear_cpu_operators.packed_plan(0, False, True),
+        lambda: linear_cpu_operators.packed_plan(0, False, Gradients()),
         lambda: rows.no_weight(),
     ],
 )
