@@ -57,7 +57,9 @@ class _Rows:
     factor: Array  # w·q'; 0 for the other classes of a class index, whatever they weigh
     lse: Array  # (n,)
     p: Array  # softmax
-    distance: Array  # lse - x', from the maximum: a common offset costs no places
+    distance: (
+        Array  # lse - x', from the maximum: a common offset costs no places; 0 of excluded classes
+    )
     keep: Array  # (n,) 1 where the row counts
     row_weight: Array  # (n,) r, 0 where the row does not count
     divisor: float  # of the mean; 1 for none and sum
@@ -90,11 +92,6 @@ def _weighted_sum(factor: Array, value: Array) -> Array:
         return np.where(factor == 0, 0.0, factor * value).sum(axis=-1)
 
 
-def _excluded(factor: Array, x: Array, lse: Array | float = 0.0) -> Array:
-    """Classes that contribute nothing: without a factor, of logit -inf, in a row that has a softmax."""
-    return (factor == 0) & np.isneginf(x) & ~np.isnan(lse)
-
-
 def _log_sum_exp(x: Array) -> tuple[Array, Array, Array]:
     """(lse, softmax, lse - x)."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -106,12 +103,7 @@ def _log_sum_exp(x: Array) -> tuple[Array, Array, Array]:
 
 
 def _prepare(
-    given,
-    ignore_index=-100,
-    reduction="mean",
-    label_smoothing=0.0,
-    softcap=None,
-    logit_scale=1.0,
+    given, ignore_index=-100, reduction="mean", label_smoothing=0.0, softcap=None, logit_scale=1.0
 ) -> _Rows:
     """`given` are logits, target, weight and row_weight."""
     logits, target, weight, row_weight = given
@@ -152,6 +144,8 @@ def _prepare(
     divisor = float((own_weight * target_weight).sum()) if reduction == "mean" else 1.0
     with np.errstate(invalid="ignore"):
         factor = np.where((smooth == 0) & (hard is not None), 0.0, w * smooth)
+    excluded = (factor == 0) & np.isneginf(x) & ~np.isnan(lse)[:, None]
+    distance = np.where(excluded, 0.0, distance)
     rows = (x, slope, curvature, smooth, w, factor, lse, p, distance, keep, own_weight)
     return _Rows(*rows, divisor, target_weight, hard)
 
@@ -166,8 +160,7 @@ def _reduce(rows: Array, reduction: str, divisor: float, shape: tuple[int, ...])
 
 def _row_losses(r: _Rows, z_loss: float) -> tuple[Array, Array]:
     with np.errstate(invalid="ignore"):
-        loss = np.where(_excluded(r.factor, r.x, r.lse[:, None]), 0.0, r.factor * r.distance)
-        loss = r.row_weight * loss.sum(-1)
+        loss = r.row_weight * (r.factor * r.distance).sum(-1)
         squares = r.row_weight * z_loss * r.lse**2 if z_loss else np.zeros_like(r.lse)
     return np.where(r.keep > 0, loss, 0.0), np.where(r.keep > 0, squares, 0.0)
 
@@ -212,6 +205,14 @@ def _upstream(grad_loss, r: _Rows) -> Array:
     return upstream * (r.row_weight / r.divisor)
 
 
+def _through_divisor(grad_loss, losses: Array, r: _Rows) -> Array:
+    """What the class weights get by their sum, a mean's divisor: nothing with probabilities."""
+    if r.hard is None or r.divisor == 0:
+        return np.zeros_like(r.w)
+    counts = np.bincount(r.hard, weights=r.row_weight, minlength=len(r.w))
+    return -float(np.asarray(grad_loss)) * losses.sum() / r.divisor**2 * counts
+
+
 def _passes(r: _Rows) -> Array:
     """(n, 1), where a row's logits have a gradient: 0 stands elsewhere, beside nan too."""
     return (r.keep[:, None] > 0) & (r.divisor != 0)
@@ -230,21 +231,16 @@ def cross_entropy_grad(
         if z_loss:
             grad_x = grad_x + g * 2 * z_loss * r.lse[:, None] * r.p
         grad_logits = np.where(_passes(r), grad_x * r.slope, 0.0)
-        distance = np.where(_excluded(factor, r.x, r.lse[:, None]), 0.0, r.distance)
         grad_target = None
         if r.hard is None:
             scale = (1 - options.get("label_smoothing", 0.0)) * g * r.w
-            grad_target = from_rows(np.where(scale == 0, 0.0, scale * distance), shape)
+            grad_target = from_rows(np.where(scale == 0, 0.0, scale * r.distance), shape)
         grad_weight = None
         if weight is not None:
-            grad_weight = _weighted_sum((g * r.q).T, distance.T)
-            of_divisor = options.get("reduction", "mean") == "mean" and r.divisor != 0
-            if of_divisor and r.hard is not None:
-                loss, squares = _row_losses(r, z_loss)
-                ratio = float(np.asarray(grad_loss)) * (loss + squares).sum() / r.divisor**2
-                grad_weight = grad_weight - ratio * np.bincount(
-                    r.hard, weights=r.row_weight, minlength=len(r.w)
-                )
+            grad_weight = _weighted_sum((g * r.q).T, r.distance.T)
+            if options.get("reduction", "mean") == "mean":
+                losses = np.add(*_row_losses(r, z_loss))
+                grad_weight = grad_weight + _through_divisor(grad_loss, losses, r)
     return Gradients(from_rows(grad_logits, shape), grad_target, grad_weight)
 
 
@@ -293,21 +289,20 @@ def lse_grad(logits, *, softcap=None, logit_scale=1.0) -> Array:
 
 
 def _nll_distances(r: _Rows) -> Array:
-    """-log_prob_y of each row; 0 where the row does not count or the target is excluded."""
+    """-log_prob_y of each row; 0 where the target is excluded, and where the row does not count."""
     chosen = r.x[np.arange(len(r.x)), r.hard]
-    return np.where((r.keep > 0) & ~_excluded(r.target_weight, chosen), -chosen, 0.0)
+    return np.where((r.target_weight == 0) & np.isneginf(chosen), 0.0, -chosen)
 
 
 def nll_loss(
     log_prob, target, weight=None, ignore_index=-100, reduction="mean", *, row_weight=None
 ) -> tuple[Array, Array]:
     """(loss, total_weight) with row loss -r·w_y·log_prob_y."""
-    shape = np.shape(log_prob)
-    given = (log_prob, target, weight, row_weight)
-    r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
+    r = _prepare((log_prob, target, weight, row_weight), ignore_index, reduction)
+    weights = r.row_weight * r.target_weight
     with np.errstate(invalid="ignore"):
-        rows = r.row_weight * r.target_weight * _nll_distances(r)
-    return _reduce(rows, reduction, r.divisor, shape), (r.row_weight * r.target_weight).sum()
+        rows = weights * _nll_distances(r)
+    return _reduce(rows, reduction, r.divisor, np.shape(log_prob)), weights.sum()
 
 
 def nll_loss_grad(
@@ -321,20 +316,16 @@ def nll_loss_grad(
     grad_loss=1.0,
 ) -> Gradients:
     """Derivatives of Σ grad_loss·nll_loss with respect to log_prob and weight."""
-    shape = np.shape(log_prob)
-    given = (log_prob, target, weight, row_weight)
-    r = _prepare(given, ignore_index, reduction, 0.0, None, 1.0)
-    g = _upstream(grad_loss, r)
-    grad_weight = None
+    r = _prepare((log_prob, target, weight, row_weight), ignore_index, reduction)
+    g, grad_weight = _upstream(grad_loss, r), None
     if weight is not None:
         with np.errstate(invalid="ignore"):
             distances = _nll_distances(r)
             grad_weight = _weighted_sum(r.q.T, g * distances)
-            if reduction == "mean" and r.divisor != 0:
-                loss = (r.row_weight * r.target_weight * distances).sum() / r.divisor
-                counts = _weighted_sum(r.q.T, r.row_weight)
-                grad_weight = grad_weight - float(np.asarray(grad_loss)) * loss * counts / r.divisor
-    return Gradients(from_rows(-g[:, None] * r.factor, shape), None, grad_weight)
+            if reduction == "mean":
+                losses = r.row_weight * r.target_weight * distances
+                grad_weight = grad_weight + _through_divisor(grad_loss, losses, r)
+    return Gradients(from_rows(-g[:, None] * r.factor, np.shape(log_prob)), None, grad_weight)
 
 
 class LinearGradients(NamedTuple):
@@ -386,22 +377,14 @@ def linear_cross_entropy(
 
 
 def linear_cross_entropy_grad(
-    input,
-    linear_weight,
-    target,
-    linear_bias=None,
-    weight=None,
-    *,
-    shift=False,
-    grad_loss=1.0,
-    **options,
+    input, linear_weight, target, linear_bias=None, weight=None, *, shift=False, **options
 ) -> LinearGradients:
     """Derivatives of Σ grad_loss·loss: with g that of the logits, g·W, gᵀ·input and Σ g; target's and weight's are
     cross_entropy's own."""
     tensors = (input, linear_weight, target, linear_bias, options.pop("row_weight", None))
     rows, logits, targets, row_weight, lead = _as_rows(*tensors, shift)
-    options.update(row_weight=row_weight, grad_loss=grad_loss)
-    grad, grad_target, grad_weight = cross_entropy_grad(logits, targets, weight, **options)
+    derivatives = cross_entropy_grad(logits, targets, weight, row_weight=row_weight, **options)
+    grad, grad_target, grad_weight = derivatives
     grad_rows = (grad @ np.asarray(linear_weight, np.float64)).reshape(*lead, -1)
     if grad_target is not None:
         grad_target = grad_target.reshape(*lead, -1)
