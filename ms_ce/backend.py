@@ -22,17 +22,24 @@ from ms_ce.ops.table import kernels_of
 ANY_DEVICE = "any"
 
 
-@dataclass(frozen=True)  # not a named tuple, of which bytecode capture makes a plain one
+@dataclass(frozen=True)  # not named tuples, of which bytecode capture makes plain ones
+class Forms:
+    """What computes the linear loss with a weight (C, H), distillation of two models, and that of one beside what is
+    stored of another."""
+
+    linear: LinearForm
+    distillation: DistillationForm
+    top_k: TopKForm
+
+
+@dataclass(frozen=True)
 class Backend:
-    """A row of the table; `linear` imports what computes the linear loss with a weight (C, H), `distillation` that of
-    two models and `top_k` that of one beside what is stored of another."""
+    """A row of the table."""
 
     name: str
     device: str
     dtypes: tuple[str, ...]
-    linear: Callable[[], LinearForm]
-    distillation: Callable[[], DistillationForm]
-    top_k: Callable[[], TopKForm]
+    forms: Callable[[], Forms]
     description: str
     partitioned: str
 
@@ -49,49 +56,19 @@ class Availability(NamedTuple):
     partitioned: str
 
 
-# Imported where a loss first asks for it, as `cpu` is (ops/table.py).
+# Imported where a loss first asks for them, as `cpu` is (ops/table.py).
 
 
-def _cpu_linear() -> LinearForm:
-    from ms_ce.ops.cpu import linear
+def _of_cpu() -> Forms:
+    from ms_ce.ops.cpu import linear, linear_distillation
 
-    return linear
-
-
-def _cpu_distillation() -> DistillationForm:
-    from ms_ce.ops.cpu import linear_distillation
-
-    return linear_distillation
+    return Forms(linear, linear_distillation, linear_distillation)
 
 
-def _cpu_top_k() -> TopKForm:
-    from ms_ce.ops.cpu import linear_distillation
+def _in_chunks() -> Forms:
+    from ms_ce.ops.linear import chunked, divergence, top_k
 
-    return linear_distillation
-
-
-def _chunked() -> LinearForm:
-    from ms_ce.ops.linear import chunked
-
-    return chunked
-
-
-def _divergence() -> DistillationForm:
-    from ms_ce.ops.linear import divergence
-
-    return divergence
-
-
-def _top_k() -> TopKForm:
-    from ms_ce.ops.linear import top_k
-
-    return top_k
-
-
-def _plain() -> LinearForm:
-    from ms_ce.ops.linear import plain
-
-    return plain
+    return Forms(chunked, divergence, top_k)
 
 
 _PRIMITIVES = "primitives with sharding strategies"
@@ -102,9 +79,7 @@ TABLE = (
         "cpu",
         "CPU",
         _HALF_TO_DOUBLE,
-        _cpu_linear,
-        _cpu_distillation,
-        _cpu_top_k,
+        _of_cpu,
         "fused C++ kernel, one call each way",
         "nothing: MindSpore partitions no graphs on CPU",
     ),
@@ -112,9 +87,7 @@ TABLE = (
         "ascend",
         "Ascend",
         ("float16", "bfloat16", "float32"),
-        _chunked,
-        _divergence,
-        _top_k,
+        _in_chunks,
         "fused Ascend C operators, built from custom_aicore; not yet run on hardware",
         f"the fused kernel for class indices (self_define_shard), {_PRIMITIVES} for probabilities",
     ),
@@ -122,9 +95,7 @@ TABLE = (
         "composed",
         ANY_DEVICE,
         _HALF_TO_DOUBLE,
-        _chunked,
-        _divergence,
-        _top_k,
+        _in_chunks,
         "MindSpore primitives",
         _PRIMITIVES,
     ),
@@ -221,21 +192,25 @@ def serving(op: str, backend: str) -> Kernels:
 @functools.cache
 def linear_form(backend: str, weight_rank: int) -> LinearForm:
     """How a backend, which serves, computes the linear loss."""
-    return ROWS[backend].linear() if weight_rank == 2 else _plain()
+    if weight_rank == 2:
+        return ROWS[backend].forms().linear
+    from ms_ce.ops.linear import plain
+
+    return plain
 
 
 @constexpr
 @functools.cache
 def distillation_form(backend: str) -> DistillationForm:
     """How a backend, which serves, computes distillation."""
-    return ROWS[backend].distillation()
+    return ROWS[backend].forms().distillation
 
 
 @constexpr
 @functools.cache
 def top_k_form(backend: str) -> TopKForm:
     """How a backend, which serves, computes distillation from stored log-probabilities."""
-    return ROWS[backend].top_k()
+    return ROWS[backend].forms().top_k
 
 
 @constexpr

@@ -16,9 +16,9 @@ from ms_ce.ops.protocol import DistillationForm, Kernels, LinearForm, TopKForm
 from ms_ce.ops.table import KERNELS, kernels_of
 from ms_ce.tools import doctor
 
-FORMS = {backend.linear_form("composed", 3), *(row.linear() for row in backend.TABLE)}
-DISTILLATION = {row.distillation() for row in backend.TABLE}
-TOP_K = {row.top_k() for row in backend.TABLE}
+FORMS = {backend.linear_form("composed", 3), *(row.forms().linear for row in backend.TABLE)}
+DISTILLATION = {row.forms().distillation for row in backend.TABLE}
+TOP_K = {row.forms().top_k for row in backend.TABLE}
 
 
 def by_name(modules):

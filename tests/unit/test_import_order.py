@@ -70,15 +70,15 @@ from concurrent.futures import ThreadPoolExecutor
 from ms_ce import backend
 from ms_ce.ops.table import KERNELS
 
-imports = [*KERNELS.values()]
-for row in backend.TABLE:
-    imports += [row.linear, row.distillation, row.top_k]
+imports = [*KERNELS.values(), *(row.forms for row in backend.TABLE)]
 start = threading.Barrier(len(imports))
 
 
 def is_whole(imported):
     start.wait()
-    return not imported().__spec__._initializing
+    found = imported()
+    modules = vars(found).values() if isinstance(found, backend.Forms) else (found,)
+    return not any(module.__spec__._initializing for module in modules)
 
 
 sys.setswitchinterval(1e-6)
